@@ -1,0 +1,1 @@
+//! Benchmarks with their anchors, and the load generator.

@@ -1,0 +1,1 @@
+//! Compile a plugin's contract in build.rs, without protoc.

@@ -1,0 +1,3 @@
+//! The command `mortise`.
+
+fn main() {}

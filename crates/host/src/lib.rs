@@ -1,0 +1,1 @@
+//! The host: supervisors, admission, swap, probation, journal.

@@ -1,0 +1,1 @@
+//! Mortise: the plugin platform for services, in Rust.

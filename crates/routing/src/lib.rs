@@ -1,0 +1,1 @@
+//! Which instance serves a method: the method table, versions, weights, header rules.

@@ -1,0 +1,1 @@
+//! Plugins as shared libraries in the host's own address space, over the C ABI.

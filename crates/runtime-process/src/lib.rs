@@ -1,0 +1,1 @@
+//! Plugins as child processes that speak the lane over a unix socket.

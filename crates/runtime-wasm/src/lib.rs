@@ -1,0 +1,1 @@
+//! Plugins as WebAssembly components or core modules, on wasmtime.

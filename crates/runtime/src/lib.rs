@@ -1,0 +1,33 @@
+//! The port: what the host asks of a runtime, and what a runtime may ask of the host.
+//!
+//! A *runtime* is one technology that runs plugins: a shared library, WebAssembly, a child process. Each lives in a crate of its own
+//! and implements [`Runtime`]; the host knows only what stands here. This crate starts nothing, opens nothing and knows no executor.
+//!
+//! The phases of a plugin are types, so a step cannot be skipped:
+//!
+//! ```text
+//!  Artifact --Runtime::read_metadata--> Metadata --Artifact::verify--> Verified
+//!           --Runtime::prepare--> Prepared --Runtime::start--> Box<dyn Instance>
+//! ```
+//!
+//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`]), never a question of who it is.
+//!
+//! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`services`], [`error`].
+#![forbid(unsafe_code)]
+
+pub mod artifact;
+pub mod support;
+pub mod port;
+pub mod call;
+pub mod services;
+pub mod error;
+
+pub use artifact::{Artifact, Digest, PluginId, Refusal, Verified};
+pub use call::{Call, CallContext, DirectCall, MethodIndex};
+pub use error::{Blame, CallError, CallErrorKind, Retry, RuntimeError, RuntimeErrorKind};
+pub use port::{EndCause, Instance, InstanceId, Prepared, Runtime, Start, StopReport, Usage};
+pub use services::{HostServices, LogLine};
+pub use support::{Enforcement, Interrupt, Isolation, Lack, Support};
+
+/// A boxed future, so that the port's traits can be used as `dyn`.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

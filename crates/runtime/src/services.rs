@@ -1,0 +1,36 @@
+//! What a runtime may ask of the host, on behalf of a guest.
+
+use bytes::Bytes;
+use mortise_wire::{LogRecord, Status};
+
+use crate::{BoxFuture, CallContext};
+
+/// A guest's log line with the call it belongs to, if the runtime knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLine<'a> {
+    /// What the guest said.
+    pub record: &'a LogRecord,
+    /// The call during which it said it.
+    pub call: Option<&'a CallContext>,
+}
+
+/// The host, as one instance sees it. Every capability is checked behind this trait, in one place for all runtimes.
+pub trait HostServices: Send + Sync + 'static {
+    /// Takes a log line. Never blocks; the host limits rate and size and counts what it drops.
+    fn log(&self, line: LogLine<'_>);
+
+    /// Calls `package.Service/Method` of the host or, through routing, of another plugin. `parent` is the call on whose behalf it is made: its
+    /// deadline, trace and depth are inherited.
+    ///
+    /// # Errors
+    /// `PermissionDenied` naming the missing grant, `Unimplemented` for an unknown target, or the callee's status.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    fn call<'a>(
+        &'a self,
+        parent: Option<&'a CallContext>,
+        target: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Status>>;
+}

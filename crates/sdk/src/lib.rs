@@ -1,0 +1,1 @@
+//! Write a Mortise plugin: one trait, three runtimes.

@@ -1,0 +1,1 @@
+//! Artifacts on disk by digest, the journal, key-value data.

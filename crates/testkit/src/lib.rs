@@ -1,0 +1,1 @@
+//! Test a plugin without a daemon.

@@ -1,0 +1,217 @@
+//! Frames of the process lane, without a socket.
+//!
+//! A frame is a 16-byte header and a body. All integers are little endian.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | length of the body |
+//! | 4 | [`Kind`] |
+//! | 5 | flags, 0 |
+//! | 6..8 | reserved, 0 |
+//! | 8..16 | call id; 0 where a frame belongs to no call |
+//!
+//! The reader gives what it has to [`Decoder::push`] and takes whole frames with [`Decoder::next`]. A frame longer than the agreed
+//! maximum, an unknown kind or a non-zero flag is an error before a byte of the body is stored, so a hostile peer cannot make us allocate.
+//!
+//! | kind | from | body |
+//! |---|---|---|
+//! | Hello | plugin | `Hello` |
+//! | Welcome | host | `Welcome` |
+//! | Start | host | `StartRequest` |
+//! | Ready | plugin | empty |
+//! | Failed | plugin | `Status`; the plugin exits |
+//! | Call | host | u32 length of the head, 4 bytes method index, `CallHead`, payload |
+//! | Reply | plugin | payload |
+//! | Error | plugin | `Status` |
+//! | Cancel | host | empty; the caller is gone, no answer is expected |
+//! | HostCall | plugin | u32 length of the head, 4 bytes 0, `HostCallHead`, payload; the id is the plugin's own counter |
+//! | HostReply, HostError | host | payload; `Status` |
+//! | Log | plugin | `LogRecord` |
+//! | Ping, Pong | host; plugin | empty; `Health` |
+//! | Stop | host | empty; finish what runs, then exit |
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Size of a frame's header in bytes.
+pub const HEADER_BYTES: usize = 16;
+/// Version of this dialect.
+pub const LANE_VERSION: u32 = 1;
+/// Environment variable that holds the number of the inherited socket.
+pub const ENV_LANE_FD: &str = "MORTISE_LANE_FD";
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the table in the module's documentation")]
+pub enum Kind {
+    Hello = 1,
+    Welcome = 2,
+    Start = 3,
+    Ready = 4,
+    Failed = 5,
+    Call = 16,
+    Reply = 17,
+    Error = 18,
+    Cancel = 19,
+    HostCall = 32,
+    HostReply = 33,
+    HostError = 34,
+    Log = 48,
+    Ping = 64,
+    Pong = 65,
+    Stop = 66,
+}
+
+impl Kind {
+    const ALL: [Self; 16] = [
+        Self::Hello,
+        Self::Welcome,
+        Self::Start,
+        Self::Ready,
+        Self::Failed,
+        Self::Call,
+        Self::Reply,
+        Self::Error,
+        Self::Cancel,
+        Self::HostCall,
+        Self::HostReply,
+        Self::HostError,
+        Self::Log,
+        Self::Ping,
+        Self::Pong,
+        Self::Stop,
+    ];
+
+    fn from_u8(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| *it as u8 == byte)
+    }
+}
+
+/// One whole frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// What it carries.
+    pub kind: Kind,
+    /// The call it belongs to; 0 = none.
+    pub call_id: u64,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Why a peer's bytes are not a frame. After one of these the connection is of no further use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the message says it")]
+pub enum FrameError {
+    #[error("a frame of {bytes} bytes was announced, and {max} is the agreed maximum")]
+    TooLong { bytes: u32, max: u32 },
+    #[error("a frame of unknown kind {kind} was announced")]
+    UnknownKind { kind: u8 },
+    #[error("a frame has flags {flags:#04x} and reserved bits {reserved:#06x}, and this version knows none")]
+    UnknownFlags { flags: u8, reserved: u16 },
+    #[error("a call's head of {head} bytes is longer than its frame of {body}")]
+    HeadTooLong { head: u32, body: usize },
+    #[error("a call's frame of {body} bytes is too short for its lengths")]
+    TooShort { body: usize },
+}
+
+/// The header of a frame whose body has `body_bytes` bytes.
+#[must_use]
+pub fn header(kind: Kind, call_id: u64, body_bytes: u32) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[0..4].copy_from_slice(&body_bytes.to_le_bytes());
+    header[4] = kind as u8;
+    header[8..16].copy_from_slice(&call_id.to_le_bytes());
+    header
+}
+
+/// Header and lengths of a call's frame; the head and the payload follow it on the wire.
+///
+/// `number` is the method's index in `Metadata.methods` for `Kind::Call` and 0 for `Kind::HostCall`.
+#[must_use]
+pub fn call_prefix(kind: Kind, call_id: u64, number: u32, head: &[u8], payload_bytes: usize) -> BytesMut {
+    let body = 8 + head.len() + payload_bytes;
+    let mut prefix = BytesMut::with_capacity(HEADER_BYTES + 8 + head.len());
+    prefix.put_slice(&header(kind, call_id, u32::try_from(body).unwrap_or(u32::MAX)));
+    prefix.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+    prefix.put_u32_le(number);
+    prefix.put_slice(head);
+    prefix
+}
+
+/// Splits a call's body into number, head and payload, without copying.
+///
+/// # Errors
+/// If the lengths do not fit the body.
+pub fn split_call(mut body: Bytes) -> Result<(u32, Bytes, Bytes), FrameError> {
+    let whole = body.len();
+    if whole < 8 {
+        return Err(FrameError::TooShort { body: whole });
+    }
+    let head = body.get_u32_le();
+    let number = body.get_u32_le();
+    if head as usize > body.len() {
+        return Err(FrameError::HeadTooLong { head, body: whole });
+    }
+    let head = body.split_to(head as usize);
+    Ok((number, head, body))
+}
+
+/// Turns a peer's bytes into frames.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    body_bytes_max: u32,
+}
+
+impl Decoder {
+    /// A decoder that refuses bodies over `body_bytes_max`.
+    #[must_use]
+    pub fn new(body_bytes_max: u32) -> Self {
+        Self { buffer: BytesMut::new(), body_bytes_max }
+    }
+
+    /// Changes the maximum, once the two sides have agreed on one.
+    pub fn set_body_bytes_max(&mut self, body_bytes_max: u32) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
+    /// Takes bytes from the peer.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The buffer to read into directly; bytes are appended at its end.
+    pub fn buffer_mut(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole frame, if there is one.
+    ///
+    /// # Errors
+    /// If the peer's bytes are not a frame; the connection is of no further use then.
+    #[allow(clippy::should_implement_trait, reason = "an iterator could not tell `not yet` from `over`")]
+    pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.buffer.len() < HEADER_BYTES {
+            return Ok(None);
+        }
+        let mut header = &self.buffer[..HEADER_BYTES];
+        let bytes = header.get_u32_le();
+        let (kind, flags, reserved) = (header.get_u8(), header.get_u8(), header.get_u16_le());
+        let call_id = header.get_u64_le();
+        if bytes > self.body_bytes_max {
+            return Err(FrameError::TooLong { bytes, max: self.body_bytes_max });
+        }
+        let kind = Kind::from_u8(kind).ok_or(FrameError::UnknownKind { kind })?;
+        if flags != 0 || reserved != 0 {
+            return Err(FrameError::UnknownFlags { flags, reserved });
+        }
+        let whole = HEADER_BYTES + bytes as usize;
+        if self.buffer.len() < whole {
+            self.buffer.reserve(whole - self.buffer.len());
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER_BYTES);
+        let body = self.buffer.split_to(bytes as usize).freeze();
+        Ok(Some(Frame { kind, call_id, body }))
+    }
+}
