@@ -23,7 +23,7 @@
 //! | Call | host | u32 length of the head, 4 bytes method index, `CallHead`, payload |
 //! | Reply | plugin | payload |
 //! | Error | plugin | `Status` |
-//! | Cancel | host | empty; the caller is gone, no answer is expected |
+//! | Cancel | host | empty; the caller is gone. The plugin still sends one Reply or Error (dropped unread) once its method has returned: that is how the host knows that the call is not stuck |
 //! | HostCall | plugin | u32 length of the head, 4 bytes 0, `HostCallHead`, payload; the id is the plugin's own counter |
 //! | HostReply, HostError | host | payload; `Status` |
 //! | Log | plugin | `LogRecord` |
