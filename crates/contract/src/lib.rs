@@ -1,25 +1,27 @@
 //! Contracts: descriptors, method hashes and the compatibility check.
+//!
+//! A contract is what crosses a boundary beside the bytes: a `FileDescriptorSet` and the names of the services that a plugin provides
+//! or needs. This crate turns the set into [`Contract`] and answers one question about two of them: may the one that calls and the one
+//! that answers talk to each other, and if not, why not?
+//!
+//! It refuses to read `.proto` files (a build does that), to open anything, and to compare toolchains, codecs or versions of compilers:
+//! two contracts fit if their bytes do. It never panics on a set that a plugin brought; see [`Contract::from_descriptor_set`].
+//!
+//! - [`Contract`], [`Method`]: what is provided, in the order that numbers methods on every boundary.
+//! - `hash`: the canonical form under a method's `wire_hash` and `full_hash`. Equal hash = compatible; the reverse is not true.
+//! - [`compat`]: the structural check, with buf's rule names, and [`compat::Verdicts`], which remembers its results.
+//! - [`default_prefix`]: the bytes that give a reader the defaults of fields its caller has never heard of.
+//!
+//! The options that a contract may use (`mortise/options.proto`) are known here by their numbers, so a set means the same whether or
+//! not it carries that file.
 #![forbid(unsafe_code)]
 
-/// A plugin's contract: the services of a FileDescriptorSet with their hashes.
-#[derive(Debug)]
-pub struct Contract {}
+mod contract;
+mod error;
+mod hash;
+mod options;
+mod raw;
 
-/// One method of a contract.
-#[derive(Debug)]
-pub struct Method {}
-
-impl Contract {
-    /// BLAKE3 over the sorted full hashes of all methods.
-    #[must_use]
-    pub fn hash(&self) -> [u8; 32] {
-        [0; 32]
-    }
-
-    /// The method `name` of `service` (`package.Service`).
-    #[must_use]
-    pub fn method(&self, service: &str, name: &str) -> Option<&Method> {
-        let _ = (service, name);
-        None
-    }
-}
+pub use contract::{Contract, Method};
+pub use error::{ContractError, NameError};
+pub use options::{FieldOptions, Idempotency, MethodOptions, Target};
