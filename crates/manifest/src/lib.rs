@@ -1,10 +1,34 @@
-//! plugin.toml and mortise.toml: parsed, checked, every fault reported with its place.
+//! `plugin.toml` and `mortise.toml`: text in, checked values or every fault with its place out.
+//!
+//! This crate refuses to know files, sockets and clocks: callers read the text and hand it in with the name to print.
+//! A file is checked to its end, so an author sees all faults at once, each as a [`Diagnostic`] with file, line, column and,
+//! where there is one, a hint. Unknown keys are faults: a misspelt permission must not become a silent default.
+//!
+//! - [`Manifest`]: what a plugin says about itself (`plugin.toml`).
+//! - [`HostConfig`]: what the operator decided (`mortise.toml`).
+//! - [`Permissions`] asked for, [`Grant`] given: declaring grants nothing, and a plugin gets what is in both.
+//! - [`Limits`] in force, [`LimitsOverride`] as written by a plugin or an operator.
 #![forbid(unsafe_code)]
 
+mod diagnostic;
+mod endpoint;
+mod host_config;
 mod limits;
+mod manifest;
+mod name;
 mod permissions;
+mod reader;
 mod runtime_name;
+mod suggest;
 
-pub use limits::Limits;
-pub use permissions::{Grant, Permissions};
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use endpoint::{Endpoint, EndpointError};
+pub use host_config::{GatewayConfig, HostConfig, HostSettings, PackageSource, PluginEntry, RoutingConfig};
+pub use limits::{Limits, LimitsOverride};
+pub use manifest::{Manifest, Requirement, Variant};
+pub use name::{NameError, check_plugin_name, check_service_name};
+pub use permissions::{Grant, Permission, Permissions};
 pub use runtime_name::RuntimeName;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
-//! Bounds on what one plugin may use.
+//! Bounds on what one plugin may use: the values in force, and the ones that a file sets.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::reader::{Faults, Fields};
 
 /// Bounds on what one instance may use. Every runtime says in its `Support` which of them it enforces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,43 @@ pub struct Limits {
     pub log_lines_per_second: u32,
 }
 
+/// The limits that one file sets; the others stay as they are.
+///
+/// The host applies the plugin's first and the operator's after, so the operator has the last word:
+/// `entry.limits.apply(manifest.limits.apply(Limits::default()))`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsOverride {
+    /// `memory_mib`, as bytes. 1 MiB to 64 GiB.
+    pub memory_bytes_max: Option<u64>,
+    /// `deadline_ms`. 1 ms to 1 h.
+    pub deadline: Option<Duration>,
+    /// `concurrency`. 1 to 65,536.
+    pub concurrency: Option<u32>,
+    /// `payload_mib`, as bytes. 1 MiB to 1 GiB.
+    pub payload_bytes_max: Option<usize>,
+    /// `start_ms`. 1 ms to 10 min.
+    pub start: Option<Duration>,
+    /// `stop_ms`. 1 ms to 10 min.
+    pub stop: Option<Duration>,
+    /// `log_lines_per_second`. 0 (keep none) to 1,000,000.
+    pub log_lines_per_second: Option<u32>,
+}
+
+/// Values that `memory_mib` may have.
+const MEMORY_MIB: RangeInclusive<u64> = 1..=65_536;
+/// Values that `deadline_ms` may have.
+const DEADLINE_MS: RangeInclusive<u64> = 1..=3_600_000;
+/// Values that `concurrency` may have.
+const CONCURRENCY: RangeInclusive<u32> = 1..=65_536;
+/// Values that `payload_mib` may have.
+const PAYLOAD_MIB: RangeInclusive<usize> = 1..=1024;
+/// Values that `start_ms` and `stop_ms` may have.
+const START_STOP_MS: RangeInclusive<u64> = 1..=600_000;
+/// Values that `log_lines_per_second` may have.
+const LOG_LINES: RangeInclusive<u32> = 0..=1_000_000;
+
+// === impl Limits ===
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -32,5 +71,73 @@ impl Default for Limits {
             stop: Duration::from_secs(5),
             log_lines_per_second: 1000,
         }
+    }
+}
+
+// === impl LimitsOverride ===
+
+impl LimitsOverride {
+    /// `limits`, with the values that are set here in their place.
+    #[must_use]
+    pub fn apply(&self, limits: Limits) -> Limits {
+        Limits {
+            memory_bytes_max: self.memory_bytes_max.unwrap_or(limits.memory_bytes_max),
+            deadline: self.deadline.unwrap_or(limits.deadline),
+            concurrency: self.concurrency.unwrap_or(limits.concurrency),
+            payload_bytes_max: self.payload_bytes_max.unwrap_or(limits.payload_bytes_max),
+            start: self.start.unwrap_or(limits.start),
+            stop: self.stop.unwrap_or(limits.stop),
+            log_lines_per_second: self.log_lines_per_second.unwrap_or(limits.log_lines_per_second),
+        }
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(crate) fn read(mut fields: Fields<'_>, faults: &mut Faults) -> Self {
+        let limits = Self {
+            memory_bytes_max: fields
+                .integer("memory_mib", MEMORY_MIB, faults)
+                .map(|mib| mib << 20),
+            deadline: fields
+                .integer("deadline_ms", DEADLINE_MS, faults)
+                .map(Duration::from_millis),
+            concurrency: fields.integer("concurrency", CONCURRENCY, faults),
+            payload_bytes_max: fields
+                .integer("payload_mib", PAYLOAD_MIB, faults)
+                .map(|mib| mib << 20),
+            start: fields
+                .integer("start_ms", START_STOP_MS, faults)
+                .map(Duration::from_millis),
+            stop: fields
+                .integer("stop_ms", START_STOP_MS, faults)
+                .map(Duration::from_millis),
+            log_lines_per_second: fields.integer("log_lines_per_second", LOG_LINES, faults),
+        };
+        fields.finish(faults);
+        limits
+    }
+
+    /// The keys and values as a file has them.
+    pub(crate) fn to_keys(self) -> Vec<(&'static str, u64)> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let keys = [
+            ("memory_mib", self.memory_bytes_max.map(|bytes| bytes >> 20)),
+            ("deadline_ms", self.deadline.map(ms)),
+            ("concurrency", self.concurrency.map(u64::from)),
+            (
+                "payload_mib",
+                self.payload_bytes_max.map(|bytes| (bytes >> 20) as u64),
+            ),
+            ("start_ms", self.start.map(ms)),
+            ("stop_ms", self.stop.map(ms)),
+            ("log_lines_per_second", self.log_lines_per_second.map(u64::from)),
+        ];
+        keys.into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect()
     }
 }

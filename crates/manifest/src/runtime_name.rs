@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A technology that runs plugins. The host plans with what a runtime says it supports and never matches on this name;
 /// it is for configuration, for people and for finding the runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RuntimeName {
     /// Compiled into the host.
     Builtin,
@@ -19,6 +22,9 @@ pub enum RuntimeName {
 impl RuntimeName {
     /// All of them, from the most to the least trusting.
     pub const ALL: [Self; 4] = [Self::Builtin, Self::Native, Self::Wasm, Self::Process];
+
+    /// The runtimes that plugins are built for as files, in the same order.
+    pub const BUILT: [Self; 3] = [Self::Native, Self::Wasm, Self::Process];
 
     /// The word used in configuration.
     #[must_use]

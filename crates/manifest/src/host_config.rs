@@ -1,0 +1,289 @@
+//! `mortise.toml`: what the operator decided.
+//!
+//! ```toml
+//! [host]
+//! data_dir = "/var/lib/mortise"
+//! control_socket = "/run/mortise/control.sock"
+//! [gateway]
+//! listen = "127.0.0.1:7070"
+//! [runtime]
+//! prefer = ["wasm", "process", "native"]
+//! [routing]
+//! propagate = ["x-canary-version", "baggage"]
+//! [[plugin]]
+//! name = "thumbnailer"
+//! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
+//! runtime = "wasm"                       # the one line of trust
+//! grant = { kv = true, net.connect = ["api.example.com:443"] }
+//! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32 }
+//! config = { quality = 80 }
+//! ```
+//!
+//! Paths are text here. A relative one is relative to the folder of the file, which only its reader knows.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
+
+use crate::{
+    diagnostic::Diagnostics,
+    limits::LimitsOverride,
+    manifest::{plugin_name, runtime_name},
+    name::{NameError, check_plugin_name, clip},
+    permissions::{Grant, Permissions},
+    reader::{Faults, Fields, Text, read_document},
+    runtime_name::RuntimeName,
+};
+
+/// A checked `mortise.toml`. The default is what an empty file means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostConfig {
+    /// `[host]`.
+    pub host: HostSettings,
+    /// `[gateway]`; without it the host answers only on its control socket.
+    pub gateway: Option<GatewayConfig>,
+    /// `runtime.prefer`: tried in this order for a plugin whose entry names no runtime. Default: wasm, process, native,
+    /// the least trusting first. Built-in plugins are chosen by their source and stand in no list.
+    pub prefer: Vec<RuntimeName>,
+    /// `[routing]`.
+    pub routing: RoutingConfig,
+    /// `[[plugin]]`: what to load at start, in the file's order.
+    pub plugins: Vec<PluginEntry>,
+}
+
+/// `[host]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostSettings {
+    /// Where the host keeps its journal, caches and plugins' data.
+    pub data_dir: Option<String>,
+    /// The socket that `mortise list` and its siblings talk to. Default: `control.sock` in `data_dir`.
+    pub control_socket: Option<String>,
+}
+
+/// `[gateway]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GatewayConfig {
+    /// The address HTTP is served on.
+    pub listen: SocketAddr,
+}
+
+/// `[routing]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoutingConfig {
+    /// Caller headers that reach the plugin, its logs and its own calls; lower case.
+    pub propagate: Vec<String>,
+}
+
+/// `[[plugin]]`: one plugin to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PluginEntry {
+    /// The name it is registered under. Default: the name in its manifest.
+    pub name: Option<String>,
+    /// Where its package is.
+    pub source: PackageSource,
+    /// The runtime to use; `None` follows `runtime.prefer`.
+    pub runtime: Option<RuntimeName>,
+    /// What the operator gives it.
+    pub grant: Grant,
+    /// Limits that replace the plugin's own.
+    pub limits: LimitsOverride,
+    /// Its configuration as a JSON object.
+    pub config_json: Option<String>,
+}
+
+/// Where a package is found: `builtin:NAME`, `embedded:NAME`, anything else is a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PackageSource {
+    /// A folder with a `plugin.toml`.
+    Folder(String),
+    /// A package folder embedded in the host's binary, by its name.
+    Embedded(String),
+    /// A plugin compiled into the host, by its name.
+    Builtin(String),
+}
+
+// === impl HostConfig ===
+
+impl HostConfig {
+    /// Reads and checks the text of a `mortise.toml`. `file` is printed in front of every fault.
+    ///
+    /// # Errors
+    /// Every fault in the text, in its order.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Diagnostics> {
+        read_document(text, file, |root, faults| Some(read_config(root, faults)))
+    }
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            host: HostSettings::default(),
+            gateway: None,
+            prefer: vec![RuntimeName::Wasm, RuntimeName::Process, RuntimeName::Native],
+            routing: RoutingConfig::default(),
+            plugins: Vec::new(),
+        }
+    }
+}
+
+fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
+    let mut config = HostConfig::default();
+    if let Some(mut fields) = root.table("host", faults) {
+        config.host.data_dir = fields
+            .string("data_dir", faults)
+            .and_then(|text| path(&text, faults));
+        config.host.control_socket = fields
+            .string("control_socket", faults)
+            .and_then(|text| path(&text, faults));
+        fields.finish(faults);
+    }
+    if let Some(mut fields) = root.table("gateway", faults) {
+        let listen = fields.required_string("listen", "listen = \"127.0.0.1:7070\"", faults);
+        config.gateway = listen
+            .and_then(|text| socket_address(&text, faults))
+            .map(|listen| GatewayConfig { listen });
+        fields.finish(faults);
+    }
+    if let Some(mut fields) = root.table("runtime", faults) {
+        if fields.contains("prefer") {
+            let names = fields.strings("prefer", faults, |text, faults| {
+                runtime_name(text, &RuntimeName::BUILT, faults);
+            });
+            config.prefer = names.iter().filter_map(|name| RuntimeName::parse(name)).collect();
+        }
+        fields.finish(faults);
+    }
+    if let Some(mut fields) = root.table("routing", faults) {
+        let propagate = fields.strings("propagate", faults, check_header_name);
+        config.routing.propagate = propagate
+            .into_iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect();
+        fields.finish(faults);
+    }
+    config.plugins = read_plugins(root.tables("plugin", faults), faults);
+    root.finish(faults);
+    config
+}
+
+fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry> {
+    let mut names = BTreeMap::new();
+    let mut plugins = Vec::new();
+    for mut fields in tables {
+        let name = fields.string("name", faults);
+        if let Some(text) = &name
+            && names.insert(text.value, ()).is_some()
+        {
+            let message = format!("there is already a plugin named `{}`", clip(text.value));
+            let hint = "give each its own `name`; the same package may run under several names".to_owned();
+            faults.add(text.span.clone(), message, Some(hint));
+        }
+        let name = name.and_then(|text| plugin_name(&text, faults));
+        let source = fields.required_string("source", "source = \"plugins/my-plugin-0.1.0\"", faults);
+        let source = source.and_then(|text| package_source(&text, faults));
+        let runtime = fields.string("runtime", faults).and_then(|text| {
+            let allowed: &[RuntimeName] = match source {
+                Some(PackageSource::Builtin(_)) => &[RuntimeName::Builtin],
+                _ => &RuntimeName::BUILT,
+            };
+            runtime_name(&text, allowed, faults)
+        });
+        let grant = fields.table("grant", faults);
+        let permissions = grant
+            .map(|fields| Permissions::read(fields, faults))
+            .unwrap_or_default();
+        let limits = fields.table("limits", faults);
+        let limits = limits
+            .map(|fields| LimitsOverride::read(fields, faults))
+            .unwrap_or_default();
+        let config_json = fields.json("config", faults);
+        fields.finish(faults);
+        if let Some(source) = source {
+            plugins.push(PluginEntry {
+                name,
+                source,
+                runtime,
+                grant: Grant { permissions },
+                limits,
+                config_json,
+            });
+        }
+    }
+    plugins
+}
+
+// === impl PackageSource ===
+
+impl FromStr for PackageSource {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Some(name) = text.strip_prefix("builtin:") {
+            return check_plugin_name(name).map(|()| Self::Builtin(name.to_owned()));
+        }
+        if let Some(name) = text.strip_prefix("embedded:") {
+            return check_plugin_name(name).map(|()| Self::Embedded(name.to_owned()));
+        }
+        Ok(Self::Folder(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PackageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => f.write_str(path),
+            Self::Embedded(name) => write!(f, "embedded:{name}"),
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+        }
+    }
+}
+
+// === checks of single values ===
+
+fn package_source(text: &Text<'_>, faults: &mut Faults) -> Option<PackageSource> {
+    match text.value.parse::<PackageSource>() {
+        Ok(PackageSource::Folder(_)) => path(text, faults).map(PackageSource::Folder),
+        Ok(source) => Some(source),
+        Err(error) => {
+            faults.add(
+                text.span.clone(),
+                error.to_string(),
+                error.hint().map(str::to_owned),
+            );
+            None
+        }
+    }
+}
+
+fn path(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    if text.value.is_empty() || text.value.contains('\0') {
+        faults.add(text.span.clone(), "this is not a path".to_owned(), None);
+        return None;
+    }
+    Some(text.value.to_owned())
+}
+
+fn socket_address(text: &Text<'_>, faults: &mut Faults) -> Option<SocketAddr> {
+    let address = text.value.parse().ok();
+    if address.is_none() {
+        let message = format!("`{}` is not an address to listen on", clip(text.value));
+        let hint = "write an IP address and a port, such as `127.0.0.1:7070` or `[::]:7070`";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    }
+    address
+}
+
+/// A header's name as HTTP has it: the token of RFC 9110.
+fn check_header_name(text: &Text<'_>, faults: &mut Faults) {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.value.is_empty() || !text.value.chars().all(token) {
+        faults.add(
+            text.span.clone(),
+            format!("`{}` is not a header's name", clip(text.value)),
+            None,
+        );
+    }
+}

@@ -1,0 +1,419 @@
+//! `plugin.toml`: what a plugin says about itself.
+//!
+//! ```toml
+//! [plugin]
+//! name = "thumbnailer"            # ^[a-z][a-z0-9-]{1,62}$
+//! version = "1.2.0"               # semver
+//! api = 1                         # platform API level
+//! description = "Small pictures"  # optional, one line
+//! [contract]
+//! provides = ["acme.image.v1.Thumbnailer"]
+//! [[requires]]
+//! service = "acme.kv.v1.Store"
+//! version = "^1.1"                # optional, any version if left out
+//! optional = false                # start without it
+//! lazy = false                    # start before it
+//! [[variant]]                     # written by `mortise build`
+//! runtime = "wasm"
+//! file = "thumbnailer.wasm"
+//! [permissions]
+//! kv = true
+//! net.connect = ["api.example.com:443"]
+//! fs.read = ["/var/lib/fonts"]
+//! fs.write = []
+//! [limits]
+//! memory_mib = 64
+//! [state]
+//! schema = "acme.image.v1.State"
+//! ```
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use semver::{Version, VersionReq};
+use serde::Serialize;
+
+use crate::{
+    diagnostic::Diagnostics,
+    limits::LimitsOverride,
+    name::{NameError, check_plugin_name, check_service_name, clip},
+    permissions::Permissions,
+    reader::{Faults, Fields, Text, read_document},
+    runtime_name::RuntimeName,
+    suggest::{nearest, one_of},
+};
+
+/// A checked `plugin.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The plugin's name.
+    pub name: String,
+    /// The plugin's version.
+    pub version: Version,
+    /// Platform API level it was written for.
+    pub api: u32,
+    /// One line for people.
+    pub description: Option<String>,
+    /// Full names of the services it provides; at least one.
+    pub provides: Vec<String>,
+    /// Services it calls.
+    pub requires: Vec<Requirement>,
+    /// Its builds, at most one per runtime. Empty in a source folder.
+    pub variants: Vec<Variant>,
+    /// What it asks for.
+    pub permissions: Permissions,
+    /// The limits it was made for; the operator's override them.
+    pub limits: LimitsOverride,
+    /// Full name of the message that survives a swap.
+    pub state_schema: Option<String>,
+}
+
+/// A service that a plugin calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Requirement {
+    /// Full name of the service.
+    pub service: String,
+    /// Which versions of the provider will do.
+    pub version: VersionReq,
+    /// Start without it; calls to it answer `unavailable`.
+    pub optional: bool,
+    /// Start before it; a cycle of requirements is legal if one of them is lazy.
+    pub lazy: bool,
+}
+
+/// One build of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// What it was built for.
+    pub runtime: RuntimeName,
+    /// File name inside the package's folder; never a path.
+    pub file: String,
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// Reads and checks the text of a `plugin.toml`. `file` is printed in front of every fault.
+    ///
+    /// # Errors
+    /// Every fault in the text, in its order.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Diagnostics> {
+        read_document(text, file, read_manifest)
+    }
+
+    /// The variant for `runtime`.
+    #[must_use]
+    pub fn variant(&self, runtime: RuntimeName) -> Option<&Variant> {
+        self.variants.iter().find(|variant| variant.runtime == runtime)
+    }
+
+    /// The text of a `plugin.toml` that parses to this manifest.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = Toml::default();
+        out.header("[plugin]");
+        out.string("name", &self.name);
+        out.string("version", &self.version.to_string());
+        out.raw("api", self.api);
+        if let Some(description) = &self.description {
+            out.string("description", description);
+        }
+        out.header("[contract]");
+        out.strings("provides", &self.provides);
+        for requirement in &self.requires {
+            out.header("[[requires]]");
+            out.string("service", &requirement.service);
+            out.string("version", &requirement.version.to_string());
+            for (key, set) in [("optional", requirement.optional), ("lazy", requirement.lazy)] {
+                if set {
+                    out.raw(key, true);
+                }
+            }
+        }
+        for variant in &self.variants {
+            out.header("[[variant]]");
+            out.string("runtime", variant.runtime.as_str());
+            out.string("file", &variant.file);
+        }
+        if !self.permissions.is_empty() {
+            out.header("[permissions]");
+            if self.permissions.kv {
+                out.raw("kv", true);
+            }
+            let Permissions {
+                net_connect,
+                fs_read,
+                fs_write,
+                kv: _,
+            } = &self.permissions;
+            for (key, list) in [
+                ("net.connect", net_connect),
+                ("fs.read", fs_read),
+                ("fs.write", fs_write),
+            ] {
+                if !list.is_empty() {
+                    out.strings(key, list);
+                }
+            }
+        }
+        if !self.limits.is_empty() {
+            out.header("[limits]");
+            for (key, value) in self.limits.to_keys() {
+                out.raw(key, value);
+            }
+        }
+        if let Some(schema) = &self.state_schema {
+            out.header("[state]");
+            out.string("schema", schema);
+        }
+        out.0
+    }
+}
+
+fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> {
+    let plugin = root
+        .required_table("plugin", "[plugin]", faults)
+        .map(|fields| read_plugin(fields, faults));
+    let example = "provides = [\"acme.image.v1.Thumbnailer\"]";
+    let contract = root.required_table("contract", &format!("[contract]` and `{example}"), faults);
+    let provides = contract.map(|fields| read_contract(fields, example, faults));
+    let requires = root.tables("requires", faults);
+    let requires = requires
+        .into_iter()
+        .filter_map(|fields| read_requirement(fields, faults))
+        .collect();
+    let variants = root.tables("variant", faults);
+    let variants = read_variants(variants, faults);
+    let permissions = root.table("permissions", faults);
+    let permissions = permissions
+        .map(|fields| Permissions::read(fields, faults))
+        .unwrap_or_default();
+    let limits = root.table("limits", faults);
+    let limits = limits
+        .map(|fields| LimitsOverride::read(fields, faults))
+        .unwrap_or_default();
+    let state = root.table("state", faults);
+    let state_schema = state.and_then(|mut fields| {
+        let schema = fields.required_string("schema", "schema = \"acme.image.v1.State\"", faults);
+        fields.finish(faults);
+        schema.and_then(|text| service_name(&text, faults))
+    });
+    root.finish(faults);
+    let (name, version, api, description) = plugin??;
+    Some(Manifest {
+        name,
+        version,
+        api,
+        description,
+        provides: provides?,
+        requires,
+        variants,
+        permissions,
+        limits,
+        state_schema,
+    })
+}
+
+fn read_plugin(
+    mut fields: Fields<'_>,
+    faults: &mut Faults,
+) -> Option<(String, Version, u32, Option<String>)> {
+    let name = fields.required_string("name", "name = \"my-plugin\"", faults);
+    let name = name.and_then(|text| plugin_name(&text, faults));
+    let version = fields.required_string("version", "version = \"0.1.0\"", faults);
+    let version = version.and_then(|text| {
+        let parsed = Version::parse(text.value);
+        if let Err(error) = &parsed {
+            let message = format!("`{}` is not a version: {error}", clip(text.value));
+            faults.add(
+                text.span,
+                message,
+                Some("write three numbers, such as `1.2.0`".to_owned()),
+            );
+        }
+        parsed.ok()
+    });
+    if !fields.contains("api") {
+        fields.missing("api", "api = 1", faults);
+    }
+    let api = fields.integer("api", 1..=u32::MAX, faults);
+    let description = fields.string("description", faults).and_then(|text| {
+        if text.value.contains(['\n', '\r']) {
+            faults.add(text.span, "`description` has more than one line".to_owned(), None);
+            return None;
+        }
+        Some(text.value.to_owned())
+    });
+    fields.finish(faults);
+    Some((name?, version?, api?, description))
+}
+
+fn read_contract(mut fields: Fields<'_>, example: &str, faults: &mut Faults) -> Vec<String> {
+    let provides = fields.strings("provides", faults, |text, faults| {
+        service_name(text, faults);
+    });
+    if !fields.contains("provides") {
+        fields.missing("provides", example, faults);
+    } else if provides.is_empty() && fields.is_empty_list("provides") {
+        let hint = Some(format!("add a service, such as `{example}`"));
+        faults.add(fields.span_of("provides"), "`provides` is empty".to_owned(), hint);
+    }
+    fields.finish(faults);
+    provides
+}
+
+fn read_requirement(mut fields: Fields<'_>, faults: &mut Faults) -> Option<Requirement> {
+    let service = fields.required_string("service", "service = \"acme.kv.v1.Store\"", faults);
+    let service = service.and_then(|text| service_name(&text, faults));
+    let version = match fields.string("version", faults) {
+        None => Some(VersionReq::STAR),
+        Some(text) => {
+            let parsed = VersionReq::parse(text.value);
+            if let Err(error) = &parsed {
+                let message = format!("`{}` is not a range of versions: {error}", clip(text.value));
+                faults.add(
+                    text.span,
+                    message,
+                    Some("write a range, such as `^1.1` or `>=1.1, <3`".to_owned()),
+                );
+            }
+            parsed.ok()
+        }
+    };
+    let optional = fields.boolean("optional", faults).unwrap_or(false);
+    let lazy = fields.boolean("lazy", faults).unwrap_or(false);
+    fields.finish(faults);
+    Some(Requirement {
+        service: service?,
+        version: version?,
+        optional,
+        lazy,
+    })
+}
+
+fn read_variants(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<Variant> {
+    let mut seen = BTreeSet::new();
+    let mut variants = Vec::new();
+    for mut fields in tables {
+        let runtime = fields.required_string("runtime", "runtime = \"wasm\"", faults);
+        let runtime = runtime.and_then(|text| {
+            let runtime = runtime_name(&text, &RuntimeName::BUILT, faults)?;
+            if !seen.insert(runtime) {
+                let message = format!("there is already a variant for `{runtime}`");
+                faults.add(
+                    text.span,
+                    message,
+                    Some("keep one `[[variant]]` per runtime".to_owned()),
+                );
+                return None;
+            }
+            Some(runtime)
+        });
+        let file = fields.required_string("file", "file = \"my-plugin.wasm\"", faults);
+        let file = file.and_then(|text| file_name(&text, faults));
+        fields.finish(faults);
+        if let (Some(runtime), Some(file)) = (runtime, file) {
+            variants.push(Variant { runtime, file });
+        }
+    }
+    variants
+}
+
+// === checks of single values, shared with mortise.toml ===
+
+pub(crate) fn plugin_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    named(text, check_plugin_name(text.value), faults)
+}
+
+fn service_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    named(text, check_service_name(text.value), faults)
+}
+
+fn named(text: &Text<'_>, checked: Result<(), NameError>, faults: &mut Faults) -> Option<String> {
+    match checked {
+        Ok(()) => Some(text.value.to_owned()),
+        Err(error) => {
+            faults.add(
+                text.span.clone(),
+                error.to_string(),
+                error.hint().map(str::to_owned),
+            );
+            None
+        }
+    }
+}
+
+/// A runtime's name that is among `allowed`.
+pub(crate) fn runtime_name(
+    text: &Text<'_>,
+    allowed: &[RuntimeName],
+    faults: &mut Faults,
+) -> Option<RuntimeName> {
+    let runtime = RuntimeName::parse(text.value).filter(|runtime| allowed.contains(runtime));
+    if runtime.is_none() {
+        let names = allowed.iter().map(|runtime| runtime.as_str());
+        let hint = match nearest(text.value, names.clone()) {
+            Some(near) if near != text.value => format!("did you mean `{near}`?"),
+            _ => format!("write {}", one_of(names)),
+        };
+        faults.add(
+            text.span.clone(),
+            format!("`{}` is not a runtime here", clip(text.value)),
+            Some(hint),
+        );
+    }
+    runtime
+}
+
+/// A file's name, so that no package can point outside its own folder.
+fn file_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    let name = text.value;
+    let plain = !name.is_empty()
+        && !name.starts_with('.')
+        && name.len() <= 255
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+'));
+    if !plain {
+        let message = format!("`{}` is not a plain file name", clip(name));
+        let hint = "name a file that lies beside plugin.toml, of letters, digits, `.`, `-`, `_` and `+`";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+// === writing ===
+
+/// A TOML text under construction.
+#[derive(Default)]
+struct Toml(String);
+
+impl Toml {
+    fn header(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.line(format_args!("{header}"));
+    }
+
+    fn string(&mut self, key: &str, value: &str) {
+        self.line(format_args!("{key} = {}", quoted(value)));
+    }
+
+    fn strings(&mut self, key: &str, values: &[String]) {
+        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        self.line(format_args!("{key} = [{}]", values.join(", ")));
+    }
+
+    fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("a String takes all text");
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

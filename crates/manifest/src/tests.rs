@@ -1,0 +1,1 @@
+//! Texts in, manifests or printed faults out.
