@@ -1,1 +1,35 @@
-//! The host: supervisors, admission, swap, probation, journal.
+//! The host: loads plugins while a service runs, routes calls to them, swaps, limits, watches and removes them.
+//!
+//! It knows a runtime only as `mortise_runtime::Runtime`; which technologies exist is the embedder's choice
+//! ([`HostBuilder::runtime`]). It serves no network protocol and has no words for people beyond its errors' messages: that is the
+//! gateway's and the command line's part.
+//!
+//! # Who writes what
+//! - One [`supervisor`] task per *address* (`name`, or `name@version` for a version that runs beside another) is the only writer of
+//!   that address's life. Everyone else sends it commands. Its moves are those of `mortise_lifecycle::step`, and each is in the
+//!   journal before its side effect happens.
+//! - Callers read: the immutable method table behind one pointer ([`table`]), then the address's cell with its current generation
+//!   ([`generation`]). They never wait for a supervisor.
+//!
+//! Reading order: [`request`] and [`info`] (what goes in and comes out), [`host`], [`table`], [`generation`], [`gate`], [`call`],
+//! [`bound`], [`load`], [`supervisor`], [`services`].
+#![forbid(unsafe_code)]
+
+mod bound;
+mod builder;
+mod error;
+mod host;
+mod info;
+mod request;
+mod route;
+
+pub use bound::BoundMethod;
+pub use builder::HostBuilder;
+pub use error::{HostError, HostErrorKind};
+pub use host::{Host, PluginCaller};
+pub use info::{
+    CheckReport, Counters, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport, VariantReport,
+};
+pub use mortise_lifecycle::State;
+pub use request::{CallOptions, LoadRequest, Source};
+pub use route::Route;

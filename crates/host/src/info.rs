@@ -1,0 +1,289 @@
+//! What a host tells about its plugins. Everything here serializes, in the words that people see.
+
+use std::time::SystemTime;
+
+use mortise_lifecycle::State;
+use mortise_manifest::{Limits, Permissions, RuntimeName};
+use mortise_runtime::{Digest, Enforcement, PluginId, Refusal, StopReport, Support, Usage};
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap, SerializeSeq},
+};
+
+/// One line of a list of plugins.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginInfo {
+    /// The address: the name it is registered under, or `name@version` for a version that runs beside another.
+    pub name: String,
+    /// Its own name and version. For a plugin that could not even be read: the address and version 0.0.0.
+    #[serde(serialize_with = "display")]
+    pub plugin: PluginId,
+    /// Where it came from.
+    pub source: String,
+    /// The runtime it runs in; `None` if it was refused before one was chosen.
+    #[serde(serialize_with = "display_option")]
+    pub runtime: Option<RuntimeName>,
+    /// Where it stands in its life.
+    #[serde(serialize_with = "display")]
+    pub state: State,
+    /// Digest of the artifact; `None` if it was refused before one was chosen.
+    #[serde(serialize_with = "display_option")]
+    pub digest: Option<Digest>,
+    /// Counts the generations of this address, from 1; 0 if none was ever started.
+    pub generation: u64,
+    /// When it came into this state.
+    #[serde(rename = "since_unix_ms", serialize_with = "unix_ms")]
+    pub since: SystemTime,
+    /// Calls answered since the address was first loaded, errors included.
+    pub calls: u64,
+    /// Calls that ended in an error.
+    pub errors: u64,
+    /// Calls that run now.
+    pub in_flight: u64,
+    /// Why it is where it is, if that is not where it should be; one line each.
+    pub reasons: Vec<String>,
+}
+
+/// Everything about one plugin.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginDetail {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub info: PluginInfo,
+    /// Name of the running copy, as it stands in log lines.
+    pub instance: Option<String>,
+    /// Its methods, in the order of their numbers.
+    pub methods: Vec<MethodInfo>,
+    /// `package.Service` names that it calls in other plugins.
+    pub requires: Vec<String>,
+    /// What it asks for.
+    #[serde(serialize_with = "permissions")]
+    pub declared: Permissions,
+    /// What it was given.
+    #[serde(serialize_with = "permissions")]
+    pub granted: Permissions,
+    /// What it may use.
+    #[serde(serialize_with = "limits")]
+    pub limits: Limits,
+    /// What it did.
+    pub counters: Counters,
+    /// What it uses now.
+    #[serde(serialize_with = "usage")]
+    pub usage: Usage,
+    /// Its moves, newest last; at most 100.
+    pub history: Vec<HistoryEntry>,
+    /// What its runtime can do here.
+    #[serde(serialize_with = "support_option")]
+    pub support: Option<Support>,
+}
+
+/// One method of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MethodInfo {
+    /// `package.Service`.
+    pub service: String,
+    /// The method's name.
+    pub name: String,
+    /// BLAKE3 over numbers and kinds, in hex.
+    pub wire_hash: String,
+    /// BLAKE3 over names and options too, in hex.
+    pub full_hash: String,
+    /// Calling twice is the same as calling once.
+    pub idempotent: bool,
+    /// Returns promptly and never blocks.
+    pub nonblocking: bool,
+}
+
+/// What a plugin did since its address was first loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Calls answered, errors included. Calls over a `BoundMethod`'s direct path are not counted.
+    pub calls: u64,
+    /// Calls that ended in an error.
+    pub errors: u64,
+    /// Those of them that count against the plugin: it crashed, overran its deadline or called itself broken.
+    pub faults: u64,
+    /// Calls that run now.
+    pub in_flight: u64,
+    /// Calls that wait for admission now.
+    pub waiting: u64,
+    /// Instances started.
+    pub starts: u64,
+    /// Instances that ended by themselves.
+    pub crashes: u64,
+    /// Log lines dropped by the rate limit.
+    pub log_lines_dropped: u64,
+    /// Number of latency samples: 1 call of 64.
+    pub latency_samples: u64,
+    /// Median of the sampled latencies, in nanoseconds; 0 without samples.
+    pub latency_p50_ns: u64,
+    /// 99th percentile of the sampled latencies, in nanoseconds.
+    pub latency_p99_ns: u64,
+}
+
+/// One move in a plugin's life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HistoryEntry {
+    /// When.
+    pub at_unix_ms: u64,
+    /// Which generation of the address; 0 = none yet.
+    pub generation: u64,
+    /// State before.
+    pub from: String,
+    /// What happened.
+    pub event: String,
+    /// State after.
+    pub to: String,
+    /// Numbers and reasons.
+    pub detail: String,
+}
+
+/// How an unload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UnloadReport {
+    /// The address that is free again.
+    pub name: String,
+    /// Calls that were still running when the stop timeout passed; they were cancelled.
+    pub cancelled: u64,
+    /// Whether force was needed, and why.
+    pub forced: Option<String>,
+    /// What is left on purpose, and why.
+    pub left: Option<String>,
+}
+
+impl UnloadReport {
+    pub(crate) fn new(name: &str, cancelled: u64, stop: StopReport) -> Self {
+        Self {
+            name: name.to_owned(),
+            cancelled,
+            forced: stop.forced,
+            left: stop.left,
+        }
+    }
+}
+
+/// What the static checks found, for every variant. Nothing was started.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckReport {
+    /// What was checked.
+    pub source: String,
+    /// The plugin, if its manifest could be read.
+    #[serde(serialize_with = "display_option")]
+    pub plugin: Option<PluginId>,
+    /// Faults of the package as a whole.
+    #[serde(serialize_with = "refusals")]
+    pub refusals: Vec<Refusal>,
+    /// Its variants.
+    pub variants: Vec<VariantReport>,
+}
+
+impl CheckReport {
+    /// Whether nothing speaks against any variant.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.refusals.is_empty() && self.variants.iter().all(|it| it.refusals.is_empty())
+    }
+}
+
+/// What the static checks found in one variant.
+#[derive(Clone, Debug, Serialize)]
+pub struct VariantReport {
+    /// The runtime it was built for.
+    #[serde(serialize_with = "display")]
+    pub runtime: RuntimeName,
+    /// Digest of its bytes.
+    #[serde(serialize_with = "display_option")]
+    pub digest: Option<Digest>,
+    /// Whether this host has that runtime, and it works on this machine.
+    pub available: bool,
+    /// Every reason against it.
+    #[serde(serialize_with = "refusals")]
+    pub refusals: Vec<Refusal>,
+}
+
+// === serialization of words that belong to other crates ===
+
+fn display<S: Serializer>(it: &impl std::fmt::Display, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(it)
+}
+
+fn display_option<S: Serializer>(it: &Option<impl std::fmt::Display>, s: S) -> Result<S::Ok, S::Error> {
+    match it {
+        Some(it) => s.collect_str(it),
+        None => s.serialize_none(),
+    }
+}
+
+pub(crate) fn to_unix_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unix_ms<S: Serializer>(at: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u64(to_unix_ms(*at))
+}
+
+fn refusals<S: Serializer>(all: &[Refusal], s: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        what: &'a str,
+        why: &'a str,
+        hint: &'a str,
+    }
+    let mut seq = s.serialize_seq(Some(all.len()))?;
+    for Refusal { what, why, hint } in all {
+        seq.serialize_element(&Row { what, why, hint })?;
+    }
+    seq.end()
+}
+
+fn permissions<S: Serializer>(it: &Permissions, s: S) -> Result<S::Ok, S::Error> {
+    let mut map = s.serialize_map(None)?;
+    map.serialize_entry("net.connect", &it.net_connect)?;
+    map.serialize_entry("fs.read", &it.fs_read)?;
+    map.serialize_entry("fs.write", &it.fs_write)?;
+    map.serialize_entry("kv", &it.kv)?;
+    map.end()
+}
+
+fn limits<S: Serializer>(it: &Limits, s: S) -> Result<S::Ok, S::Error> {
+    let mut map = s.serialize_map(None)?;
+    map.serialize_entry("memory_bytes_max", &it.memory_bytes_max)?;
+    map.serialize_entry("deadline_ms", &it.deadline.as_millis())?;
+    map.serialize_entry("concurrency", &it.concurrency)?;
+    map.serialize_entry("payload_bytes_max", &it.payload_bytes_max)?;
+    map.serialize_entry("start_ms", &it.start.as_millis())?;
+    map.serialize_entry("stop_ms", &it.stop.as_millis())?;
+    map.serialize_entry("log_lines_per_second", &it.log_lines_per_second)?;
+    map.end()
+}
+
+fn usage<S: Serializer>(it: &Usage, s: S) -> Result<S::Ok, S::Error> {
+    let mut map = s.serialize_map(None)?;
+    map.serialize_entry("memory_bytes", &it.memory_bytes)?;
+    map.serialize_entry("pid", &it.pid)?;
+    map.serialize_entry("retired_mappings", &it.retired_mappings)?;
+    map.end()
+}
+
+fn support_option<S: Serializer>(it: &Option<Support>, s: S) -> Result<S::Ok, S::Error> {
+    let Some(it) = it else { return s.serialize_none() };
+    let mut map = s.serialize_map(None)?;
+    map.serialize_entry("runtime", it.runtime.as_str())?;
+    map.serialize_entry("available", &it.available)?;
+    map.serialize_entry("isolation", &format!("{:?}", it.isolation).to_lowercase())?;
+    map.serialize_entry("interrupt", &format!("{:?}", it.interrupt).to_lowercase())?;
+    let memory_limit = match it.memory_limit {
+        Enforcement::Enforced => "enforced",
+        Enforcement::NotEnforced(why) => why,
+    };
+    map.serialize_entry("memory_limit", memory_limit)?;
+    map.serialize_entry("restartable", &it.restartable)?;
+    let lacks: Vec<String> = it
+        .lacks
+        .iter()
+        .map(|lack| format!("{}: {}", lack.what, lack.why))
+        .collect();
+    map.serialize_entry("lacks", &lacks)?;
+    map.end()
+}

@@ -1,0 +1,111 @@
+//! What a host is asked to do.
+
+use std::{fmt, path::PathBuf, time::Instant};
+
+use mortise_manifest::{Grant, LimitsOverride, PackageSource, PluginEntry, RuntimeName};
+use mortise_wire::Header;
+
+/// Where a plugin comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A package folder, as `mortise build` writes it.
+    Folder(PathBuf),
+    /// A package folder that is embedded in this program ([`crate::HostBuilder::embed`]).
+    Embedded(String),
+    /// A plugin that is compiled into this program.
+    Builtin(String),
+}
+
+impl Source {
+    /// Reads `builtin:NAME`, `embedded:NAME` or a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text.split_once(':') {
+            Some(("builtin", name)) => Self::Builtin(name.to_owned()),
+            Some(("embedded", name)) => Self::Embedded(name.to_owned()),
+            _ => Self::Folder(PathBuf::from(text)),
+        }
+    }
+}
+
+impl From<PackageSource> for Source {
+    fn from(source: PackageSource) -> Self {
+        match source {
+            PackageSource::Folder(path) => Self::Folder(PathBuf::from(path)),
+            PackageSource::Embedded(name) => Self::Embedded(name),
+            PackageSource::Builtin(name) => Self::Builtin(name),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Embedded(name) => write!(f, "embedded:{name}"),
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+        }
+    }
+}
+
+/// A plugin to load.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    /// Where it comes from.
+    pub source: Source,
+    /// The name it is registered under; default: its manifest's. The same package can run three times under three names.
+    pub name: Option<String>,
+    /// How far it is trusted; default: the first of the host's preference that the package has a variant for and that is available here.
+    pub runtime: Option<RuntimeName>,
+    /// What it may use, out of what it declares. Default: nothing.
+    pub grant: Grant,
+    /// Limits that replace those of its manifest.
+    pub limits: LimitsOverride,
+    /// Its configuration: JSON text, an object. Default `{}`.
+    pub config_json: Option<String>,
+    /// Run it beside a version that runs under the same name, as `name@version`, instead of replacing it.
+    pub beside: bool,
+    /// Start it although its digest is quarantined; lifts the quarantine.
+    pub force: bool,
+}
+
+impl LoadRequest {
+    /// A request with everything else at its default: nothing granted, the manifest's name and limits.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            name: None,
+            runtime: None,
+            grant: Grant::default(),
+            limits: LimitsOverride::default(),
+            config_json: None,
+            beside: false,
+            force: false,
+        }
+    }
+}
+
+impl From<PluginEntry> for LoadRequest {
+    fn from(entry: PluginEntry) -> Self {
+        Self {
+            name: entry.name,
+            runtime: entry.runtime,
+            grant: entry.grant,
+            limits: entry.limits,
+            config_json: entry.config_json,
+            ..Self::new(entry.source.into())
+        }
+    }
+}
+
+/// What goes with a call.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    /// Absolute; default: now plus the plugin's own default deadline.
+    pub deadline: Option<Instant>,
+    /// The caller's headers, lower-case names. Routing rules see all of them; the plugin sees those named in `routing.propagate`.
+    pub headers: Vec<Header>,
+    /// W3C traceparent of the span that this call belongs to.
+    pub traceparent: Option<String>,
+}
