@@ -1,1 +1,29 @@
-//! Artifacts on disk by digest, the journal, key-value data.
+//! What a host keeps on disk, and how it reads what others put there.
+//!
+//! This crate explicitly refuses to trust a path: a package names its files, and no name, link or special file leads out of the
+//! package's folder or makes the reader wait. It knows no network and no executor; every function blocks, and the host calls
+//! them on threads made for that.
+//!
+//! - [`Package`]: a plugin's folder (or one that is [embedded](EmbeddedPackage) in the binary), read, checked and digested.
+//! - [`DataDir`]: the host's own directory, locked against a second host. It opens the rest:
+//!   - [`ArtifactCache`]: artifacts by digest, for runtimes that open a path;
+//!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined;
+//!   - [`Kv`]: each plugin's private key-value data.
+//! - [`StoreError`]: what failed, why, what to do.
+#![forbid(unsafe_code)]
+
+mod artifacts;
+mod data_dir;
+mod database;
+mod error;
+mod folder;
+mod journal;
+mod kv;
+mod package;
+
+pub use artifacts::{ArtifactCache, Placed};
+pub use data_dir::DataDir;
+pub use error::{StoreError, StoreErrorKind};
+pub use journal::{Desired, History, Journal, Quarantine, Recorded, Transition};
+pub use kv::{KeySpace, Kv, KvLimits};
+pub use package::{EmbeddedPackage, Package, PackageLimits};

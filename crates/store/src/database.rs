@@ -1,0 +1,214 @@
+//! One SQLite file: its schema, its connections, and its failures in our words.
+//!
+//! WAL mode, so that a reader never waits for a writer. `synchronous = FULL`: a transition is on the disk before its side effect
+//! begins, which is the point of a journal. Several connections of one process share the file; a writer waits up to
+//! [`BUSY_WAIT`] for another one's transaction.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+
+use crate::{StoreError, StoreErrorKind};
+
+/// How long one connection waits for another's transaction.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// Says that the file is ours ("MRTS"), so that another program's database is not taken for one.
+const APPLICATION_ID: i32 = 0x4D52_5453;
+/// Steps from an empty file to the current schema; a step is never changed once released, only followed by another.
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+
+/// A database file that was opened, checked and brought up to date.
+#[derive(Debug)]
+pub(crate) struct Database {
+    path: PathBuf,
+}
+
+/// One connection, used by one thread at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    path: Arc<Path>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Database {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Self {
+            path: path.to_owned(),
+        };
+        let link = database.connect()?;
+        let mut connection = link.lock();
+        migrate(path, &mut connection)?;
+        Ok(database)
+    }
+
+    pub(crate) fn connect(&self) -> Result<Link, StoreError> {
+        let path = &self.path;
+        let connection = Connection::open(path).map_err(|source| failure("open", path, source))?;
+        make_private(path)?;
+        let prepare = || {
+            connection.busy_timeout(BUSY_WAIT)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            // A damaged or crafted schema must not run code of ours.
+            connection.pragma_update(None, "trusted_schema", false)
+        };
+        prepare().map_err(|source| failure("open", path, source))?;
+        Ok(Link {
+            path: path.as_path().into(),
+            connection: Arc::new(Mutex::new(connection)),
+        })
+    }
+}
+
+impl Link {
+    /// Runs `work` in one transaction: all of it is kept, or nothing.
+    pub(crate) fn write<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, WorkError>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.lock();
+        let named = |source| failure(doing, &self.path, source);
+        // Immediate: a transaction that begins as a reader and then writes can fail with "busy" halfway.
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(named)?;
+        let done = work(&transaction).map_err(|error| match error {
+            WorkError::Sqlite(source) => named(source),
+            WorkError::Refused(refusal) => refusal,
+        })?;
+        transaction.commit().map_err(named)?;
+        Ok(done)
+    }
+
+    /// Runs `work`, which only reads.
+    pub(crate) fn read<T>(
+        &self,
+        doing: &str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        work(&self.lock()).map_err(|source| failure(doing, &self.path, source))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic inside a transaction rolled it back; the connection itself is sound.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a transaction was given up.
+#[derive(Debug)]
+pub(crate) enum WorkError {
+    Sqlite(rusqlite::Error),
+    Refused(StoreError),
+}
+
+impl From<rusqlite::Error> for WorkError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite(source)
+    }
+}
+
+fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+    let named = |source| failure("bring up to date", path, source);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Exclusive)
+        .map_err(named)?;
+    let number =
+        |name: &str| transaction.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    let (application, version) = (
+        number("application_id").map_err(named)?,
+        number("user_version").map_err(named)?,
+    );
+    let tables = transaction
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+            row.get::<_, i64>(0)
+        })
+        .map_err(named)?;
+    if application != i64::from(APPLICATION_ID) && tables > 0 {
+        return Err(StoreError::new(
+            StoreErrorKind::Corrupt,
+            format!(
+                "`{}` is a database of another program (application id {application:#x})",
+                path.display()
+            ),
+            "give the host a data directory of its own (`host.data_dir`)",
+        ));
+    }
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    if done > MIGRATIONS.len() {
+        return Err(StoreError::new(
+            StoreErrorKind::TooNew,
+            format!(
+                "`{}` has schema {version}, and this host knows schemas up to {}",
+                path.display(),
+                MIGRATIONS.len()
+            ),
+            "use the newer host that wrote it, or another data directory",
+        ));
+    }
+    for step in &MIGRATIONS[done..] {
+        transaction.execute_batch(step).map_err(named)?;
+    }
+    transaction
+        .pragma_update(None, "application_id", APPLICATION_ID)
+        .map_err(named)?;
+    transaction
+        .pragma_update(None, "user_version", MIGRATIONS.len() as i64)
+        .map_err(named)?;
+    transaction.commit().map_err(named)
+}
+
+/// SQLite's failure in our words.
+fn failure(doing: &str, path: &Path, source: rusqlite::Error) -> StoreError {
+    let shown = path.display();
+    let (kind, why, hint) = match source.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => (
+            StoreErrorKind::DiskFull,
+            "no space is left on its disk".to_owned(),
+            "free some space or move the data directory; nothing was changed".to_owned(),
+        ),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
+            StoreErrorKind::Corrupt,
+            "it is damaged".to_owned(),
+            format!(
+                "stop the host, move `{shown}`, `{shown}-wal` and `{shown}-shm` away (or bring them back from a backup) and start it again: \
+                 history, quarantine and the plugins' key-value data start empty, artifacts are not touched"
+            ),
+        ),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => (
+            StoreErrorKind::Denied,
+            "it can't be opened for writing".to_owned(),
+            format!("give the user that runs the host write access to `{shown}` and its directory"),
+        ),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
+            StoreErrorKind::Locked,
+            format!(
+                "another program holds it for longer than {} s",
+                BUSY_WAIT.as_secs()
+            ),
+            "close the other program (a database browser, say)".to_owned(),
+        ),
+        _ => {
+            // The reason is in the message, so it is not the source as well.
+            let message = format!("could not {doing} `{shown}`: {source}");
+            return StoreError::new(StoreErrorKind::Io, message, "check the disk and the system's log");
+        }
+    };
+    StoreError::new(kind, format!("could not {doing} `{shown}`: {why}"), hint).with_source(source)
+}
+
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .map_err(|source| StoreError::io("make private", path, source))?;
+    }
+    let _ = path;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! A plugin's package: the folder that `mortise build` wrote, read whole, checked and digested.
+//!
+//! ```text
+//! thumbnailer-1.2.0/
+//!   plugin.toml       with one [[variant]] per build
+//!   contract.binpb    google.protobuf.FileDescriptorSet, imports included
+//!   thumbnailer.so, thumbnailer.wasm, thumbnailer
+//! ```
+//!
+//! A folder on disk and a folder compiled into the host go through the same checks. After [`Package::open`] nothing is read from the folder
+//! again: what was digested is what runs, whatever happens to the folder meanwhile.
+
+use std::{path::Path, sync::Arc};
+
+use bytes::Bytes;
+use mortise_contract::Contract;
+use mortise_manifest::{Diagnostics, Manifest, RuntimeName};
+use mortise_runtime::{Artifact, Digest, PluginId};
+
+use crate::{
+    StoreError, StoreErrorKind,
+    folder::{DiskFolder, EmbeddedFolder, Folder},
+};
+
+/// Name of the manifest inside a package.
+const MANIFEST: &str = "plugin.toml";
+/// Name of the contract inside a package.
+const CONTRACT: &str = "contract.binpb";
+
+/// A package folder that is compiled into the host's binary.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddedPackage {
+    /// The name after `embedded:` in `mortise.toml`.
+    pub name: &'static str,
+    /// Path inside the folder, with `/` between parts, and content: `("plugin.toml", include_bytes!(..))`.
+    pub files: &'static [(&'static str, &'static [u8])],
+}
+
+/// Bounds on what is read of a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageLimits {
+    /// Longest `plugin.toml`, in bytes. Default 1 MiB.
+    pub manifest_bytes_max: u64,
+    /// Longest `contract.binpb`, in bytes. Default 16 MiB.
+    pub contract_bytes_max: u64,
+    /// Longest artifact, in bytes. It is held in memory while its plugin is loaded. Default 256 MiB.
+    pub artifact_bytes_max: u64,
+}
+
+impl Default for PackageLimits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes_max: 1 << 20,
+            contract_bytes_max: 16 << 20,
+            artifact_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// A package that was read whole. Nothing that its artifacts say about themselves was looked at yet.
+#[derive(Clone, Debug)]
+pub struct Package {
+    origin: String,
+    plugin: PluginId,
+    manifest: Arc<Manifest>,
+    manifest_text: Arc<str>,
+    contract: Arc<Contract>,
+    artifacts: Vec<Artifact>,
+}
+
+// === impl Package ===
+
+impl Package {
+    /// Reads the package in the folder `path`.
+    ///
+    /// # Errors
+    /// The first fault; [`StoreError::also`] has the others, so that an author sees all at once.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::open_with(path, &PackageLimits::default())
+    }
+
+    /// Like [`Package::open`], with bounds of one's own.
+    ///
+    /// # Errors
+    /// As [`Package::open`].
+    pub fn open_with(path: impl AsRef<Path>, limits: &PackageLimits) -> Result<Self, StoreError> {
+        read_package(&DiskFolder::open(path.as_ref())?, limits)
+    }
+
+    /// Reads a package that is compiled into the host, with the same checks.
+    ///
+    /// # Errors
+    /// As [`Package::open`].
+    pub fn embedded(package: &EmbeddedPackage) -> Result<Self, StoreError> {
+        let folder = EmbeddedFolder {
+            name: package.name,
+            files: package.files,
+        };
+        read_package(&folder, &PackageLimits::default())
+    }
+
+    /// Puts a package together for a plugin that is itself compiled into the host: its one artifact has no bytes of its own, so its
+    /// digest is that of manifest and contract.
+    ///
+    /// # Errors
+    /// If manifest or contract do not parse; all faults.
+    pub fn builtin(name: &str, manifest_text: &str, descriptor_set: &[u8]) -> Result<Self, StoreError> {
+        let origin = format!("builtin:{name}");
+        let manifest = parse_manifest(&origin, manifest_text)?;
+        let contract = parse_contract(&origin, descriptor_set, &manifest)?;
+        let digest = {
+            let mut hasher = blake3::Hasher::new();
+            for part in [manifest_text.as_bytes(), descriptor_set] {
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+            }
+            Digest(*hasher.finalize().as_bytes())
+        };
+        let plugin = plugin_id(&manifest);
+        let artifact = Artifact {
+            plugin: plugin.clone(),
+            runtime: RuntimeName::Builtin,
+            digest,
+            bytes: Bytes::new(),
+            path: None,
+            contract: contract.clone(),
+        };
+        Ok(Self {
+            origin,
+            plugin,
+            manifest: manifest.into(),
+            manifest_text: manifest_text.into(),
+            contract,
+            artifacts: vec![artifact],
+        })
+    }
+
+    /// Where it was read from: a path, `embedded:name` or `builtin:name`.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The plugin's name and version.
+    #[must_use]
+    pub fn plugin(&self) -> &PluginId {
+        &self.plugin
+    }
+
+    /// Its `plugin.toml`, checked.
+    #[must_use]
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// Its `plugin.toml`, as it was read.
+    #[must_use]
+    pub fn manifest_text(&self) -> &Arc<str> {
+        &self.manifest_text
+    }
+
+    /// Its contract.
+    #[must_use]
+    pub fn contract(&self) -> &Arc<Contract> {
+        &self.contract
+    }
+
+    /// One artifact per variant, in the manifest's order.
+    #[must_use]
+    pub fn artifacts(&self) -> &[Artifact] {
+        &self.artifacts
+    }
+
+    /// The artifact for `runtime`.
+    #[must_use]
+    pub fn artifact(&self, runtime: RuntimeName) -> Option<&Artifact> {
+        self.artifacts.iter().find(|it| it.runtime == runtime)
+    }
+}
+
+fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, StoreError> {
+    let origin = folder.name().into_owned();
+    let manifest_text = folder.read(MANIFEST, limits.manifest_bytes_max)?;
+    let manifest_text = std::str::from_utf8(&manifest_text).map_err(|source| {
+        StoreError::new(
+            StoreErrorKind::Malformed,
+            format!(
+                "`{MANIFEST}` in package `{origin}` is not UTF-8: byte {} is not",
+                source.valid_up_to()
+            ),
+            "save it as UTF-8",
+        )
+    })?;
+    let manifest = parse_manifest(&origin, manifest_text)?;
+    if manifest.variants.is_empty() {
+        return Err(StoreError::new(
+            StoreErrorKind::Malformed,
+            format!(
+                "package `{origin}` has no `[[variant]]`: this is a plugin's source, or nothing was built"
+            ),
+            "run `mortise build` and name the folder that it prints",
+        ));
+    }
+    // From here on every part is looked at, whatever is wrong with the others.
+    let mut faults = Vec::new();
+    let contract = folder
+        .read(CONTRACT, limits.contract_bytes_max)
+        .and_then(|bytes| parse_contract(&origin, &bytes, &manifest))
+        .map_err(|fault| faults.push(fault))
+        .ok();
+    let mut files = Vec::with_capacity(manifest.variants.len());
+    for variant in &manifest.variants {
+        match folder.read(&variant.file, limits.artifact_bytes_max) {
+            Ok(bytes) => files.push((variant.runtime, bytes)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let (Some(contract), true) = (contract, faults.is_empty()) else {
+        return Err(StoreError::all(faults));
+    };
+    let plugin = plugin_id(&manifest);
+    let artifacts = files.into_iter().map(|(runtime, bytes)| Artifact {
+        plugin: plugin.clone(),
+        runtime,
+        digest: Digest::of(&bytes),
+        bytes,
+        path: None,
+        contract: contract.clone(),
+    });
+    Ok(Package {
+        artifacts: artifacts.collect(),
+        origin,
+        plugin,
+        manifest_text: manifest_text.into(),
+        manifest: manifest.into(),
+        contract,
+    })
+}
+
+fn plugin_id(manifest: &Manifest) -> PluginId {
+    PluginId {
+        name: manifest.name.as_str().into(),
+        version: manifest.version.clone(),
+    }
+}
+
+fn parse_manifest(origin: &str, text: &str) -> Result<Manifest, StoreError> {
+    let file = if origin.starts_with("embedded:") || origin.starts_with("builtin:") {
+        format!("{origin}/{MANIFEST}")
+    } else {
+        Path::new(origin).join(MANIFEST).to_string_lossy().into_owned()
+    };
+    Manifest::parse(text, &file).map_err(|faults: Diagnostics| {
+        let number = match faults.len() {
+            1 => "a fault".to_owned(),
+            number => format!("{number} faults"),
+        };
+        StoreError::new(
+            StoreErrorKind::Malformed,
+            format!("`{file}` has {number}"),
+            "correct the lines named above",
+        )
+        .with_source(faults)
+    })
+}
+
+fn parse_contract(origin: &str, bytes: &[u8], manifest: &Manifest) -> Result<Arc<Contract>, StoreError> {
+    Contract::from_descriptor_set(bytes, &manifest.provides)
+        .map(Arc::new)
+        .map_err(|source| {
+            StoreError::new(
+                StoreErrorKind::Malformed,
+                format!(
+                    "`{CONTRACT}` in package `{origin}` is not the contract that `{MANIFEST}` names: {source}"
+                ),
+                "build the plugin again with `mortise build`; do not edit its output",
+            )
+        })
+}
