@@ -14,6 +14,8 @@ use std::{error::Error, fmt, ops::Range};
 
 use serde::Serialize;
 
+use crate::{permissions::Permission, reader::span_of_permission};
+
 /// Source lines longer than this are cut around the fault when they are printed, in characters.
 const LINE_CHARS_MAX: usize = 120;
 
@@ -63,6 +65,20 @@ impl Diagnostic {
             hint,
             excerpt: None,
         }
+    }
+
+    /// A fault with what `text`, a `plugin.toml`, asks for: it points at the line that declares `permission`, or at the
+    /// start of the file if none does.
+    #[must_use]
+    pub fn of_permission(
+        text: &str,
+        file: &str,
+        permission: &Permission,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> Self {
+        let span = span_of_permission(text, permission).unwrap_or(0..0);
+        Source::new(file, text).diagnostic(span, message.into(), hint)
     }
 }
 

@@ -328,6 +328,25 @@ mod tests {
                 .map_or_else(|error| error.to_string(), |good| panic!("{good}"))
         })
         .collect();
-        insta::assert_snapshot!(faults.join("\n"), @"");
+        insta::assert_snapshot!(faults.join("\n"), @r"
+        `` is not `host:port`: it has no port
+        `a.org` is not `host:port`: it has no port
+        `a.org:` is not `host:port`: `` is not a port
+        `a.org:0` is not `host:port`: `0` is not a port
+        `a.org:65536` is not `host:port`: `65536` is not a port
+        `a.org:+1` is not `host:port`: `+1` is not a port
+        `:80` is not `host:port`: it has no host
+        `https://a.org/x` is not `host:port`: it is a URL
+        `::1:80` is not `host:port`: an IPv6 address stands in brackets
+        `[::1]` is not `host:port`: it has no port
+        `[zz]:1` is not `host:port`: `zz` is not an IPv6 address
+        `*.127.0.0.1:1` is not `host:port`: an address has nothing below it
+        `a..org:1` is not `host:port`: `` is not a part of a DNS name
+        `-a.org:1` is not `host:port`: `-a` is not a part of a DNS name
+        `bücher.de:1` is not `host:port`: `bücher` is not a part of a DNS name
+        `127.1:80` is not `host:port`: `127.1` is neither a name nor an IPv4 address in its usual form
+        `a*.org:1` is not `host:port`: `a*` is not a part of a DNS name
+        `*.*.org:1` is not `host:port`: `*` is not a part of a DNS name
+        ");
     }
 }

@@ -35,7 +35,6 @@ use crate::{
 
 /// A checked `mortise.toml`. The default is what an empty file means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct HostConfig {
     /// `[host]`.
     pub host: HostSettings,
@@ -52,7 +51,6 @@ pub struct HostConfig {
 
 /// `[host]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct HostSettings {
     /// Where the host keeps its journal, caches and plugins' data.
     pub data_dir: Option<String>,
@@ -62,7 +60,6 @@ pub struct HostSettings {
 
 /// `[gateway]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct GatewayConfig {
     /// The address HTTP is served on.
     pub listen: SocketAddr,
@@ -70,7 +67,6 @@ pub struct GatewayConfig {
 
 /// `[routing]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct RoutingConfig {
     /// Caller headers that reach the plugin, its logs and its own calls; lower case.
     pub propagate: Vec<String>,
@@ -78,7 +74,6 @@ pub struct RoutingConfig {
 
 /// `[[plugin]]`: one plugin to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct PluginEntry {
     /// The name it is registered under. Default: the name in its manifest.
     pub name: Option<String>,

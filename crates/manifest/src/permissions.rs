@@ -81,7 +81,7 @@ impl Permissions {
             .collect()
     }
 
-    /// What both allow. Of two patterns that overlap, the narrower one.
+    /// What both allow. Of two patterns that overlap, the narrower one; each list is sorted.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let mut both = Self {
@@ -100,6 +100,9 @@ impl Permissions {
             if !list.contains(&value) {
                 list.push(value);
             }
+        }
+        for list in [&mut both.net_connect, &mut both.fs_read, &mut both.fs_write] {
+            list.sort();
         }
         both
     }

@@ -17,6 +17,7 @@ use toml_parser::lexer::TokenKind;
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Source},
     name::clip,
+    permissions::Permission,
     suggest::{nearest, one_of},
 };
 
@@ -43,6 +44,8 @@ struct Fault {
 
 /// One table while it is read.
 pub(crate) struct Fields<'a> {
+    /// Its dotted path; empty for the whole file.
+    path: String,
     /// How messages name it, such as `[plugin]`.
     title: String,
     /// Its header, or all of an inline table.
@@ -78,6 +81,7 @@ pub(crate) fn read_document<T>(
         faults.add(error.span().unwrap_or(0..0), error.message().to_owned(), None);
     }
     let fields = Fields {
+        path: String::new(),
         title: "the file".to_owned(),
         span: 0..0,
         table: root.get_ref(),
@@ -276,12 +280,13 @@ impl<'a> Fields<'a> {
     /// The table under `key`.
     pub(crate) fn table(&mut self, key: &'static str, faults: &mut Faults) -> Option<Fields<'a>> {
         let value = self.find(key)?;
-        let title = if self.is_root() {
+        let path = self.path_of(key);
+        let title = if self.path.is_empty() {
             format!("`[{key}]`")
         } else {
-            format!("`{key}`")
+            format!("`{path}`")
         };
-        self.enter(value, title, "a table", faults)
+        Self::enter(value, path, title, faults)
     }
 
     /// A table that must be there; `example` is shown when it is not.
@@ -307,10 +312,8 @@ impl<'a> Fields<'a> {
             wrong_type(value, &format!("`{key}`"), &what, faults);
             return Vec::new();
         };
-        let tables = array
-            .iter()
-            .map(|item| self.enter(item, format!("`[[{key}]]`"), "a table", faults));
-        tables.collect::<Vec<_>>().into_iter().flatten().collect()
+        let enter = |item| Self::enter(item, self.path_of(key), format!("`[[{key}]]`"), faults);
+        array.iter().filter_map(enter).collect()
     }
 
     /// The table under `key` as JSON text.
@@ -339,27 +342,51 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn is_root(&self) -> bool {
-        self.title == "the file"
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     fn enter(
-        &self,
         value: &'a Spanned<DeValue<'a>>,
+        path: String,
         title: String,
-        expected: &str,
         faults: &mut Faults,
     ) -> Option<Fields<'a>> {
         let Some(table) = value.get_ref().as_table() else {
-            wrong_type(value, &title, expected, faults);
+            wrong_type(value, &title, "a table", faults);
             return None;
         };
         Some(Fields {
+            path,
             title,
             span: value.span(),
             table,
             asked: Vec::new(),
         })
+    }
+}
+
+// === looking up ===
+
+/// Where `text` declares `permission`.
+pub(crate) fn span_of_permission(text: &str, permission: &Permission) -> Option<Range<usize>> {
+    check_bounds(text).ok()?;
+    let (root, _) = DeTable::parse_recoverable(text);
+    let mut keys = std::iter::once("permissions").chain(permission.key().split('.'));
+    let first = root.get_ref().get(keys.next()?)?;
+    let value = keys.try_fold(first, |value, key| value.get_ref().as_table()?.get(key))?;
+    match permission.value() {
+        None => Some(value.span()),
+        Some(wanted) => {
+            let mut items = value.get_ref().as_array()?.iter();
+            items
+                .find(|item| item.get_ref().as_str() == Some(wanted))
+                .map(Spanned::span)
+        }
     }
 }
 

@@ -1,1 +1,766 @@
 //! Texts in, manifests or printed faults out.
+
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+use semver::{Version, VersionReq};
+
+use super::*;
+
+const WHOLE: &str = r#"
+[plugin]
+name = "thumbnailer"
+version = "1.2.0"
+api = 1
+description = "Small pictures"
+[contract]
+provides = ["acme.image.v1.Thumbnailer"]
+[[requires]]
+service = "acme.kv.v1.Store"
+version = "^1.1"
+[[requires]]
+service = "acme.mail.v1.Mailer"
+optional = true
+lazy = true
+[[variant]]
+runtime = "wasm"
+file = "thumbnailer.wasm"
+[[variant]]
+runtime = "native"
+file = "thumbnailer.so"
+[permissions]
+kv = true
+net.connect = ["api.example.com:443"]
+fs.read = ["/var/lib/fonts"]
+[limits]
+memory_mib = 64
+deadline_ms = 500
+concurrency = 32
+[state]
+schema = "acme.image.v1.State"
+"#;
+
+fn whole() -> Manifest {
+    let own = |text: &str| vec![text.to_owned()];
+    Manifest {
+        name: "thumbnailer".to_owned(),
+        version: Version::new(1, 2, 0),
+        api: 1,
+        description: Some("Small pictures".to_owned()),
+        provides: own("acme.image.v1.Thumbnailer"),
+        requires: vec![
+            Requirement {
+                service: "acme.kv.v1.Store".to_owned(),
+                version: VersionReq::parse("^1.1").expect("a range"),
+                optional: false,
+                lazy: false,
+            },
+            Requirement {
+                service: "acme.mail.v1.Mailer".to_owned(),
+                version: VersionReq::STAR,
+                optional: true,
+                lazy: true,
+            },
+        ],
+        variants: vec![
+            Variant {
+                runtime: RuntimeName::Wasm,
+                file: "thumbnailer.wasm".to_owned(),
+            },
+            Variant {
+                runtime: RuntimeName::Native,
+                file: "thumbnailer.so".to_owned(),
+            },
+        ],
+        permissions: Permissions {
+            net_connect: own("api.example.com:443"),
+            fs_read: own("/var/lib/fonts"),
+            fs_write: Vec::new(),
+            kv: true,
+        },
+        limits: LimitsOverride {
+            memory_bytes_max: Some(64 << 20),
+            deadline: Some(Duration::from_millis(500)),
+            concurrency: Some(32),
+            ..LimitsOverride::default()
+        },
+        state_schema: Some("acme.image.v1.State".to_owned()),
+    }
+}
+
+fn manifest(text: &str) -> Manifest {
+    Manifest::parse(text, "plugin.toml").unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn faults(text: &str) -> String {
+    match Manifest::parse(text, "plugin.toml") {
+        Ok(manifest) => panic!("no fault found in {manifest:?}"),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+fn host_faults(text: &str) -> String {
+    match HostConfig::parse(text, "mortise.toml") {
+        Ok(config) => panic!("no fault found in {config:?}"),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+/// The first lines of each fault, without the excerpt.
+fn short(faults: &str) -> String {
+    let keep = |line: &&str| {
+        ["error:", "  -->", "hint:"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    faults.lines().filter(keep).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn reads_every_key() {
+    assert_eq!(manifest(WHOLE), whole());
+}
+
+#[test]
+fn reads_the_least() {
+    let least = manifest(
+        "[plugin]\nname = \"echo\"\nversion = \"0.1.0\"\napi = 1\n[contract]\nprovides = [\"a.B\"]\n",
+    );
+    assert!(least.permissions.is_empty() && least.limits.is_empty() && least.variants.is_empty());
+    assert_eq!(least.limits.apply(Limits::default()), Limits::default());
+}
+
+#[test]
+fn writes_what_it_reads() {
+    let text = whole().to_toml();
+    assert_eq!(manifest(&text), whole());
+    assert_snapshot!(text, @r#"
+    [plugin]
+    name = "thumbnailer"
+    version = "1.2.0"
+    api = 1
+    description = "Small pictures"
+
+    [contract]
+    provides = ["acme.image.v1.Thumbnailer"]
+
+    [[requires]]
+    service = "acme.kv.v1.Store"
+    version = "^1.1"
+
+    [[requires]]
+    service = "acme.mail.v1.Mailer"
+    version = "*"
+    optional = true
+    lazy = true
+
+    [[variant]]
+    runtime = "wasm"
+    file = "thumbnailer.wasm"
+
+    [[variant]]
+    runtime = "native"
+    file = "thumbnailer.so"
+
+    [permissions]
+    kv = true
+    net.connect = ["api.example.com:443"]
+    fs.read = ["/var/lib/fonts"]
+
+    [limits]
+    memory_mib = 64
+    deadline_ms = 500
+    concurrency = 32
+
+    [state]
+    schema = "acme.image.v1.State"
+    "#);
+}
+
+#[test]
+fn reports_every_fault_at_once() {
+    let text = r#"
+[plugin]
+nmae = "thumbnailer"
+version = "1.2"
+api = "1"
+[contract]
+provides = ["Thumbnailer", "acme.image.v1.Thumbnailer/Resize"]
+[[requires]]
+service = "acme.kv.v1.Store"
+version = "one"
+[[variant]]
+runtime = "wsam"
+file = "../thumbnailer.wasm"
+[permissions]
+net.conect = ["api.example.com"]
+fs.read = ["fonts"]
+[limits]
+memory_mib = 0
+deadline_ms = 500.5
+"#;
+    assert_snapshot!(faults(text), @r#"
+    error: `[plugin]` has no `name`
+      --> plugin.toml:2:1
+       |
+     2 | [plugin]
+       | ^^^^^^^^
+    hint: add `name = "my-plugin"`
+
+    error: unknown key `nmae` in `[plugin]`
+      --> plugin.toml:3:1
+       |
+     3 | nmae = "thumbnailer"
+       | ^^^^
+    hint: did you mean `name`?
+
+    error: `1.2` is not a version: unexpected end of input while parsing minor version number
+      --> plugin.toml:4:11
+       |
+     4 | version = "1.2"
+       |           ^^^^^
+    hint: write three numbers, such as `1.2.0`
+
+    error: `api` is a string, and it must be an integer
+      --> plugin.toml:5:7
+       |
+     5 | api = "1"
+       |       ^^^
+
+    error: `Thumbnailer` is not a service's full name: it has no package
+      --> plugin.toml:7:13
+       |
+     7 | provides = ["Thumbnailer", "acme.image.v1.Thumbnailer/Resize"]
+       |             ^^^^^^^^^^^^^
+    hint: write it with its package, such as `acme.image.v1.Thumbnailer`
+
+    error: `acme.image.v1.Thumbnailer/Resize` is not a service's full name: `/` separates a method from its service
+      --> plugin.toml:7:28
+       |
+     7 | provides = ["Thumbnailer", "acme.image.v1.Thumbnailer/Resize"]
+       |                            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: name the service, `acme.image.v1.Thumbnailer`, without a method
+
+    error: `one` is not a range of versions: unexpected character 'o' while parsing major version number
+      --> plugin.toml:10:11
+        |
+     10 | version = "one"
+        |           ^^^^^
+    hint: write a range, such as `^1.1` or `>=1.1, <3`
+
+    error: `wsam` is not a runtime here
+      --> plugin.toml:12:11
+        |
+     12 | runtime = "wsam"
+        |           ^^^^^^
+    hint: did you mean `wasm`?
+
+    error: `../thumbnailer.wasm` is not a plain file name
+      --> plugin.toml:13:8
+        |
+     13 | file = "../thumbnailer.wasm"
+        |        ^^^^^^^^^^^^^^^^^^^^^
+    hint: name a file that lies beside plugin.toml, of letters, digits, `.`, `-`, `_` and `+`
+
+    error: unknown key `conect` in `permissions.net`
+      --> plugin.toml:15:5
+        |
+     15 | net.conect = ["api.example.com"]
+        |     ^^^^^^
+    hint: did you mean `connect`?
+
+    error: `fonts` cannot be a permission: it is not absolute
+      --> plugin.toml:16:12
+        |
+     16 | fs.read = ["fonts"]
+        |            ^^^^^^^
+    hint: write a whole path, such as `/var/lib/fonts`; a folder stands for everything below it
+
+    error: `memory_mib` is 0, and it must be from 1 to 65536
+      --> plugin.toml:18:14
+        |
+     18 | memory_mib = 0
+        |              ^
+
+    error: `deadline_ms` is a float, and it must be an integer
+      --> plugin.toml:19:15
+        |
+     19 | deadline_ms = 500.5
+        |               ^^^^^
+    "#);
+}
+
+#[test]
+fn an_empty_file_lists_what_must_be_there() {
+    assert_snapshot!(faults(""), @r#"
+    error: the file has no `[plugin]`
+      --> plugin.toml:1:1
+       |
+     1 | 
+       | ^
+    hint: add `[plugin]`
+
+    error: the file has no `[contract]`
+      --> plugin.toml:1:1
+       |
+     1 | 
+       | ^
+    hint: add `[contract]` and `provides = ["acme.image.v1.Thumbnailer"]`
+    "#);
+}
+
+#[test]
+fn broken_syntax_does_not_hide_other_faults_nor_invent_missing_keys() {
+    let text =
+        "[plugin]\nname = \"thumbnailer\nversion = \"1.2\"\napi = 1\n[contract]\nprovides = [\"a.B\"]\n";
+    assert_snapshot!(faults(text), @r#"
+    error: invalid basic string, expected `"`
+      --> plugin.toml:2:20
+       |
+     2 | name = "thumbnailer
+       |                    ^
+
+    error: `1.2` is not a version: unexpected end of input while parsing minor version number
+      --> plugin.toml:3:11
+       |
+     3 | version = "1.2"
+       |           ^^^^^
+    hint: write three numbers, such as `1.2.0`
+    "#);
+}
+
+#[test]
+fn duplicates_are_faults() {
+    let text = WHOLE
+        .replace(
+            "name = \"thumbnailer\"",
+            "name = \"thumbnailer\"\nname = \"other\"",
+        )
+        .replace("runtime = \"native\"", "runtime = \"wasm\"")
+        .replace("[\"api.example.com:443\"]", "[\"a.org:1\", \"a.org:1\"]");
+    assert_snapshot!(short(&faults(&text)), @r"
+    error: duplicate key
+      --> plugin.toml:4:1
+    error: there is already a variant for `wasm`
+      --> plugin.toml:21:11
+    hint: keep one `[[variant]]` per runtime
+    error: `a.org:1` is in `connect` twice
+      --> plugin.toml:25:27
+    ");
+}
+
+#[test]
+fn builtin_is_not_a_variant() {
+    let text = WHOLE.replace("runtime = \"native\"", "runtime = \"builtin\"");
+    assert_snapshot!(short(&faults(&text)), @r"
+    error: `builtin` is not a runtime here
+      --> plugin.toml:20:11
+    hint: write `native`, `wasm` or `process`
+    ");
+}
+
+#[test]
+fn wrong_shapes_are_faults() {
+    let text = "plugin = 1\ncontract = []\nrequires = {}\nvariant = [1]\npermissions = \"all\"\nlimits = [[]]\nstate = true\n";
+    assert_snapshot!(short(&faults(text)), @r"
+    error: `[plugin]` is an integer, and it must be a table
+      --> plugin.toml:1:10
+    error: `[contract]` is a list, and it must be a table
+      --> plugin.toml:2:12
+    error: `requires` is a table, and it must be a list; write `[[requires]]` for each
+      --> plugin.toml:3:12
+    error: `[[variant]]` is an integer, and it must be a table
+      --> plugin.toml:4:12
+    error: `[permissions]` is a string, and it must be a table
+      --> plugin.toml:5:15
+    error: `[limits]` is a list, and it must be a table
+      --> plugin.toml:6:10
+    error: `[state]` is true or false, and it must be a table
+      --> plugin.toml:7:9
+    ");
+}
+
+#[test]
+fn marks_stand_under_what_they_mean() {
+    let text = WHOLE.replace("name = \"thumbnailer\"", "\tname =\t\"ä✓\" # tabs\r");
+    assert_snapshot!(faults(&text).replace('\t', "<TAB>"), @r#"
+    error: `ä✓` is not a plugin's name: `\u{e4}` is not one of a-z, 0-9 and `-`
+      --> plugin.toml:3:9
+       |
+     3 | <TAB>name =<TAB>"ä✓" # tabs
+       | <TAB>      <TAB>^^^^
+    "#);
+}
+
+#[test]
+fn long_lines_are_cut_around_the_fault() {
+    let text = WHOLE.replace(
+        "\"api.example.com:443\"",
+        &format!(
+            "\"{}.org:443\", \"bad\", \"{}.org:1\"",
+            "a".repeat(60),
+            "b".repeat(90)
+        ),
+    );
+    let printed = faults(&text);
+    assert_snapshot!(printed, @r#"
+    error: `bad` is not `host:port`: it has no port
+      --> plugin.toml:24:88
+        |
+     24 | aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.org:443", "bad", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
+        |                                                             ^^^^^
+    hint: add the port, as in `api.example.com:443`
+
+    error: `bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb…` is not `host:port`: `bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb…` is not a part of a DNS name
+      --> plugin.toml:24:95
+        |
+     24 | aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.org:443", "bad", "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
+        |                                                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: a host is a DNS name (`api.example.com`), `*.` and a name, an IPv4 address, or an IPv6 address in brackets; write a name outside ASCII in its `xn--` form
+    "#);
+}
+
+#[test]
+fn bounds_come_before_parsing() {
+    let long = format!("# {}", "x".repeat(1 << 20));
+    assert_snapshot!(short(&faults(&long)), @r"
+    error: the file has 1048578 bytes, and the most are 1048576
+      --> plugin.toml:1:1
+    ");
+    let dotted = format!("{}b = 1", "a.".repeat(100_000));
+    assert_snapshot!(short(&faults(&dotted)), @r"
+    error: a key has more than 32 dots
+      --> plugin.toml:1:66
+    ");
+    let quoted = format!("x = {{ {}b = 1 }}", "\"/\" . ".repeat(100_000));
+    assert_snapshot!(short(&faults(&quoted)), @r"
+    error: a key has more than 32 dots
+      --> plugin.toml:1:203
+    ");
+    let brackets = format!("x = {}", "[".repeat(100_000));
+    assert!(
+        faults(&brackets).contains("max recursion depth"),
+        "{}",
+        short(&faults(&brackets))
+    );
+}
+
+#[test]
+fn a_report_has_an_end() {
+    let text: String = (0..500).map(|n| format!("k{n} = 1\n")).collect();
+    assert_eq!(
+        Manifest::parse(&text, "plugin.toml")
+            .expect_err("unknown keys")
+            .len(),
+        50
+    );
+}
+
+#[test]
+fn points_at_a_declared_permission() {
+    let permission = Permission::NetConnect("api.example.com:443".to_owned());
+    let message = "it declares `net.connect=api.example.com:443`, and no grant allows it";
+    let diagnostic = Diagnostic::of_permission(WHOLE, "plugin.toml", &permission, message, None);
+    assert_snapshot!(diagnostic.to_string(), @r#"
+    error: it declares `net.connect=api.example.com:443`, and no grant allows it
+      --> plugin.toml:24:16
+        |
+     24 | net.connect = ["api.example.com:443"]
+        |                ^^^^^^^^^^^^^^^^^^^^^
+    "#);
+    let kv = Diagnostic::of_permission(WHOLE, "plugin.toml", &Permission::Kv, "no", None);
+    assert_eq!((kv.line, kv.column), (23, 6));
+    let absent = Diagnostic::of_permission("", "plugin.toml", &Permission::Kv, "no", None);
+    assert_eq!((absent.line, absent.column), (1, 1));
+}
+
+#[test]
+fn a_diagnostic_is_json_for_programs() {
+    let diagnostic = Diagnostic::of_file("plugin.toml", "cannot be read", Some("create it".to_owned()));
+    let json = serde_json::to_string(&Diagnostics::from(diagnostic)).expect("plain values");
+    assert_snapshot!(json, @r#"[{"file":"plugin.toml","line":1,"column":1,"message":"cannot be read","hint":"create it"}]"#);
+}
+
+// === mortise.toml ===
+
+const HOST: &str = r#"
+[host]
+data_dir = "/var/lib/mortise"
+control_socket = "/run/mortise/control.sock"
+[gateway]
+listen = "127.0.0.1:7070"
+[runtime]
+prefer = ["process", "wasm"]
+[routing]
+propagate = ["X-Canary-Version", "baggage"]
+[[plugin]]
+name = "thumbnailer"
+source = "plugins/thumbnailer-1.2.0"
+runtime = "wasm"
+grant = { kv = true, net.connect = ["api.example.com:443"] }
+limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32 }
+config = { quality = 80, sharpen = 0.5, sizes = [1, 2], since = 2020-01-01, deep = { on = true, text = "\"" } }
+[[plugin]]
+source = "builtin:echo"
+[[plugin]]
+source = "embedded:echo"
+name = "echo-2"
+"#;
+
+#[test]
+fn reads_a_host_config() {
+    let config = HostConfig::parse(HOST, "mortise.toml").unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(
+        config.host.control_socket.as_deref(),
+        Some("/run/mortise/control.sock")
+    );
+    assert_eq!(config.gateway.expect("given").listen.port(), 7070);
+    assert_eq!(config.prefer, [RuntimeName::Process, RuntimeName::Wasm]);
+    assert_eq!(config.routing.propagate, ["x-canary-version", "baggage"]);
+    let [thumbnailer, echo, embedded] = config.plugins.as_slice() else {
+        panic!("three plugins")
+    };
+    assert_eq!(
+        thumbnailer.source,
+        PackageSource::Folder("plugins/thumbnailer-1.2.0".to_owned())
+    );
+    assert_eq!(thumbnailer.runtime, Some(RuntimeName::Wasm));
+    assert!(thumbnailer.grant.permissions.kv && thumbnailer.grant.allows_connect("API.example.com", 443));
+    assert_eq!(thumbnailer.limits.deadline, Some(Duration::from_millis(500)));
+    let json = thumbnailer.config_json.as_deref();
+    let expected =
+        r#"{"deep":{"on":true,"text":"\""},"quality":80,"sharpen":0.5,"since":"2020-01-01","sizes":[1,2]}"#;
+    assert_eq!(json, Some(expected));
+    assert_eq!(echo.source, PackageSource::Builtin("echo".to_owned()));
+    assert_eq!(embedded.source.to_string(), "embedded:echo");
+}
+
+#[test]
+fn an_empty_host_config_is_the_default() {
+    assert_eq!(HostConfig::parse("", "mortise.toml"), Ok(HostConfig::default()));
+}
+
+#[test]
+fn reports_every_fault_of_a_host_config() {
+    let text = r#"
+[host]
+data-dir = "/var/lib/mortise"
+[gateway]
+listen = "7070"
+[runtime]
+prefer = ["wasm", "docker"]
+[routing]
+propagate = ["x canary"]
+[[plugin]]
+name = "Thumbnailer"
+source = "embedded:../../etc"
+runtime = "builtin"
+grant = { net = "all" }
+config = [1]
+[[plugin]]
+source = "builtin:echo"
+runtime = "wasm"
+config = { weight = inf, big = 99999999999999999999 }
+[[plugin]]
+source = ""
+name = "Thumbnailer"
+[[plugins]]
+"#;
+    assert_snapshot!(host_faults(text), @r#"
+    error: unknown key `data-dir` in `[host]`
+      --> mortise.toml:3:1
+       |
+     3 | data-dir = "/var/lib/mortise"
+       | ^^^^^^^^
+    hint: did you mean `data_dir`?
+
+    error: `7070` is not an address to listen on
+      --> mortise.toml:5:10
+       |
+     5 | listen = "7070"
+       |          ^^^^^^
+    hint: write an IP address and a port, such as `127.0.0.1:7070` or `[::]:7070`
+
+    error: `docker` is not a runtime here
+      --> mortise.toml:7:19
+       |
+     7 | prefer = ["wasm", "docker"]
+       |                   ^^^^^^^^
+    hint: write `native`, `wasm` or `process`
+
+    error: `x canary` is not a header's name
+      --> mortise.toml:9:14
+       |
+     9 | propagate = ["x canary"]
+       |              ^^^^^^^^^^
+
+    error: `Thumbnailer` is not a plugin's name: `T` is not one of a-z, 0-9 and `-`
+      --> mortise.toml:11:8
+        |
+     11 | name = "Thumbnailer"
+        |        ^^^^^^^^^^^^^
+    hint: `thumbnailer` would do
+
+    error: `../../etc` is not a plugin's name: `.` is not one of a-z, 0-9 and `-`
+      --> mortise.toml:12:10
+        |
+     12 | source = "embedded:../../etc"
+        |          ^^^^^^^^^^^^^^^^^^^^
+    hint: `etc` would do
+
+    error: `builtin` is not a runtime here
+      --> mortise.toml:13:11
+        |
+     13 | runtime = "builtin"
+        |           ^^^^^^^^^
+    hint: write `native`, `wasm` or `process`
+
+    error: `plugin.grant.net` is a string, and it must be a table
+      --> mortise.toml:14:17
+        |
+     14 | grant = { net = "all" }
+        |                 ^^^^^
+
+    error: `config` is a list, and it must be a table
+      --> mortise.toml:15:10
+        |
+     15 | config = [1]
+        |          ^^^
+
+    error: `wasm` is not a runtime here
+      --> mortise.toml:18:11
+        |
+     18 | runtime = "wasm"
+        |           ^^^^^^
+    hint: write `builtin`
+
+    error: `inf` has no form in JSON, and a plugin's config is JSON
+      --> mortise.toml:19:21
+        |
+     19 | config = { weight = inf, big = 99999999999999999999 }
+        |                     ^^^
+
+    error: 99999999999999999999 does not fit 64 bits
+      --> mortise.toml:19:32
+        |
+     19 | config = { weight = inf, big = 99999999999999999999 }
+        |                                ^^^^^^^^^^^^^^^^^^^^
+
+    error: this is not a path
+      --> mortise.toml:21:10
+        |
+     21 | source = ""
+        |          ^^
+
+    error: there is already a plugin named `Thumbnailer`
+      --> mortise.toml:22:8
+        |
+     22 | name = "Thumbnailer"
+        |        ^^^^^^^^^^^^^
+    hint: give each its own `name`; the same package may run under several names
+
+    error: `Thumbnailer` is not a plugin's name: `T` is not one of a-z, 0-9 and `-`
+      --> mortise.toml:22:8
+        |
+     22 | name = "Thumbnailer"
+        |        ^^^^^^^^^^^^^
+    hint: `thumbnailer` would do
+
+    error: unknown key `plugins` in the file
+      --> mortise.toml:23:3
+        |
+     23 | [[plugins]]
+        |   ^^^^^^^
+    hint: did you mean `plugin`?
+    "#);
+}
+
+// === properties ===
+
+fn services() -> impl Strategy<Value = String> {
+    "[a-z_]{1,5}(\\.[a-zA-Z_][a-z0-9_]{0,5}){1,3}"
+}
+
+prop_compose! {
+    fn manifests()(
+        name in "[a-z][a-z0-9-]{1,20}",
+        version in (0u64..9, 0u64..9, 0u64..9),
+        api in 1u32..9,
+        description in proptest::option::of("[^\\r\\n]{0,20}"),
+        provides in proptest::collection::btree_set(services(), 1..4),
+        requires in proptest::collection::vec((services(), 0u64..9, any::<bool>(), any::<bool>()), 0..3),
+        runtimes in proptest::sample::subsequence(RuntimeName::BUILT.to_vec(), 0..=3),
+        ports in proptest::collection::btree_set(1u16.., 0..3),
+        paths in proptest::collection::btree_set("/[^\0/.]{1,8}", 0..3),
+        kv: bool,
+        limits in (proptest::option::of(1u64..65_536), proptest::option::of(1u64..3_600_000), proptest::option::of(0u32..1000)),
+        state_schema in proptest::option::of(services()),
+    ) -> Manifest {
+        Manifest {
+            variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}") }).collect(),
+            name,
+            version: Version::new(version.0, version.1, version.2),
+            api,
+            description,
+            provides: provides.into_iter().collect(),
+            requires: requires.into_iter().map(|(service, major, optional, lazy)| Requirement {
+                service,
+                version: VersionReq::parse(&format!(">={major}, <99")).expect("a range"),
+                optional,
+                lazy,
+            }).collect(),
+            permissions: Permissions {
+                net_connect: ports.into_iter().map(|port| format!("*.a.org:{port}")).collect(),
+                fs_read: paths.iter().cloned().collect(),
+                fs_write: paths.into_iter().collect(),
+                kv,
+            },
+            limits: LimitsOverride {
+                memory_bytes_max: limits.0.map(|mib| mib << 20),
+                stop: limits.1.map(|ms| Duration::from_millis(ms.min(600_000))),
+                log_lines_per_second: limits.2,
+                ..LimitsOverride::default()
+            },
+            state_schema,
+        }
+    }
+}
+
+/// Lines that look like a manifest, in any order, so that readers are reached and not only the parser.
+fn nearly_manifests() -> impl Strategy<Value = String> {
+    let lines: Vec<&'static str> = WHOLE.lines().chain(HOST.lines()).collect();
+    let line = prop_oneof![
+        4 => proptest::sample::select(lines).prop_map(str::to_owned),
+        1 => "[a-z.]{1,12} = (-?[0-9]{1,30}|\"[^\"]{0,12}\"|\\[\\]|\\{\\}|inf|0x[0-9a-f]{1,20})",
+        1 => ".{0,20}",
+    ];
+    proptest::collection::vec(line, 0..40).prop_map(|lines| lines.join("\n"))
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in prop_oneof![any::<String>(), nearly_manifests()]) {
+        for faults in [Manifest::parse(&text, "plugin.toml").err(), HostConfig::parse(&text, "mortise.toml").err()] {
+            let Some(faults) = faults else { continue };
+            prop_assert!(!faults.is_empty(), "an error has a reason");
+            prop_assert!(faults.to_string().contains("error: "));
+            let places: Vec<(u32, u32)> = faults.iter().map(|fault| (fault.line, fault.column)).collect();
+            prop_assert!(places.is_sorted(), "faults come in the order of the text: {places:?}");
+        }
+    }
+
+    #[test]
+    fn written_manifests_read_the_same(manifest in manifests()) {
+        let text = manifest.to_toml();
+        prop_assert_eq!(Manifest::parse(&text, "plugin.toml").map_err(|faults| faults.to_string()), Ok(manifest), "{}", text);
+    }
+
+    #[test]
+    fn an_intersection_is_allowed_by_both(a in manifests(), b in manifests()) {
+        let both = a.permissions.intersection(&b.permissions);
+        prop_assert!(both.is_subset(&a.permissions) && both.is_subset(&b.permissions));
+        prop_assert!(a.permissions.is_subset(&a.permissions.intersection(&a.permissions)));
+        prop_assert_eq!(&both, &b.permissions.intersection(&a.permissions));
+    }
+}
