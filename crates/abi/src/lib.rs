@@ -36,12 +36,18 @@ pub struct MtSlice {
 
 impl MtSlice {
     /// No bytes.
-    pub const EMPTY: Self = Self { ptr: core::ptr::null(), len: 0 };
+    pub const EMPTY: Self = Self {
+        ptr: core::ptr::null(),
+        len: 0,
+    };
 
     /// Lends `bytes` to the callee.
     #[must_use]
     pub const fn new(bytes: &[u8]) -> Self {
-        Self { ptr: bytes.as_ptr(), len: bytes.len() }
+        Self {
+            ptr: bytes.as_ptr(),
+            len: bytes.len(),
+        }
     }
 }
 
@@ -59,7 +65,10 @@ impl MtStr {
     /// Lends `text` to the callee.
     #[must_use]
     pub const fn new(text: &str) -> Self {
-        Self { ptr: text.as_ptr(), len: text.len() }
+        Self {
+            ptr: text.as_ptr(),
+            len: text.len(),
+        }
     }
 }
 
@@ -193,7 +202,8 @@ pub struct MtInstance {
     /// Writes the state that survives a swap.
     pub save_state: Option<unsafe extern "C" fn(this: *mut c_void, out: *mut MtOut) -> MtStatus>,
     /// Takes the state of the predecessor.
-    pub load_state: Option<unsafe extern "C" fn(this: *mut c_void, state: MtSlice, err: *mut MtOut) -> MtStatus>,
+    pub load_state:
+        Option<unsafe extern "C" fn(this: *mut c_void, state: MtSlice, err: *mut MtOut) -> MtStatus>,
     /// Asks an async call to end early.
     pub cancel: Option<unsafe extern "C" fn(this: *mut c_void, call_id: u64)>,
     /// The last call.
