@@ -1,6 +1,7 @@
 //! A linked contract and its methods.
 
 use std::{
+    collections::HashMap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::LazyLock,
@@ -10,9 +11,12 @@ use bytes::Bytes;
 use prost_reflect::{DescriptorPool, FieldDescriptor, MessageDescriptor, MethodDescriptor};
 
 use crate::{
-    ContractError, FieldOptions, MethodOptions, NameError, Target, hash,
+    ContractError, FieldOptions, MethodOptions, NameError, Target, defaults, hash,
     raw::{self, OptionTable},
 };
+
+/// The most fields that all methods together reach. A signature walks every type it can reach, so a small set can describe much work.
+const FIELDS_HASHED_MAX: usize = 1 << 20;
 
 /// The services of a `FileDescriptorSet` that a plugin provides or a caller needs, with their hashes.
 #[derive(Clone)]
@@ -25,7 +29,10 @@ pub struct Contract {
     /// Methods that the set declares and the plugin does not provide; steps of a chain of adapters only.
     unprovided: Vec<(Target, MethodOptions)>,
     options: OptionTable,
+    /// Encoded `(mortise.default)`s by the field's full name.
+    defaults: HashMap<String, Bytes>,
     hash: [u8; 32],
+    fingerprint: [u8; 32],
 }
 
 /// One method of a contract.
@@ -55,6 +62,8 @@ impl Contract {
         let options = raw::inspect(bytes)?;
         let pool = link(bytes)?;
         let services = provided(&pool, provides)?;
+        let defaults = encoded_defaults(&pool, &options)?;
+        let mut fields_hashed = 0;
         let mut methods = Vec::new();
         let mut unprovided = Vec::new();
         for service in pool.services() {
@@ -73,6 +82,12 @@ impl Contract {
                     .cloned()
                     .unwrap_or_default();
                 if is_provided {
+                    fields_hashed += hash::reachable_fields(&descriptor);
+                    raw::within(
+                        "fields reachable from its methods, summed",
+                        fields_hashed,
+                        FIELDS_HASHED_MAX,
+                    )?;
                     methods.push(Method {
                         service: target.service,
                         wire_hash: hash::wire_hash(&descriptor),
@@ -87,14 +102,18 @@ impl Contract {
         }
         methods.sort_by(|a, b| a.key().cmp(&b.key()));
         let hash = hash::contract_hash(methods.iter().map(|method| method.full_hash).collect());
+        let fingerprint = hash::fingerprint(bytes, &services);
+        let bytes = Bytes::copy_from_slice(bytes);
         Ok(Self {
             pool,
-            bytes: Bytes::copy_from_slice(bytes),
+            bytes,
             services,
             methods,
             unprovided,
             options,
+            defaults,
             hash,
+            fingerprint,
         })
     }
 
@@ -165,6 +184,13 @@ impl Contract {
         &self.bytes
     }
 
+    /// Identity of everything that was read: the bytes and the provided services. Two contracts with one [`hash`](Self::hash) may have
+    /// different fingerprints, since reserved numbers and methods that are not provided are in no hash.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
     /// Mortise's options of a field of this contract.
     #[must_use]
     pub fn field_options(&self, field: &FieldDescriptor) -> FieldOptions {
@@ -179,6 +205,31 @@ impl Contract {
     #[must_use]
     pub fn state_schemas(&self) -> &[String] {
         &self.options.state_schemas
+    }
+
+    /// The field's `(mortise.default)` with its tag.
+    pub(crate) fn encoded_default(&self, field: &FieldDescriptor) -> Option<&Bytes> {
+        self.defaults.get(field.full_name())
+    }
+
+    /// Every method that the set declares, provided or not.
+    pub(crate) fn declared(&self) -> impl Iterator<Item = (Target, &MethodOptions)> {
+        let provided = self.methods.iter().map(|method| {
+            let (service, name) = method.key();
+            (
+                Target {
+                    service: service.to_owned(),
+                    method: name.to_owned(),
+                    version: None,
+                },
+                &method.options,
+            )
+        });
+        provided.chain(
+            self.unprovided
+                .iter()
+                .map(|(target, options)| (target.clone(), options)),
+        )
     }
 }
 
@@ -307,6 +358,24 @@ fn link(bytes: &[u8]) -> Result<DescriptorPool, ContractError> {
         Ok(Err(error)) => Err(raw::malformed(error.to_string())),
         Err(_) => Err(raw::malformed("the linker gave up on it".to_owned())),
     }
+}
+
+fn encoded_defaults(
+    pool: &DescriptorPool,
+    options: &OptionTable,
+) -> Result<HashMap<String, Bytes>, ContractError> {
+    let mut encoded = HashMap::new();
+    for (path, options) in &options.fields {
+        // Options may also stand on extensions and in files that the linker replaced; those fields are in no message of the pool.
+        let field = path.rsplit_once('.').and_then(|(message, name)| {
+            let message = pool.get_message_by_name(message)?;
+            message.get_field_by_name(name)
+        });
+        if let (Some(field), Some(text)) = (field, &options.default) {
+            encoded.insert(path.clone(), defaults::encode(&field, text)?);
+        }
+    }
+    Ok(encoded)
 }
 
 /// The services to provide, sorted.

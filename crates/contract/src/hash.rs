@@ -38,6 +38,16 @@ pub(crate) fn contract_hash(mut full_hashes: Vec<[u8; 32]>) -> [u8; 32] {
     sink.finish()
 }
 
+/// BLAKE3-256 over the descriptor set as it is and the provided services.
+pub(crate) fn fingerprint(bytes: &[u8], services: &[String]) -> [u8; 32] {
+    let mut sink = Sink::new("fingerprint");
+    sink.number(bytes.len() as u64);
+    sink.hasher.update(bytes);
+    sink.number(services.len() as u64);
+    services.iter().for_each(|service| sink.text(service));
+    sink.finish()
+}
+
 /// Numbers and kinds of `method`.
 pub(crate) fn wire_hash(method: &MethodDescriptor) -> [u8; 32] {
     let closure = Closure::of(method);
@@ -78,7 +88,12 @@ pub(crate) fn full_hash(method: &MethodDescriptor, options: &MethodOptions, tabl
     sink.number(closure.messages.len() as u64);
     for message in &closure.messages {
         sink.text(message.full_name());
-        sink.flag(table.state_schemas.iter().any(|it| it == message.full_name()));
+        sink.flag(
+            table
+                .state_schemas
+                .binary_search_by(|it| it.as_str().cmp(message.full_name()))
+                .is_ok(),
+        );
         let fields = by_number(message);
         sink.number(fields.len() as u64);
         for field in &fields {
@@ -118,6 +133,15 @@ pub(crate) fn full_hash(method: &MethodDescriptor, options: &MethodOptions, tabl
         }
     }
     sink.finish()
+}
+
+/// How many fields a signature of `method` walks.
+pub(crate) fn reachable_fields(method: &MethodDescriptor) -> usize {
+    Closure::of(method)
+        .messages
+        .iter()
+        .map(|message| message.fields().len())
+        .sum()
 }
 
 /// The fields of `message` by number. Numbers are unique: the linker checks it.

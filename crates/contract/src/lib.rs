@@ -16,12 +16,15 @@
 //! not it carries that file.
 #![forbid(unsafe_code)]
 
+pub mod compat;
 mod contract;
+mod defaults;
 mod error;
 mod hash;
 mod options;
 mod raw;
 
 pub use contract::{Contract, Method};
+pub use defaults::default_prefix;
 pub use error::{ContractError, NameError};
 pub use options::{FieldOptions, Idempotency, MethodOptions, Target};

@@ -16,8 +16,8 @@ use crate::{
 
 /// The most bytes of a descriptor set.
 pub(crate) const SET_BYTES_MAX: usize = 8 << 20;
-/// The most messages, fields, enums, values, services and methods together.
-const DECLARATIONS_MAX: usize = 1 << 16;
+/// The most messages, fields, enums, values, services, methods and reserved ranges together.
+const DECLARATIONS_MAX: usize = 1 << 15;
 /// The most files.
 const FILES_MAX: usize = 1024;
 /// The most bytes of a fully qualified name.
@@ -32,7 +32,7 @@ pub(crate) struct OptionTable {
     pub(crate) methods: HashMap<String, MethodOptions>,
     /// By `package.Message.field`.
     pub(crate) fields: HashMap<String, FieldOptions>,
-    /// Messages marked `state_schema`.
+    /// Messages marked `state_schema`, sorted.
     pub(crate) state_schemas: Vec<String>,
 }
 
@@ -45,6 +45,7 @@ pub(crate) fn inspect(bytes: &[u8]) -> Result<OptionTable, ContractError> {
     for file in &set.file {
         inspector.file(file)?;
     }
+    inspector.table.state_schemas.sort_unstable();
     Ok(inspector.table)
 }
 
@@ -77,6 +78,9 @@ impl Inspector {
 
     fn message(&mut self, scope: &str, message: &MessageType) -> Result<(), ContractError> {
         let name = self.declare(scope, &message.name)?;
+        self.count(
+            message.reserved_range.len() + message.reserved_name.len() + message.extension_range.len(),
+        )?;
         if let Some(options) = &message.options {
             if !options.uninterpreted.is_empty() {
                 return Err(uninterpreted(&name));
@@ -133,6 +137,7 @@ impl Inspector {
 
     fn enumeration(&mut self, scope: &str, declaration: &EnumType) -> Result<(), ContractError> {
         let name = self.declare(scope, &declaration.name)?;
+        self.count(declaration.reserved_range.len() + declaration.reserved_name.len())?;
         interpreted(&name, declaration.options.as_ref())?;
         for value in &declaration.value {
             // A value's name stands in the scope that its enum stands in.
@@ -162,8 +167,7 @@ impl Inspector {
 
     /// Counts one declaration and returns its full name.
     fn declare(&mut self, scope: &str, name: &str) -> Result<String, ContractError> {
-        self.declarations += 1;
-        within("declarations", self.declarations, DECLARATIONS_MAX)?;
+        self.count(1)?;
         let full = if scope.is_empty() {
             name.to_owned()
         } else {
@@ -171,6 +175,11 @@ impl Inspector {
         };
         within("bytes in one full name", full.len(), NAME_BYTES_MAX)?;
         Ok(full)
+    }
+
+    fn count(&mut self, declarations: usize) -> Result<(), ContractError> {
+        self.declarations += declarations;
+        within("declarations", self.declarations, DECLARATIONS_MAX)
     }
 }
 
@@ -209,7 +218,7 @@ pub(crate) fn malformed(reason: String) -> ContractError {
     ContractError::Malformed { reason }
 }
 
-fn within(what: &'static str, actual: usize, max: usize) -> Result<(), ContractError> {
+pub(crate) fn within(what: &'static str, actual: usize, max: usize) -> Result<(), ContractError> {
     if actual > max {
         Err(ContractError::TooLarge { what, actual, max })
     } else {
@@ -261,6 +270,10 @@ struct MessageType {
     options: Option<RawMessageOptions>,
     #[prost(message, repeated, tag = "8")]
     oneof_decl: Vec<Named>,
+    #[prost(message, repeated, tag = "9")]
+    reserved_range: Vec<AnyOptions>,
+    #[prost(string, repeated, tag = "10")]
+    reserved_name: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -305,6 +318,10 @@ struct EnumType {
     value: Vec<EnumValue>,
     #[prost(message, optional, tag = "3")]
     options: Option<AnyOptions>,
+    #[prost(message, repeated, tag = "4")]
+    reserved_range: Vec<AnyOptions>,
+    #[prost(string, repeated, tag = "5")]
+    reserved_name: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
