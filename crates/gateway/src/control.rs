@@ -1,0 +1,32 @@
+//! The control socket: JSON-RPC 2.0 over HTTP/1 on a unix socket, for whoever operates the host.
+//!
+//! Who may use it is decided by the kernel's word about the peer (`SO_PEERCRED`), not by a secret: root, and the user that the host
+//! runs as. Everybody else gets one clear refusal. The socket's mode (0600) says the same once more.
+//!
+//! Each method is a type that implements [`Ask`]: its fields are the parameters, [`Ask::Answer`] is the result. Server and client share
+//! them, so they cannot drift.
+//!
+//! | method | parameters | answer |
+//! |---|---|---|
+//! | `mortise.load` | [`Load`] | [`Plugin`] |
+//! | `mortise.unload` | [`Unload`] | [`Unloaded`] |
+//! | `mortise.list` | [`List`] | `[`[`Plugin`]`]` |
+//! | `mortise.inspect` | [`Inspect`] | [`PluginDetail`] |
+//! | `mortise.call` | [`Call`] | the reply, as JSON |
+//! | `mortise.history` | [`History`] | `[`[`Move`]`]` |
+//! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
+//! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
+//! | `mortise.shutdown` | [`Shutdown`] | [`Stopping`] |
+
+mod client;
+mod methods;
+mod socket;
+mod types;
+
+pub use client::{Client, ClientError};
+pub use methods::HostFacts;
+pub use socket::{BindError, ControlSocket};
+pub use types::{
+    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Limits, List, Load, Method, Move, Plugin,
+    PluginDetail, RuntimeSupport, Shutdown, Stopping, Supports, Unload, Unloaded,
+};

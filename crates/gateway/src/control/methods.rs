@@ -1,0 +1,270 @@
+//! What the control socket's methods do.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use mortise_host::{Host, LoadRequest, Source};
+use mortise_manifest::{LimitsOverride, Permissions, RuntimeName};
+use mortise_wire::Header;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
+
+use super::types::{
+    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Limits, List, Load, METHODS, Shutdown,
+    Stopping, Supports, Unload,
+};
+use crate::{
+    error::{Detail, RpcError, code},
+    jsonrpc::{Methods, Request},
+    rpc::{Caller, PluginMethods},
+    trace::Trace,
+};
+
+/// What `doctor` says about the host beside what the host knows itself.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// The version of the program.
+    pub version: String,
+    /// When it started.
+    pub started: Instant,
+    /// Its data directory.
+    pub data_dir: Option<PathBuf>,
+    /// Where HTTP is served.
+    pub listen: Option<String>,
+}
+
+/// Who asks, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) uid: u32,
+    pub(crate) pid: Option<i32>,
+}
+
+pub(crate) struct ControlMethods {
+    pub(crate) host: Host,
+    pub(crate) plugins: PluginMethods,
+    pub(crate) facts: HostFacts,
+    pub(crate) stop: CancellationToken,
+}
+
+impl ControlMethods {
+    pub(crate) fn new(host: Host, facts: HostFacts, stop: CancellationToken) -> Self {
+        let plugins = PluginMethods {
+            host: host.clone(),
+            detail: Detail::Full,
+        };
+        Self {
+            host,
+            plugins,
+            facts,
+            stop,
+        }
+    }
+
+    fn doctor(&self) -> DoctorReport {
+        let mut plugins = BTreeMap::new();
+        for plugin in self.host.list() {
+            *plugins.entry(plugin.state.to_string()).or_default() += 1;
+        }
+        DoctorReport {
+            version: self.facts.version.clone(),
+            pid: std::process::id(),
+            uid: rustix::process::geteuid().as_raw(),
+            uptime_ms: u64::try_from(self.facts.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            data_dir: self.facts.data_dir.as_ref().map(|it| it.display().to_string()),
+            listen: self.facts.listen.clone(),
+            plugins,
+            runtimes: self.host.supports().iter().map(Into::into).collect(),
+        }
+    }
+
+    async fn call_plugin(&self, call: Call, out: &mut Vec<u8>) -> Result<(), RpcError> {
+        let headers = call.headers.into_iter().map(|(name, value)| Header {
+            name: name.to_ascii_lowercase(),
+            value,
+        });
+        let headers: Vec<Header> = headers.collect();
+        let traceparent = headers
+            .iter()
+            .find(|it| it.name == "traceparent")
+            .map(|it| it.value.as_bytes());
+        let caller = Caller {
+            trace: Trace::of(traceparent),
+            deadline: call
+                .timeout_ms
+                .map(|ms| Instant::now() + Duration::from_millis(ms)),
+            headers: headers.clone(),
+        };
+        let params = call.params.as_ref().map(|it| it.get());
+        let request = Request {
+            id: None,
+            method: call.target.into(),
+            params,
+        };
+        self.plugins.call(&caller, &request, out).await
+    }
+}
+
+impl Methods for ControlMethods {
+    type Caller = Peer;
+
+    async fn call(&self, peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), RpcError> {
+        let host = &self.host;
+        let of_host = |error| RpcError::from_host(&error);
+        match &*request.method {
+            Load::METHOD => {
+                let load = params::<Load>(request)?;
+                tracing::info!(source = %load.source, uid = peer.uid, pid = peer.pid, "load asked for over the control socket");
+                write(out, &host.load(load_request(load)?).await.map_err(of_host)?)
+            }
+            Unload::METHOD => {
+                let Unload { plugin } = params(request)?;
+                tracing::info!(%plugin, uid = peer.uid, pid = peer.pid, "unload asked for over the control socket");
+                write(out, &host.unload(&plugin).await.map_err(of_host)?)
+            }
+            List::METHOD => {
+                params::<List>(request)?;
+                write(out, &host.list())
+            }
+            Inspect::METHOD => {
+                let Inspect { plugin } = params(request)?;
+                write(out, &host.inspect(&plugin).map_err(of_host)?)
+            }
+            History::METHOD => {
+                let History { plugin } = params(request)?;
+                write(out, &host.inspect(&plugin).map_err(of_host)?.history)
+            }
+            Call::METHOD => self.call_plugin(params(request)?, out).await,
+            Supports::METHOD => {
+                params::<Supports>(request)?;
+                write(
+                    out,
+                    &host
+                        .supports()
+                        .iter()
+                        .map(super::RuntimeSupport::from)
+                        .collect::<Vec<_>>(),
+                )
+            }
+            Doctor::METHOD => {
+                params::<Doctor>(request)?;
+                write(out, &self.doctor())
+            }
+            Shutdown::METHOD => {
+                params::<Shutdown>(request)?;
+                tracing::info!(
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    "shutdown asked for over the control socket"
+                );
+                self.stop.cancel();
+                write(out, &Stopping { stopping: true })
+            }
+            other => Err(RpcError::protocol(
+                code::METHOD_NOT_FOUND,
+                "not_found",
+                format!("the control socket has no method `{other}`"),
+                format!(
+                    "it has {}; methods of plugins go through `{}`",
+                    METHODS.join(", "),
+                    Call::METHOD
+                ),
+            )),
+        }
+    }
+}
+
+fn params<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, RpcError> {
+    serde_json::from_str(request.params.unwrap_or("{}")).map_err(|error| {
+        let hint = format!(
+            "see the parameters of `{}` in the documentation of the control socket",
+            request.method
+        );
+        RpcError::invalid_params(format!("`params` do not fit `{}`: {error}", request.method), hint)
+    })
+}
+
+fn write(out: &mut Vec<u8>, answer: &impl Serialize) -> Result<(), RpcError> {
+    serde_json::to_writer(out, answer).map_err(|error| {
+        RpcError::protocol(
+            code::INTERNAL,
+            "host_bug",
+            format!("the answer cannot be written: {error}"),
+            "report it",
+        )
+    })
+}
+
+fn load_request(load: Load) -> Result<LoadRequest, RpcError> {
+    let source = Source::parse(&load.source);
+    if let Source::Folder(folder) = &source
+        && !Path::is_absolute(folder)
+    {
+        let message = format!(
+            "`source` is the relative path `{}`, and the host has another working directory",
+            load.source
+        );
+        return Err(RpcError::invalid_params(message, "give the absolute path"));
+    }
+    let runtime = load.runtime.as_deref().map(|name| {
+        RuntimeName::parse(name).ok_or_else(|| {
+            let known = RuntimeName::ALL.map(RuntimeName::as_str).join(", ");
+            RpcError::invalid_params(
+                format!("there is no runtime `{name}`"),
+                format!("choose one of {known}"),
+            )
+        })
+    });
+    let limits = limits(&load.limits)?;
+    Ok(LoadRequest {
+        name: load.name,
+        runtime: runtime.transpose()?,
+        grant: mortise_manifest::Grant {
+            permissions: permissions(load.grant),
+        },
+        limits,
+        config_json: load.config.map(|it| it.get().to_owned()),
+        beside: load.beside,
+        force: load.force,
+        ..LoadRequest::new(source)
+    })
+}
+
+fn limits(limits: &Limits) -> Result<LimitsOverride, RpcError> {
+    let set = serde_json::to_value(limits).unwrap_or_default();
+    if let Some((key, _)) = set
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(_, value)| value.as_u64() == Some(0))
+    {
+        return Err(RpcError::invalid_params(
+            format!("`limits.{key}` is 0"),
+            "give at least 1, or leave it out",
+        ));
+    }
+    let bytes = |mib: u64| mib.saturating_mul(1 << 20);
+    Ok(LimitsOverride {
+        memory_bytes_max: limits.memory_mib.map(bytes),
+        deadline: limits.deadline_ms.map(Duration::from_millis),
+        concurrency: limits.concurrency,
+        payload_bytes_max: limits
+            .payload_mib
+            .map(|mib| usize::try_from(bytes(mib)).unwrap_or(usize::MAX)),
+        start: limits.start_ms.map(Duration::from_millis),
+        stop: limits.stop_ms.map(Duration::from_millis),
+        log_lines_per_second: None,
+    })
+}
+
+fn permissions(grant: Grant) -> Permissions {
+    Permissions {
+        net_connect: grant.net_connect,
+        fs_read: grant.fs_read,
+        fs_write: grant.fs_write,
+        kv: grant.kv,
+    }
+}

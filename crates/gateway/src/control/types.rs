@@ -1,0 +1,361 @@
+//! Parameters and answers of the control socket.
+//!
+//! Answers mirror what the host says about itself in JSON; a reader ignores members that it does not know, so an older command can
+//! talk to a newer host. Parameters are strict: a misspelt grant must not become a silent default.
+
+use std::collections::BTreeMap;
+
+use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+/// One method of the control socket.
+pub trait Ask: Serialize {
+    /// Its name.
+    const METHOD: &'static str;
+    /// What it answers.
+    type Answer: DeserializeOwned;
+}
+
+/// Loads a plugin, or replaces the one that runs under the same name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// An absolute folder, `builtin:NAME` or `embedded:NAME`.
+    pub source: String,
+    /// The name to register it under; default: its manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The runtime; default: the host's preference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// What it may use.
+    #[serde(default)]
+    pub grant: Grant,
+    /// Limits that replace those of its manifest.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Its configuration, an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Box<RawValue>>,
+    /// Beside the version that runs, instead of replacing it.
+    #[serde(default)]
+    pub beside: bool,
+    /// Although its digest is quarantined.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Permissions, as in `mortise.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// `host:port` pairs.
+    #[serde(default, rename = "net.connect")]
+    pub net_connect: Vec<String>,
+    /// Paths to read.
+    #[serde(default, rename = "fs.read")]
+    pub fs_read: Vec<String>,
+    /// Paths to write.
+    #[serde(default, rename = "fs.write")]
+    pub fs_write: Vec<String>,
+    /// Private key-value data.
+    #[serde(default)]
+    pub kv: bool,
+}
+
+/// Limits, as in `mortise.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Highest memory of one instance, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Deadline of a call that brings none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Calls it works on at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Highest size of one request or reply, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_mib: Option<u64>,
+    /// Time a start may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_ms: Option<u64>,
+    /// Time a stop may take before force is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_ms: Option<u64>,
+}
+
+/// Drains and stops a plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unload {
+    /// `name` or `name@version`.
+    pub plugin: String,
+}
+
+/// Lists all plugins.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {}
+
+/// Everything about one plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inspect {
+    /// `name` or `name@version`.
+    pub plugin: String,
+}
+
+/// Calls a method, as `POST /rpc` would.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// `plugin.{name}.{method}` or `package.Service/Method`.
+    pub target: String,
+    /// The request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub params: Option<Box<RawValue>>,
+    /// Deadline from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Headers, as a caller of `POST /rpc` would bring them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// The moves in a plugin's life.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// `name` or `name@version`.
+    pub plugin: String,
+}
+
+/// What each runtime can do on the host's machine.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Supports {}
+
+/// How the host is.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Doctor {}
+
+/// Stops the host after the calls in flight.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {}
+
+macro_rules! asks {
+    ($($ask:ty => $method:literal, $answer:ty;)*) => {
+        $(impl Ask for $ask {
+            const METHOD: &'static str = $method;
+            type Answer = $answer;
+        })*
+        /// Names of all methods.
+        pub(crate) const METHODS: &[&str] = &[$($method),*];
+    };
+}
+
+asks! {
+    Load => "mortise.load", Plugin;
+    Unload => "mortise.unload", Unloaded;
+    List => "mortise.list", Vec<Plugin>;
+    Inspect => "mortise.inspect", PluginDetail;
+    Call => "mortise.call", Box<RawValue>;
+    History => "mortise.history", Vec<Move>;
+    Supports => "mortise.supports", Vec<RuntimeSupport>;
+    Doctor => "mortise.doctor", DoctorReport;
+    Shutdown => "mortise.shutdown", Stopping;
+}
+
+/// One line of the list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plugin {
+    /// `name`, or `name@version` for a version that runs beside another.
+    pub name: String,
+    /// Its own name and version.
+    pub plugin: String,
+    /// Where it came from.
+    pub source: String,
+    /// The runtime it runs in.
+    pub runtime: Option<String>,
+    /// Where it stands in its life.
+    pub state: String,
+    /// Digest of the artifact.
+    pub digest: Option<String>,
+    /// Counts the generations of this name, from 1.
+    pub generation: u64,
+    /// When it came into this state.
+    pub since_unix_ms: u64,
+    /// Calls answered, errors included.
+    pub calls: u64,
+    /// Calls that ended in an error.
+    pub errors: u64,
+    /// Calls that run now.
+    pub in_flight: u64,
+    /// Why it is not where it should be.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+}
+
+/// Everything about one plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PluginDetail {
+    /// The line of the list.
+    #[serde(flatten)]
+    pub plugin: Plugin,
+    /// Name of the running copy.
+    pub instance: Option<String>,
+    /// Its methods.
+    pub methods: Vec<Method>,
+    /// Services it calls in other plugins.
+    pub requires: Vec<String>,
+    /// What it asks for.
+    pub declared: Grant,
+    /// What it was given.
+    pub granted: Grant,
+    /// What it may use.
+    pub limits: BTreeMap<String, Value>,
+    /// What it did.
+    pub counters: BTreeMap<String, Value>,
+    /// What it uses now.
+    pub usage: BTreeMap<String, Value>,
+    /// Its moves, newest last.
+    pub history: Vec<Move>,
+}
+
+/// One method of a plugin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Method {
+    /// `package.Service`.
+    pub service: String,
+    /// The method's name.
+    pub name: String,
+    /// Calling twice is the same as calling once.
+    pub idempotent: bool,
+    /// Returns promptly and never blocks.
+    pub nonblocking: bool,
+}
+
+/// One move in a plugin's life.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Move {
+    /// When.
+    pub at_unix_ms: u64,
+    /// Which generation; 0 = none yet.
+    pub generation: u64,
+    /// State before.
+    pub from: String,
+    /// What happened.
+    pub event: String,
+    /// State after.
+    pub to: String,
+    /// Numbers and reasons.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How an unload went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unloaded {
+    /// The name that is free again.
+    pub name: String,
+    /// Calls that did not end in time and were cancelled.
+    pub cancelled: u64,
+    /// Whether force was needed, and why.
+    pub forced: Option<String>,
+    /// What is left on purpose, and why.
+    pub left: Option<String>,
+}
+
+/// The host is on its way out.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Always true.
+    pub stopping: bool,
+}
+
+/// What one runtime can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeSupport {
+    /// Its name.
+    pub runtime: String,
+    /// Whether this build and machine can run it at all.
+    pub available: bool,
+    /// What stands between guest and host.
+    pub isolation: String,
+    /// How a call over its deadline is ended.
+    pub interrupt: String,
+    /// `enforced`, or why not.
+    pub memory_limit: String,
+    /// Whether an instance that died is replaced.
+    pub restartable: bool,
+    /// What it cannot do here.
+    pub lacks: Vec<Lack>,
+}
+
+/// Something a runtime cannot do here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lack {
+    /// What.
+    pub what: String,
+    /// Why, and what to use instead.
+    pub why: String,
+}
+
+/// How the host is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoctorReport {
+    /// The host's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The user it runs as.
+    pub uid: u32,
+    /// How long it runs.
+    pub uptime_ms: u64,
+    /// Its data directory.
+    pub data_dir: Option<String>,
+    /// Where HTTP is served.
+    pub listen: Option<String>,
+    /// Number of plugins by state.
+    pub plugins: BTreeMap<String, u32>,
+    /// What each runtime can do.
+    pub runtimes: Vec<RuntimeSupport>,
+}
+
+impl From<&Support> for RuntimeSupport {
+    fn from(support: &Support) -> Self {
+        let isolation = match support.isolation {
+            Isolation::None => "none: the host's own address space",
+            Isolation::Sandbox => "sandbox",
+            Isolation::Process => "process",
+        };
+        let interrupt = match support.interrupt {
+            Interrupt::Never => "never: only its caller is freed",
+            Interrupt::Trap => "trap: stopped where it stands",
+            Interrupt::Kill => "kill: asked to cancel, then its process is killed",
+        };
+        let memory_limit = match support.memory_limit {
+            Enforcement::Enforced => "enforced".to_owned(),
+            Enforcement::NotEnforced(why) => format!("not enforced: {why}"),
+        };
+        let lacks = support.lacks.iter().map(|it| Lack {
+            what: it.what.to_owned(),
+            why: it.why.clone(),
+        });
+        Self {
+            runtime: support.runtime.to_string(),
+            available: support.available,
+            isolation: isolation.to_owned(),
+            interrupt: interrupt.to_owned(),
+            memory_limit,
+            restartable: support.restartable,
+            lacks: lacks.collect(),
+        }
+    }
+}
