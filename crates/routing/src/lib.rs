@@ -1,1 +1,35 @@
-//! Which instance serves a method: the method table, versions, weights, header rules.
+//! Which provider answers a call: the method table, and the graph of who calls whom.
+//!
+//! This crate decides and never acts: it knows no plugin, no clock and no randomness. The host builds a [`RoutingTable`] whenever
+//! the set of plugins changes, publishes it, and asks it once per call (or once per `bind`). A table never changes.
+//!
+//! **How a call finds its provider** ([`RoutingTable::lookup`]):
+//! 1. The target names the candidates: `package.Service/Method` all that provide the method, `plugin.{name}.{method}` those with
+//!    that name, `plugin.{name@version}.{method}` exactly one ([`Target`]).
+//! 2. A range of versions, if the caller brings one, takes some of them away.
+//! 3. The first [`Rule`] whose headers match and whose provider is among them decides.
+//! 4. Otherwise weight decides, by the call's key: the same key stays with the same provider, and raising one provider's weight
+//!    moves keys only to it ([`Key`]).
+//!
+//! [`RoutingTable::explain`] runs the same steps and says what each of them did.
+//!
+//! **Who may call whom** ([`check_dependencies`]): providers that are missing, and cycles as their shortest path; else the order to
+//! start in.
+#![forbid(unsafe_code)]
+
+mod choose;
+mod explain;
+mod graph;
+mod table;
+mod target;
+
+pub use choose::{HeaderMatch, Key, Reason, Rule};
+pub use explain::{Candidate, Explanation, Step};
+pub use graph::{DependencyFault, Hop, Need, Participant, check_dependencies};
+pub use table::{
+    BuildError, Choice, LookupError, Method, Provider, Query, RoutingTable, RoutingTableBuilder,
+};
+pub use target::{Address, Target, TargetError};
+
+#[cfg(test)]
+mod tests;

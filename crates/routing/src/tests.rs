@@ -1,0 +1,495 @@
+//! Tables and graphs as data, lookups as text, and the properties that hold for all of them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use insta::assert_snapshot;
+use proptest::prelude::*;
+use semver::{Version, VersionReq};
+
+use super::*;
+
+const THUMBNAILER: &str = "acme.image.v1.Thumbnailer";
+
+fn version(text: &str) -> Version {
+    Version::parse(text).expect("a version")
+}
+
+fn range(text: &str) -> VersionReq {
+    VersionReq::parse(text).expect("a range")
+}
+
+fn methods(service: &str, names: &[&str]) -> Vec<Method> {
+    names.iter().map(|name| Method::new(service, *name)).collect()
+}
+
+fn provider(name: &str, at: &str, weight: u32, methods: Vec<Method>) -> Provider<String> {
+    Provider {
+        name: name.into(),
+        version: version(at),
+        weight,
+        methods,
+        handle: format!("{name}@{at}"),
+    }
+}
+
+/// Two versions of a thumbnailer side by side, the same package under another name, and an unrelated plugin.
+fn table() -> RoutingTable<String> {
+    let both = || methods(THUMBNAILER, &["Info", "Resize"]);
+    let mut echo = methods("demo.v1.Echo", &["Say"]);
+    echo.extend(methods("demo.v1.Admin", &["Say", "Stop"]));
+    RoutingTable::builder()
+        .provider(provider("thumb", "1.2.0", 90, both()))
+        .provider(provider("thumb", "1.3.0", 10, both()))
+        .provider(provider("thumb-jailed", "1.3.0", 0, both()))
+        .provider(provider("echo", "0.1.0", 1, echo))
+        .rule(Rule {
+            name: "staff".into(),
+            headers: vec![HeaderMatch::Exact {
+                name: "x-canary".into(),
+                value: "yes".into(),
+            }],
+            provider: "thumb".into(),
+            version: Some(version("1.3.0")),
+        })
+        .rule(Rule {
+            name: "jail guests".into(),
+            headers: vec![HeaderMatch::Prefix {
+                name: "x-user".into(),
+                prefix: "guest-".into(),
+            }],
+            provider: "thumb-jailed".into(),
+            version: None,
+        })
+        .build()
+        .expect("a good table")
+}
+
+fn query<'q>(target: &'q str, headers: &'q [(&'q str, &'q str)]) -> Query<'q> {
+    Query {
+        target,
+        headers,
+        range: None,
+        key: Key::Sticky(b"ann"),
+    }
+}
+
+fn goes_to(target: &str, headers: &[(&str, &str)]) -> String {
+    match table().lookup(&query(target, headers)) {
+        Ok(choice) => format!(
+            "{} method {}: {}",
+            choice.provider.handle, choice.method, choice.reason
+        ),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn finds_methods_by_every_form_of_target() {
+    assert_eq!(
+        goes_to("demo.v1.Echo/Say", &[]),
+        "echo@0.1.0 method 0: it is the only candidate"
+    );
+    assert_eq!(
+        goes_to("plugin.echo.Stop", &[]),
+        "echo@0.1.0 method 2: it is the only candidate"
+    );
+    let pinned = "thumb@1.3.0 method 1: it is the only candidate";
+    assert_eq!(goes_to("plugin.thumb@1.3.0.Resize", &[]), pinned);
+    let by_name = goes_to("plugin.thumb.Resize", &[]);
+    assert!(by_name.ends_with("of 100"), "{by_name}");
+}
+
+#[test]
+fn rules_come_before_weight_and_the_first_one_wins() {
+    let target = "acme.image.v1.Thumbnailer/Resize";
+    assert_eq!(
+        goes_to(target, &[("X-Canary", "yes")]),
+        "thumb@1.3.0 method 1: rule `staff` sends these headers there"
+    );
+    let guest = ("x-user", "guest-7");
+    assert_eq!(
+        goes_to(target, &[guest]),
+        "thumb-jailed@1.3.0 method 1: rule `jail guests` sends these headers there"
+    );
+    assert!(goes_to(target, &[guest, ("x-canary", "yes")]).contains("`staff`"));
+    assert!(goes_to(target, &[("x-canary", "YES"), ("x-user", "a guest-")]).contains("weight"));
+    // The rule points at a provider that the target leaves out.
+    assert!(goes_to("plugin.thumb.Resize", &[guest]).contains("weight"));
+}
+
+#[test]
+fn says_why_nobody_answers() {
+    let targets = [
+        "Resize",
+        "plugin.thumb",
+        "plugin..Resize",
+        "plugin.thumb@new.Resize",
+        "a/b/c",
+        "/Resize",
+        "plugin.nobody.Resize",
+        "plugin.thumb@9.0.0.Resize",
+        "acme.nobody.v1.Service/Method",
+        "acme.image.v1.Thumbnailer/Rezise",
+        "plugin.thumb.Rezise",
+        "plugin.echo.Say",
+    ];
+    let answers: Vec<String> = targets.iter().map(|target| goes_to(target, &[])).collect();
+    assert_snapshot!(answers.join("\n"), @r"
+    `Resize` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): it has no `/` and does not begin with `plugin.`
+    `plugin.thumb` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): the plugin's name is not followed by a method
+    `plugin..Resize` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): a name is not empty and has no `.` and no `/`
+    `plugin.thumb@new.Resize` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): `new` is not a version: unexpected character 'n' while parsing major version number
+    `a/b/c` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): one service and one method stand around `/`
+    `/Resize` is not a method (`package.Service/Method` or `plugin.{name}.{method}`): one service and one method stand around `/`
+    no plugin `nobody` is loaded
+    plugin `thumb` is not loaded in version 9.0.0, only in `1.3.0` and `1.2.0`
+    no loaded plugin provides the service `acme.nobody.v1.Service`
+    `acme.image.v1.Thumbnailer` has no method `Rezise`; it has `Info` and `Resize`
+    `thumb` has no method `Rezise`; it has `Info` and `Resize`
+    plugin `echo` has several methods `Say`; call one of `demo.v1.Admin/Say` and `demo.v1.Echo/Say`
+    ");
+}
+
+#[test]
+fn a_range_takes_versions_away() {
+    let table = table();
+    let wants = |wanted: &str| {
+        let wanted = range(wanted);
+        let query = Query {
+            range: Some(&wanted),
+            ..query("plugin.thumb.Resize", &[])
+        };
+        table
+            .lookup(&query)
+            .map(|choice| choice.provider.handle.clone())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(wants("^1.3"), Ok("thumb@1.3.0".to_owned()));
+    assert_eq!(wants("<1.3"), Ok("thumb@1.2.0".to_owned()));
+    let nobody = "`plugin.thumb.Resize` is provided in `1.3.0` and `1.2.0`, and the caller requires ^2";
+    assert_eq!(wants("2"), Err(nobody.to_owned()));
+}
+
+#[test]
+fn explains() {
+    let wanted = range(">=1.3.0");
+    let headers = [("x-user", "guest-1")];
+    let query = Query {
+        range: Some(&wanted),
+        ..query("plugin.thumb.Resize", &headers)
+    };
+    assert_snapshot!(table().explain(&query).to_string(), @r"
+    plugin.thumb.Resize
+      candidate thumb@1.3.0, weight 10
+      candidate thumb@1.2.0, weight 90
+      thumb@1.2.0 is not in the range `>=1.3.0`
+      rule `staff` does not match the headers
+      rule `jail guests` matches, and its provider thumb-jailed is not a candidate
+      goes to thumb@1.3.0: it is the only candidate
+    ");
+}
+
+#[test]
+fn weight_zero_is_reached_only_by_name_or_rule() {
+    let both = || methods(THUMBNAILER, &["Resize"]);
+    let table = RoutingTable::builder()
+        .provider(provider("a", "1.0.0", 0, both()))
+        .provider(provider("b", "1.0.0", 0, both()))
+        .build()
+        .expect("a good table");
+    let lookup = |target| {
+        table
+            .lookup(&query(target, &[]))
+            .map(|choice| choice.provider.handle.clone())
+    };
+    assert_eq!(lookup("plugin.b.Resize"), Ok("b@1.0.0".to_owned()));
+    let error = lookup("acme.image.v1.Thumbnailer/Resize").expect_err("nobody has weight");
+    let text = "every provider of `acme.image.v1.Thumbnailer/Resize` has weight 0: `a@1.0.0` and `b@1.0.0`";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
+fn plugins_are_found_by_address() {
+    let table = table();
+    let find = |text| {
+        table
+            .plugin(&Address::parse(text).expect("an address"))
+            .map(|it| it.handle.clone())
+    };
+    assert_eq!(find("thumb"), Ok("thumb@1.3.0".to_owned()), "the newest");
+    assert_eq!(find("thumb@1.2.0"), Ok("thumb@1.2.0".to_owned()));
+    assert_eq!(
+        find("nobody").expect_err("absent").to_string(),
+        "no plugin `nobody` is loaded"
+    );
+    let order: Vec<String> = table.providers().iter().map(Provider::address).collect();
+    assert_eq!(
+        order,
+        ["echo@0.1.0", "thumb@1.3.0", "thumb@1.2.0", "thumb-jailed@1.3.0"]
+    );
+}
+
+#[test]
+fn builders_refuse_doubles() {
+    let one = || provider("a", "1.0.0", 1, methods("a.B", &["C"]));
+    let error = RoutingTable::builder()
+        .provider(one())
+        .provider(one())
+        .build()
+        .expect_err("T1");
+    assert_eq!(error.to_string(), "two providers are `a@1.0.0`");
+    let twice = provider("a", "1.0.0", 1, methods("a.B", &["C", "C"]));
+    let error = RoutingTable::builder().provider(twice).build().expect_err("T2");
+    assert_eq!(error.to_string(), "`a@1.0.0` lists the method `a.B/C` twice");
+}
+
+#[test]
+fn sticky_keys_never_move_between_releases() {
+    // These are facts about the algorithm: users stay where they are when the host is upgraded.
+    let target = "acme.image.v1.Thumbnailer/Resize";
+    let table = table();
+    let to = |key: Key<'_>| {
+        let query = Query {
+            key,
+            ..query(target, &[])
+        };
+        table.lookup(&query).expect("a provider").provider.handle.clone()
+    };
+    let new: Vec<u32> = (0..100u32)
+        .filter(|user| to(Key::Sticky(&user.to_le_bytes())) == "thumb@1.3.0")
+        .collect();
+    assert_snapshot!(format!("{new:?}"), @"[5, 9, 19, 21, 22, 23, 32, 75, 79, 82]");
+    let new: Vec<u64> = (0..100)
+        .filter(|number| to(Key::Spread(*number)) == "thumb@1.3.0")
+        .collect();
+    assert_snapshot!(format!("{new:?}"), @"[10, 25, 31, 33, 39, 43, 47, 64, 65, 66, 77, 86, 96, 99]");
+}
+
+// === the graph ===
+
+/// `a -> b/M^1` lines: who requires which method of whom. Every plugin provides `x.{name}/M` and `x.{name}/N`, version 1.0.0.
+fn check(lines: &str) -> String {
+    let mut plugins: BTreeMap<&str, Participant> = BTreeMap::new();
+    for (number, line) in lines
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .enumerate()
+    {
+        let mut words = line.split_whitespace();
+        let name = words.next().expect("a plugin");
+        let plugin = plugins.entry(name).or_insert_with(|| Participant {
+            name: name.into(),
+            version: version("1.0.0"),
+            provides: methods(&format!("x.{name}"), &["M", "N"]),
+            requires: Vec::new(),
+        });
+        let Some(called) = words.next() else { continue };
+        let rest: Vec<&str> = words.collect();
+        let value = |key: &str| rest.iter().find_map(|word| word.strip_prefix(key));
+        let (called, method) = called
+            .split_once('/')
+            .map_or((called, None), |(called, method)| (called, Some(method)));
+        plugin.requires.push(Need {
+            from: value("from=").map(|from| Method::new(format!("x.{name}"), from)),
+            service: format!("x.{called}").into(),
+            method: method.map(Arc::from),
+            range: range(value("range=").unwrap_or("^1")),
+            optional: rest.contains(&"optional"),
+            lazy: rest.contains(&"lazy"),
+            place: Some(format!("{name}/plugin.toml:{}", number + 1)),
+        });
+    }
+    let plugins: Vec<Participant> = plugins.into_values().collect();
+    match check_dependencies(&plugins) {
+        Ok(levels) => {
+            let names = |level: &Vec<usize>| {
+                level
+                    .iter()
+                    .map(|index| plugins[*index].name.to_string())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+            levels.iter().map(names).collect::<Vec<_>>().join(", then ")
+        }
+        Err(faults) => faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n"),
+    }
+}
+
+#[test]
+fn providers_start_first() {
+    assert_eq!(check("a b\na c\nb c\nc\nd"), "c d, then b, then a");
+    assert_eq!(check(""), "");
+}
+
+#[test]
+fn missing_providers_are_all_named() {
+    assert_snapshot!(check("a nobody\na b range=^2\na b/Q\na nobody/M optional\nb"), @r"
+    a@1.0.0 requires `x.nobody` ^1 (a/plugin.toml:1), and no plugin provides it
+    a@1.0.0 requires `x.b` ^2 (a/plugin.toml:2), and only b@1.0.0 provides it
+    a@1.0.0 requires `x.b/Q` ^1 (a/plugin.toml:3), and no plugin provides it
+    ");
+}
+
+#[test]
+fn a_circle_of_calls_is_shown_as_its_shortest_path() {
+    assert_snapshot!(check("a b\nb c\nc d\nd a\nc b"), @"calls go in a circle: b@1.0.0 x.b/M -> `x.c` ^1 (b/plugin.toml:2), provided by c@1.0.0 x.c/N -> `x.b` ^1 (c/plugin.toml:5), provided by b@1.0.0 x.b/M; mark one of these requirements `lazy = true`, or remove it");
+    assert_eq!(
+        check("a a/N from=M"),
+        "a",
+        "a plugin may call another of its own methods"
+    );
+    assert_snapshot!(check("a a"), @"calls go in a circle: a@1.0.0 x.a/M -> `x.a` ^1 (a/plugin.toml:1), provided by a@1.0.0 x.a/M; mark one of these requirements `lazy = true`, or remove it");
+}
+
+#[test]
+fn methods_that_only_cross_are_a_circle_of_starts() {
+    // a.M calls b.N and b.M calls a.N: no call comes back to itself, but neither can start before the other.
+    let crossed = "a b/N from=M\nb a/N from=M";
+    assert_snapshot!(check(crossed), @"each waits for the next to start: a@1.0.0 -> `x.b` ^1 (a/plugin.toml:1), provided by b@1.0.0 -> `x.a` ^1 (b/plugin.toml:2), provided by a@1.0.0; mark one of these requirements `lazy = true`");
+    assert_eq!(check("a b/N from=M lazy\nb a/N from=M"), "a, then b");
+}
+
+#[test]
+fn a_lazy_requirement_breaks_a_circle() {
+    assert_eq!(check("a b lazy\nb a"), "a, then b");
+    assert_eq!(check("a b\nb a lazy"), "b, then a");
+}
+
+#[test]
+fn separate_circles_are_reported_separately() {
+    let faults = check("a b\nb a\nc d\nd c\ne a");
+    assert_eq!(faults.lines().count(), 2, "{faults}");
+}
+
+// === properties ===
+
+prop_compose! {
+    fn weighted_tables()(
+        weights in proptest::collection::vec(0u32..1000, 1..6),
+    ) -> RoutingTable<String> {
+        let builder = weights.iter().enumerate().fold(RoutingTable::builder(), |builder, (index, weight)| {
+            builder.provider(provider("p", &format!("1.{index}.0"), *weight, methods("a.B", &["C"])))
+        });
+        builder.build().expect("versions differ")
+    }
+}
+
+fn rebuilt(table: &RoutingTable<String>, change: impl Fn(&mut Provider<String>)) -> RoutingTable<String> {
+    let builder = table
+        .providers()
+        .iter()
+        .fold(RoutingTable::builder(), |builder, provider| {
+            let mut provider = provider.clone();
+            change(&mut provider);
+            builder.provider(provider)
+        });
+    builder.build().expect("names and versions stay")
+}
+
+fn chosen(table: &RoutingTable<String>, key: u64) -> Option<String> {
+    let query = Query {
+        key: Key::Spread(key),
+        ..query("a.B/C", &[])
+    };
+    table
+        .lookup(&query)
+        .ok()
+        .map(|choice| choice.provider.handle.clone())
+}
+
+/// Up to seven plugins with any requirements between them, as edges.
+fn edges() -> impl Strategy<Value = Vec<(usize, usize, bool)>> {
+    proptest::collection::vec((0usize..7, 0usize..7, any::<bool>()), 0..14)
+}
+
+proptest! {
+    #[test]
+    fn no_target_panics(target in prop_oneof![any::<String>(), "(plugin\\.)?[a-z@.0-9/]{0,30}"], name in any::<String>()) {
+        let table = table();
+        let headers = [(name.as_str(), target.as_str())];
+        let explained = table.explain(&query(&target, &headers));
+        prop_assert!(!explained.to_string().is_empty());
+        if let Ok(target) = Target::parse(&target) {
+            let text = target.to_string();
+            prop_assert_eq!(Target::parse(&text), Ok(target.clone()), "a printed target reads the same");
+        }
+        let _ = Address::parse(&name);
+    }
+
+    #[test]
+    fn explaining_agrees_with_deciding(table in weighted_tables(), key: u64) {
+        let query = Query { key: Key::Spread(key), ..query("a.B/C", &[]) };
+        let looked_up = table.lookup(&query).map(|it| (it.provider.name.clone(), it.provider.version.clone(), it.reason));
+        prop_assert_eq!(table.explain(&query).outcome, looked_up);
+    }
+
+    #[test]
+    fn a_choice_depends_on_nothing_but_the_set(table in weighted_tables(), key: u64) {
+        let reversed = table.providers().iter().rev().fold(RoutingTable::builder(), |builder, it| builder.provider(it.clone()));
+        prop_assert_eq!(chosen(&table, key), chosen(&reversed.build().expect("the same set"), key));
+    }
+
+    #[test]
+    fn weight_zero_is_never_drawn(table in weighted_tables(), key: u64) {
+        let drawn = chosen(&table, key);
+        let positive = |it: &Provider<String>| it.weight > 0;
+        let several = table.providers().len() > 1;
+        if several {
+            let weight = |handle: &String| table.providers().iter().find(|it| it.handle == *handle).map(|it| it.weight);
+            prop_assert_eq!(drawn.is_some(), table.providers().iter().any(positive));
+            prop_assert!(drawn.as_ref().and_then(weight) != Some(0));
+        }
+    }
+
+    #[test]
+    fn raising_a_weight_moves_keys_only_to_it(table in weighted_tables(), raised in 0usize..6, keys in proptest::collection::vec(any::<u64>(), 50)) {
+        let raised = table.providers()[raised % table.providers().len()].handle.clone();
+        let after = rebuilt(&table, |it| it.weight += if it.handle == raised { 500 } else { 0 });
+        for key in keys {
+            let (old, new) = (chosen(&table, key), chosen(&after, key));
+            prop_assert!(old == new || new.as_deref() == Some(&raised), "{:?} moved to {:?}, raised {}", old, new, raised);
+        }
+    }
+
+    #[test]
+    fn a_start_order_or_a_real_cycle(edges in edges()) {
+        let plugins: Vec<Participant> = (0..7).map(|index| Participant {
+            name: format!("p{index}").into(),
+            version: version("1.0.0"),
+            provides: methods(&format!("x.p{index}"), &["M"]),
+            requires: edges.iter().filter(|(from, ..)| *from == index).map(|(_, to, lazy)| Need {
+                from: None,
+                service: format!("x.p{to}").into(),
+                method: None,
+                range: VersionReq::STAR,
+                optional: false,
+                lazy: *lazy,
+                place: None,
+            }).collect(),
+        }).collect();
+        match check_dependencies(&plugins) {
+            Ok(levels) => {
+                let level = |plugin: usize| levels.iter().position(|level| level.contains(&plugin)).expect("all are in");
+                prop_assert_eq!(levels.iter().map(Vec::len).sum::<usize>(), plugins.len());
+                for (from, to, _) in edges.iter().filter(|(_, _, lazy)| !lazy) {
+                    prop_assert!(level(*to) < level(*from), "p{} starts before p{}", to, from);
+                }
+            }
+            Err(faults) => for fault in faults {
+                let DependencyFault::CallCycle { hops } = fault else { panic!("only circles of calls: {fault}") };
+                for (index, hop) in hops.iter().enumerate() {
+                    let from = hop.from.split('@').next().expect("a name").to_owned();
+                    let next = hops[(index + 1) % hops.len()].from.split('@').next().expect("a name").to_owned();
+                    prop_assert_eq!(&*hop.service, format!("x.{next}"), "a hop leads to the next");
+                    let is_edge = |(a, b, lazy): &(usize, usize, bool)| !lazy && format!("p{a}") == from && format!("p{b}") == next;
+                    prop_assert!(edges.iter().any(is_edge), "{} -> {} is not required", from, next);
+                }
+            }
+        }
+    }
+}
