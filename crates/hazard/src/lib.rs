@@ -58,6 +58,9 @@ mod sync;
 
 pub use cell::{Cell, Guard, Pinned};
 pub use retired::{Retired, Undrained};
+#[cfg(loom)]
+#[doc(hidden)]
+pub use slot::end_of_thread;
 
 /// Pins that one thread holds at once before further ones count instead.
 pub const FRAMES: usize = slot::FRAMES;

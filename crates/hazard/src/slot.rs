@@ -121,13 +121,21 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+impl Lease {
+    fn give_back(&self) {
         cache::forget();
         // A pin that outlives its thread's locals (it sits in another local, destroyed later, or was leaked) keeps the slot (I1).
         if let Some(slot) = self.0.take().filter(|slot| slot.used.get() == 0) {
             lock(registry()).free.push(slot);
         }
+    }
+}
+
+/// Loom tears its statics down before its thread-locals; there, a thread gives its slot back by hand.
+#[cfg(not(loom))]
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -141,6 +149,8 @@ fn take() -> &'static Slot {
     slot
 }
 
+#[cfg(loom)]
+pub use cache::end_of_thread;
 pub(crate) use cache::mine;
 
 #[cfg(not(loom))]
@@ -205,6 +215,11 @@ mod cache {
     }
 
     pub(super) fn forget() {}
+
+    /// What a thread's end is elsewhere.
+    pub fn end_of_thread() {
+        LEASE.with(Lease::give_back);
+    }
 }
 
 #[cfg(loom)]

@@ -138,7 +138,13 @@ fn a_slot_passes_to_the_next_thread() {
             let cell = cell.clone();
             move || {
                 let first = cell.clone();
-                thread::spawn(move || first.with(Watched::read)).join().unwrap();
+                let ended = thread::spawn(move || {
+                    first.with(Watched::read);
+                    mortise_hazard::end_of_thread();
+                });
+                cell.with(Watched::read);
+                ended.join().unwrap();
+                mortise_hazard::end_of_thread();
                 cell.with(Watched::read);
             }
         });
