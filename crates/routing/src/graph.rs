@@ -9,7 +9,7 @@
 //! An *optional* requirement that nobody provides is no fault; when somebody does, it counts like any other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -325,8 +325,8 @@ fn cycle_through(graph: &Graph, start: NodeIndex, inside: &BTreeSet<NodeIndex>) 
                 cycle.reverse();
                 return Some(cycle);
             }
-            if !came_by.contains_key(&edge.target()) {
-                came_by.insert(edge.target(), edge.id());
+            if let Entry::Vacant(first) = came_by.entry(edge.target()) {
+                first.insert(edge.id());
                 queue.push_back(edge.target());
             }
         }
