@@ -106,6 +106,49 @@ impl Status {
         Self { code: code as i32, message: message.into(), details: Vec::new(), retryable: false }
     }
 
+    /// The request does not parse or does not make sense. `message` may be an error value.
+    #[must_use]
+    pub fn invalid_argument(message: impl fmt::Display) -> Self {
+        Self::new(Code::InvalidArgument, message.to_string())
+    }
+
+    /// What was asked for does not exist.
+    #[must_use]
+    pub fn not_found(message: impl fmt::Display) -> Self {
+        Self::new(Code::NotFound, message.to_string())
+    }
+
+    /// The state of the callee does not allow it.
+    #[must_use]
+    pub fn failed_precondition(message: impl fmt::Display) -> Self {
+        Self::new(Code::FailedPrecondition, message.to_string())
+    }
+
+    /// A limit was reached.
+    #[must_use]
+    pub fn resource_exhausted(message: impl fmt::Display) -> Self {
+        Self::new(Code::ResourceExhausted, message.to_string())
+    }
+
+    /// Broken on the callee's side.
+    #[must_use]
+    pub fn internal(message: impl fmt::Display) -> Self {
+        Self::new(Code::Internal, message.to_string())
+    }
+
+    /// Not now; a retry may succeed.
+    #[must_use]
+    pub fn unavailable(message: impl fmt::Display) -> Self {
+        Self { retryable: true, ..Self::new(Code::Unavailable, message.to_string()) }
+    }
+
+    /// The same status with one more detail for programs.
+    #[must_use]
+    pub fn with_detail(mut self, type_url: impl Into<String>, value: Vec<u8>) -> Self {
+        self.details.push(prost_types::Any { type_url: type_url.into(), value });
+        self
+    }
+
     /// The code; numbers outside gRPC's list are `Unknown`.
     #[must_use]
     pub fn kind(&self) -> Code {

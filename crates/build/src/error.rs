@@ -1,0 +1,54 @@
+//! What can be wrong with a plugin's source folder.
+
+use std::path::PathBuf;
+
+/// Why a contract could not be compiled. The message names the file and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BuildError {
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+
+    #[error(
+        "`{name}` is not set, so this does not run inside a build script; set it, or name the folder with `{instead}`"
+    )]
+    NoVariable {
+        name: &'static str,
+        instead: &'static str,
+    },
+
+    #[error("`{}` has no .proto file; write the services that the plugin provides there", dir.display())]
+    NoProtos { dir: PathBuf },
+
+    /// Not its source's text alone: protox puts file, line and column into the debug form only.
+    #[error("the contract does not compile: {report}")]
+    Proto { report: String },
+
+    #[error("{report}")]
+    Manifest { report: String },
+
+    #[error(
+        "plugin.toml says version {manifest}, and Cargo.toml says {cargo}; write the same version in both, or callers \
+         cannot know which one runs"
+    )]
+    VersionMismatch { manifest: String, cargo: String },
+
+    #[error("the contract is not usable: {why}")]
+    Contract { why: String },
+
+    #[error(
+        "`{method}` streams, and this version carries unary methods only; take and return whole messages"
+    )]
+    Streaming { method: String },
+
+    #[error("cannot generate Rust: {0}")]
+    Generate(#[source] std::io::Error),
+
+    #[cfg(feature = "componentize")]
+    #[error("cannot make a component of the core module: {why}")]
+    Componentize { why: String },
+}

@@ -1,0 +1,200 @@
+//! What is generated for a service: a trait to implement and a client to call.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use mortise_wire::plugin;
+use prost_build::{Method, Service, ServiceGenerator};
+
+/// A provided method: its number on every boundary, and the metadata's row.
+pub(crate) type Numbered = HashMap<(String, String), (u32, plugin::Method)>;
+
+/// Writes the Rust of services, for prost-build.
+pub(crate) struct Generator {
+    /// Path of the crate that the generated code leans on: `::mortise_sdk` or `::mortise`.
+    pub(crate) runtime: String,
+    pub(crate) provided: Numbered,
+    pub(crate) client_only: bool,
+}
+
+impl ServiceGenerator for Generator {
+    fn generate(&mut self, service: Service, text: &mut String) {
+        let full = full_name(&service);
+        if !self.client_only {
+            self.server(&service, &full, text);
+        }
+        self.client(&service, &full, text);
+    }
+}
+
+impl Generator {
+    fn server(&self, service: &Service, full: &str, text: &mut String) {
+        let Service { name, .. } = service;
+        let rt = &self.runtime;
+        let unary: Vec<_> = sorted_unary(service);
+        doc(
+            text,
+            0,
+            &service.comments,
+            &format!("Service `{full}`. Put `#[mortise_sdk::plugin]` on the `impl` of it."),
+        );
+        let mut body = String::new();
+        for Method {
+            name,
+            input_type,
+            output_type,
+            comments,
+            proto_name,
+            ..
+        } in unary.iter().copied()
+        {
+            doc(&mut body, 1, comments, &format!("Method `{proto_name}`."));
+            let output = output_type;
+            line(
+                &mut body,
+                format_args!(
+                    "    fn {name}(&self, cx: &{rt}::Cx, request: {input_type}) -> {rt}::Result<{output}>;"
+                ),
+            );
+        }
+        let first = unary
+            .iter()
+            .filter_map(|it| self.provided.get(&(full.to_owned(), it.proto_name.clone())))
+            .map(|(number, _)| *number)
+            .min()
+            .map_or_else(|| "::core::primitive::u32::MAX".to_owned(), |it| it.to_string());
+        let rows: Vec<_> = unary
+            .iter()
+            .map(|it| format!("{rt}::guest::Method::of::<{}>()", marker(name, it)))
+            .collect();
+        line(
+            text,
+            format_args!(
+                "pub trait {name}: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync + 'static {{\n\
+             {body}    #[doc(hidden)]\n    const SERVICE: {rt}::guest::Service<Self> = {rt}::guest::Service {{\n        \
+             name: {full:?}, first: {first}, methods: &[{}],\n    }};\n}}",
+                rows.join(", ")
+            ),
+        );
+        for method in unary {
+            self.marker(service, full, method, text);
+        }
+    }
+
+    /// A type per method, so that each runtime's entry is compiled for that one method, without a branch on a number.
+    fn marker(&self, service: &Service, full: &str, method: &Method, text: &mut String) {
+        let rt = &self.runtime;
+        let Method {
+            name,
+            proto_name,
+            input_type,
+            output_type,
+            ..
+        } = method;
+        let row = self.provided.get(&(full.to_owned(), proto_name.clone()));
+        let (flags, hash) = row.map_or((0, &[0; 32][..]), |(_, it)| (it.flags, &it.wire_hash[..]));
+        let (marker, service) = (marker(&service.name, method), &service.name);
+        line(
+            text,
+            format_args!(
+                "#[doc(hidden)]\npub enum {marker} {{}}\n\
+             impl<P: {service}> {rt}::guest::MethodOf<P> for {marker} {{\n    \
+             const SERVICE: &'static str = {full:?};\n    const NAME: &'static str = {proto_name:?};\n    \
+             const FLAGS: u32 = {flags};\n    const WIRE_HASH: [u8; 32] = {hash:?};\n    \
+             type Request = {input_type};\n    type Reply = {output_type};\n    \
+             fn call(plugin: &P, cx: &{rt}::Cx, request: Self::Request) -> {rt}::Result<Self::Reply> {{\n        \
+             <P as {service}>::{name}(plugin, cx, request)\n    }}\n}}"
+            ),
+        );
+    }
+
+    fn client(&self, service: &Service, full: &str, text: &mut String) {
+        let Service { name, .. } = service;
+        let rt = &self.runtime;
+        line(
+            text,
+            format_args!(
+                "/// Calls service `{full}`: `async` with a `Caller` (a host), blocking with a `BlockingCaller` (another plugin's `Cx`).\n\
+             #[derive(Clone, Debug)]\npub struct {name}Client<C> {{\n    caller: C,\n}}\n\
+             impl<C> {name}Client<C> {{\n    /// A client that calls through `caller`.\n    \
+             pub fn new(caller: C) -> Self {{\n        Self {{ caller }}\n    }}\n}}"
+            ),
+        );
+        let (mut calls, mut blocking) = (String::new(), String::new());
+        for Method {
+            name,
+            proto_name,
+            input_type,
+            output_type,
+            comments,
+            ..
+        } in sorted_unary(service)
+        {
+            let target = format!("{full}/{proto_name}");
+            doc(&mut calls, 1, comments, &format!("Calls `{target}`."));
+            line(
+                &mut calls,
+                format_args!(
+                    "    pub async fn {name}(&self, request: &{input_type}) -> ::core::result::Result<{output_type}, {rt}::Status> {{\n        \
+                 {rt}::client::unary(&self.caller, {target:?}, request).await\n    }}"
+                ),
+            );
+            doc(
+                &mut blocking,
+                1,
+                comments,
+                &format!("Calls `{target}` and waits for the reply."),
+            );
+            let name = name.trim_start_matches("r#");
+            line(
+                &mut blocking,
+                format_args!(
+                    "    pub fn {name}_blocking(&self, request: &{input_type}) -> ::core::result::Result<{output_type}, {rt}::Status> {{\n        \
+                 {rt}::client::unary_blocking(&self.caller, {target:?}, request)\n    }}"
+                ),
+            );
+        }
+        line(
+            text,
+            format_args!("impl<C: {rt}::client::Caller> {name}Client<C> {{\n{calls}}}"),
+        );
+        line(
+            text,
+            format_args!("impl<C: {rt}::client::BlockingCaller> {name}Client<C> {{\n{blocking}}}"),
+        );
+    }
+}
+
+pub(crate) fn full_name(service: &Service) -> String {
+    let dot = if service.package.is_empty() { "" } else { "." };
+    format!("{}{dot}{}", service.package, service.proto_name)
+}
+
+/// The order of `Metadata.methods` within a service. A service that streams is somebody else's: only its unary methods can be called.
+fn sorted_unary(service: &Service) -> Vec<&Method> {
+    let mut methods: Vec<_> = service
+        .methods
+        .iter()
+        .filter(|it| !it.client_streaming && !it.server_streaming)
+        .collect();
+    methods.sort_by(|a, b| a.proto_name.cmp(&b.proto_name));
+    methods
+}
+
+fn marker(service: &str, method: &Method) -> String {
+    format!("{service}{}Method", method.proto_name)
+}
+
+fn doc(text: &mut String, indent: u8, comments: &prost_build::Comments, last: &str) {
+    let before = text.len();
+    comments.append_with_indent(indent, text);
+    let pad = "    ".repeat(usize::from(indent));
+    if text[before..].contains("///") {
+        line(text, format_args!("{pad}///"));
+    }
+    line(text, format_args!("{pad}/// {last}"));
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.write_fmt(line).expect("a string takes everything");
+    text.push('\n');
+}

@@ -1,0 +1,111 @@
+//! From an `impl` block to a plugin.
+
+use proc_macro2::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::{Error, ImplItem, Item, ItemImpl, Path, Result, spanned::Spanned as _};
+
+use crate::options::Options;
+
+/// The item as it was, and what makes its type a plugin. If it cannot be one, the item and the reason: the user then sees one error and not
+/// a dozen about a missing `impl`.
+pub(crate) fn expand(options: &Options, item: &Item) -> TokenStream {
+    match plugin(options, item) {
+        Ok(plugin) => quote! { #item #plugin },
+        Err(error) => {
+            let error = error.into_compile_error();
+            quote! { #item #error }
+        }
+    }
+}
+
+fn plugin(options: &Options, item: &Item) -> Result<TokenStream> {
+    let (item, service) = check(item)?;
+    let plugin = &item.self_ty;
+    let services = std::iter::once(service)
+        .chain(options.also.iter().flatten())
+        .map(|service| {
+            quote_spanned! { service.span() => <Self as #service>::SERVICE }
+        });
+    let start = match &options.start {
+        Some(start) => quote_spanned! { start.span() => #start(cx) },
+        None => {
+            let span = plugin.span();
+            quote_spanned! { span => { let _ = cx; ::core::result::Result::Ok(<Self as ::core::default::Default>::default()) } }
+        }
+    };
+    let health = options.health.as_ref().map(|health| {
+        let call = quote_spanned! { health.span() => #health(self) };
+        quote! { fn health(&self) -> ::mortise_sdk::Result<()> { #call } }
+    });
+    let stop = options.stop.as_ref().map(|stop| {
+        let call = quote_spanned! { stop.span() => #stop(self) };
+        quote! { fn stop(&self) { #call } }
+    });
+    let export = options
+        .export
+        .unwrap_or(true)
+        .then(|| quote! { ::mortise_sdk::__export!(#plugin); });
+    Ok(quote! {
+        impl ::mortise_sdk::guest::Plugin for #plugin {
+            const BUILD: ::mortise_sdk::guest::Build = ::mortise_sdk::__build!();
+            const METADATA: &'static [u8] = ::mortise_sdk::__metadata!();
+            const SERVICES: &'static [::mortise_sdk::guest::Service<Self>] = &[#(#services),*];
+
+            fn start(cx: &::mortise_sdk::Cx) -> ::mortise_sdk::Result<Self> {
+                #start
+            }
+            #health
+            #stop
+        }
+        #export
+    })
+}
+
+fn check(item: &Item) -> Result<(&ItemImpl, &Path)> {
+    const WHERE: &str =
+        "put #[plugin] on `impl Trait for Type`, with a trait that mortise-build generated from the contract";
+    let Item::Impl(item) = item else {
+        return Err(Error::new(
+            item.span(),
+            format!("this is not an impl block; {WHERE}"),
+        ));
+    };
+    let Some((negative, service, _)) = &item.trait_ else {
+        return Err(Error::new(
+            item.self_ty.span(),
+            format!("this impl block is not of a trait; {WHERE}"),
+        ));
+    };
+    if let Some(negative) = negative {
+        return Err(Error::new(
+            negative.span(),
+            format!("this impl block says what the type is not; {WHERE}"),
+        ));
+    }
+    if !item.generics.params.is_empty() {
+        let why = "a plugin is one type and has no parameters; name the types here, or wrap it in a struct";
+        return Err(Error::new(item.generics.span(), why));
+    }
+    if let Some(unsafety) = &item.unsafety {
+        return Err(Error::new(
+            unsafety.span(),
+            "a generated trait is not unsafe; take the word away",
+        ));
+    }
+    for it in &item.items {
+        if let ImplItem::Const(constant) = it {
+            let why = format!(
+                "`{}` is what connects the trait to its contract; take it away",
+                constant.ident
+            );
+            return Err(Error::new(constant.ident.span(), why));
+        }
+        if let ImplItem::Fn(method) = it
+            && let Some(asyncness) = &method.sig.asyncness
+        {
+            let why = "a method is not `async`: it may block, and the host runs others meanwhile; take the word away";
+            return Err(Error::new(asyncness.span(), why));
+        }
+    }
+    Ok((item, service))
+}

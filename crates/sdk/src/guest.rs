@@ -1,0 +1,187 @@
+//! What a plugin is to the adapters: a type with a table of methods.
+//!
+//! Nobody writes this by hand. `mortise-build` generates a [`Service`] for each service of the contract, as an associated constant of
+//! its trait, and `#[mortise_sdk::plugin]` collects those that a type implements into [`Plugin::SERVICES`]. A method's number on every
+//! boundary is its index in `Metadata.methods`, which is sorted by service and name; so each service's methods are a run of
+//! numbers that begins at [`Service::first`].
+
+use prost::Message;
+
+use crate::{Cx, Result, Status};
+
+/// A type that is a plugin. Implemented by `#[mortise_sdk::plugin]`.
+pub trait Plugin: Sized + Send + Sync + 'static {
+    /// What build.rs knows.
+    const BUILD: Build;
+    /// The encoded `Metadata`.
+    const METADATA: &'static [u8];
+    /// The services it implements, in any order.
+    const SERVICES: &'static [Service<Self>];
+
+    /// Makes the plugin.
+    ///
+    /// # Errors
+    /// The plugin's reason not to start; the host shows it to the operator.
+    fn start(cx: &Cx) -> Result<Self>;
+
+    /// How it is. May be asked during calls.
+    ///
+    /// # Errors
+    /// Why it cannot serve.
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last thing that is asked of it, with no call running.
+    fn stop(&self) {}
+}
+
+/// What `mortise-build` writes for `#[mortise_sdk::plugin]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// The plugin's name.
+    pub name: &'static str,
+    /// The plugin's version.
+    pub version: &'static str,
+    /// How many methods the manifest's `provides` come to.
+    pub methods: u32,
+    /// Calls worked on at once, from the manifest's limits.
+    pub concurrency: u32,
+    /// Hash of the contract.
+    pub contract_hash: [u8; 32],
+}
+
+/// A service as a plugin of type `P` implements it.
+#[derive(Debug)]
+pub struct Service<P: 'static> {
+    /// `package.Service`
+    pub name: &'static str,
+    /// Number of its first method; `u32::MAX` if the manifest does not provide it.
+    pub first: u32,
+    /// Its methods, sorted by name.
+    pub methods: &'static [Method<P>],
+}
+
+/// A row of a method table.
+#[derive(Debug)]
+pub struct Method<P> {
+    /// `package.Service`
+    pub service: &'static str,
+    /// Method name.
+    pub name: &'static str,
+    /// Bits of `mortise_wire::METHOD_*`.
+    pub flags: u32,
+    /// See `mortise-contract`.
+    pub wire_hash: [u8; 32],
+    /// Decodes, calls, encodes.
+    pub invoke: fn(&P, &Cx, &[u8]) -> Result<Vec<u8>>,
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) native: mortise_abi::MtInvokeFn,
+}
+
+/// One method of `P`, as a type: what is generic over it is compiled for that method alone.
+pub trait MethodOf<P>: 'static {
+    /// `package.Service`
+    const SERVICE: &'static str;
+    /// Method name.
+    const NAME: &'static str;
+    /// Bits of `mortise_wire::METHOD_*`.
+    const FLAGS: u32;
+    /// See `mortise-contract`.
+    const WIRE_HASH: [u8; 32];
+    /// What it takes.
+    type Request: Message + Default;
+    /// What it gives.
+    type Reply: Message;
+
+    /// Calls it.
+    ///
+    /// # Errors
+    /// The plugin's status.
+    fn call(plugin: &P, cx: &Cx, request: Self::Request) -> Result<Self::Reply>;
+}
+
+// === impl Method ===
+
+impl<P: 'static> Method<P> {
+    /// The row of the method `M`.
+    #[must_use]
+    pub const fn of<M: MethodOf<P>>() -> Self {
+        Self {
+            service: M::SERVICE,
+            name: M::NAME,
+            flags: M::FLAGS,
+            wire_hash: M::WIRE_HASH,
+            invoke: |plugin, cx, payload| {
+                let request = decode::<P, M>(payload)?;
+                Ok(M::call(plugin, cx, request)?.encode_to_vec())
+            },
+            #[cfg(not(target_family = "wasm"))]
+            native: crate::native::invoke::<P, M>,
+        }
+    }
+}
+
+/// The request of a call, or the status that every runtime answers a malformed one with.
+pub(crate) fn decode<P, M: MethodOf<P>>(payload: &[u8]) -> Result<M::Request> {
+    M::Request::decode(payload).map_err(|error| {
+        Status::invalid_argument(format_args!(
+            "the request of `{}/{}` ({} bytes) does not parse: {error}",
+            M::SERVICE,
+            M::NAME,
+            payload.len()
+        ))
+    })
+}
+
+/// The method with this number on the boundary.
+#[must_use]
+pub fn method<P: Plugin>(number: u32) -> Option<&'static Method<P>> {
+    P::SERVICES
+        .iter()
+        .find_map(|service| service.methods.get(number.checked_sub(service.first)? as usize))
+}
+
+/// The answer to a number outside the table.
+pub(crate) fn unknown_method<P: Plugin>(number: u32) -> Status {
+    let Build {
+        name,
+        version,
+        methods,
+        ..
+    } = P::BUILD;
+    Status::new(
+        crate::Code::Unimplemented,
+        format!("plugin `{name}` {version} has {methods} methods, and number {number} was called"),
+    )
+}
+
+/// Fails the build of a plugin whose `impl`s are not the services that its manifest provides. Used in a constant.
+///
+/// # Panics
+/// That is how a constant says no.
+pub const fn check_services<P: Plugin>() {
+    let services = P::SERVICES;
+    let mut methods = 0;
+    let mut i = 0;
+    while i < services.len() {
+        assert!(
+            services[i].first != u32::MAX || services[i].methods.is_empty(),
+            "a service that this plugin implements is not in `provides` of plugin.toml; add it there, or take it out of #[plugin]"
+        );
+        methods += services[i].methods.len();
+        let mut j = i + 1;
+        while j < services.len() {
+            assert!(
+                services[i].first != services[j].first,
+                "#[plugin] names the same service twice"
+            );
+            j += 1;
+        }
+        i += 1;
+    }
+    assert!(
+        methods == P::BUILD.methods as usize,
+        "plugin.toml provides a service that this plugin does not implement; name its trait in #[plugin(also(..))]"
+    );
+}

@@ -1,0 +1,163 @@
+//! The macros that put the pieces of a plugin together. Their unsafe tokens are this crate's, not the plugin's.
+
+/// Includes what `mortise-build` generated from the contract, as module `contract`.
+#[macro_export]
+macro_rules! contract {
+    () => {
+        /// Messages, traits and clients of the contract.
+        #[allow(
+            missing_docs,
+            missing_debug_implementations,
+            unreachable_pub,
+            unused_qualifications,
+            dead_code,
+            clippy::all,
+            clippy::pedantic,
+            reason = "generated"
+        )]
+        pub mod contract {
+            ::core::include!(::core::concat!(
+                ::core::env!(
+                    "OUT_DIR",
+                    "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
+                ),
+                "/mortise.rs"
+            ));
+        }
+    };
+}
+
+/// The `main` of a plugin's executable: `mortise_sdk::main!(my_plugin);` with the path of the module in which `#[plugin]` stands,
+/// usually the crate itself.
+#[macro_export]
+macro_rules! main {
+    ($($plugin:ident)::+) => {
+        fn main() -> ::std::process::ExitCode {
+            $($plugin)::+::__mortise_main()
+        }
+    };
+}
+
+/// The symbols by which hosts know a plugin. Used by `#[plugin]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($plugin:ty) => {
+        #[doc(hidden)]
+        pub mod __mortise {
+            /// The encoded metadata, in the section where hosts look for it.
+            #[used]
+            #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mortise"))]
+            #[cfg_attr(target_family = "wasm", unsafe(link_section = "mortise"))]
+            #[cfg_attr(
+                not(any(target_vendor = "apple", target_family = "wasm")),
+                unsafe(link_section = ".mortise")
+            )]
+            pub static METADATA: [u8; $crate::__metadata!().len()] = *$crate::__metadata!();
+        }
+
+        const _: () = $crate::guest::check_services::<$plugin>();
+
+        const _: () = {
+            #[cfg(not(target_family = "wasm"))]
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals, reason = "the name is the ABI's")]
+            pub static mortise_entry_v1: $crate::native::Entry =
+                $crate::native::Entry::new::<$plugin>(&__mortise::METADATA);
+
+            #[cfg(target_family = "wasm")]
+            static GUEST: $crate::wasm::Guest<$plugin> = $crate::wasm::Guest::new();
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "mortise:plugin/guest@1.0.0#start")]
+            unsafe extern "C" fn start(ptr: *mut u8, len: usize) -> *const u8 {
+                unsafe { GUEST.start(ptr, len) }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "mortise:plugin/guest@1.0.0#invoke")]
+            unsafe extern "C" fn invoke(
+                method: u32,
+                head: *mut u8,
+                head_len: usize,
+                payload: *mut u8,
+                payload_len: usize,
+            ) -> *const u8 {
+                unsafe { GUEST.invoke(method, head, head_len, payload, payload_len) }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "mortise:plugin/guest@1.0.0#health")]
+            unsafe extern "C" fn health() -> *const u8 {
+                unsafe { GUEST.health() }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "mortise:plugin/guest@1.0.0#stop")]
+            unsafe extern "C" fn stop() {
+                unsafe { GUEST.stop() }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#start")]
+            unsafe extern "C" fn post_start(_: *const u8) {
+                unsafe { GUEST.post_return() }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#invoke")]
+            unsafe extern "C" fn post_invoke(_: *const u8) {
+                unsafe { GUEST.post_return() }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#health")]
+            unsafe extern "C" fn post_health(_: *const u8) {
+                unsafe { GUEST.post_return() }
+            }
+
+            #[cfg(target_family = "wasm")]
+            #[unsafe(export_name = "cabi_realloc")]
+            unsafe extern "C" fn realloc(old: *mut u8, old_len: usize, align: usize, len: usize) -> *mut u8 {
+                unsafe { $crate::wasm::realloc(old, old_len, align, len) }
+            }
+        };
+
+        /// What `mortise_sdk::main!` calls.
+        #[doc(hidden)]
+        #[cfg(not(target_family = "wasm"))]
+        pub fn __mortise_main() -> ::std::process::ExitCode {
+            $crate::process::main::<$plugin>(&__mortise::METADATA)
+        }
+    };
+}
+
+/// The encoded metadata that build.rs left. Used by `#[plugin]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __metadata {
+    () => {
+        ::core::include_bytes!(::core::concat!(
+            ::core::env!(
+                "OUT_DIR",
+                "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
+            ),
+            "/mortise.meta"
+        ))
+    };
+}
+
+/// The constants that build.rs left. Used by `#[plugin]`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __build {
+    () => {
+        ::core::include!(::core::concat!(
+            ::core::env!(
+                "OUT_DIR",
+                "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
+            ),
+            "/mortise_metadata.rs"
+        ))
+    };
+}

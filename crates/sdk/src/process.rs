@@ -1,0 +1,54 @@
+//! The process guest: the SDK's dialect over an inherited socket, on plain threads.
+//!
+//! # Threads and who may block
+//! 1. The main thread reads the lane and nothing else ever does. It never waits for plugin code, with one exception: a method
+//!    that its contract calls nonblocking runs on it, and saves two context switches.
+//! 2. Workers run methods: as many as the host lets the plugin work on at once, started when first needed.
+//! 3. `start`, `health` and `stop` each run on a short-lived thread of their own, so a busy plugin still answers how it is.
+//! 4. Whoever has a frame to send takes the writer's lock and writes it whole.
+//!
+//! # How it ends
+//! | what happens | exit code |
+//! |---|---|
+//! | the lane is closed: the host is gone | 0, at once |
+//! | Stop, and the last call has returned | 0, after `Plugin::stop` |
+//! | `start` gave an error | 1, after Failed |
+//! | the host broke the protocol | 2 |
+//! | a panic in plugin code | 101, after a log line |
+//!
+//! Standard output and error are the plugin's own; the host makes log lines of them.
+
+use std::process::ExitCode;
+
+use crate::guest::Plugin;
+
+#[cfg(unix)]
+mod lane;
+#[cfg(unix)]
+mod work;
+
+/// Exit code of an executable that was not started by a host.
+const EXIT_USAGE: u8 = 64;
+
+/// The `main` of a plugin's executable.
+#[must_use]
+pub fn main<P: Plugin>(metadata: &'static [u8]) -> ExitCode {
+    // Keeps the section in the executable: nothing else here looks at it.
+    std::hint::black_box(metadata.as_ptr());
+    #[cfg(unix)]
+    if let Some(fd) = std::env::var_os(mortise_wire::frame::ENV_LANE_FD) {
+        return match lane::inherited(&fd) {
+            Ok(socket) => work::serve::<P>(socket),
+            Err(why) => {
+                eprintln!("{} {}: {why}", P::BUILD.name, P::BUILD.version);
+                ExitCode::from(EXIT_USAGE)
+            }
+        };
+    }
+    eprintln!(
+        "This is the plugin {} {}, built as a process of its own. A host starts it; try `mortise run`.",
+        P::BUILD.name,
+        P::BUILD.version
+    );
+    ExitCode::from(EXIT_USAGE)
+}

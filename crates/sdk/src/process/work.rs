@@ -1,0 +1,471 @@
+//! The plugin's life in its process: handshake, calls, end.
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    os::unix::net::UnixStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::{ExitCode, exit},
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use mortise_wire::{
+    CallHead, Code, Level, LogRecord, METHOD_NONBLOCKING, StartRequest, Status,
+    frame::{Frame, Kind, LANE_VERSION, split_call},
+    plugin::{Hello, Welcome},
+};
+use prost::Message;
+
+use super::lane::{Lane, ReadError, Reader, lock};
+use crate::{
+    Cx, Link, Result,
+    guest::{Method, Plugin, method, unknown_method},
+};
+
+const EXIT_REFUSED: i32 = 1;
+const EXIT_PROTOCOL: i32 = 2;
+const EXIT_PANICKED: i32 = 101;
+
+/// Calls that wait for a worker; the host admits fewer, so more is a host that does not keep to its own number.
+const QUEUE_MAX: usize = 4096;
+
+/// The one running copy.
+struct Work<P: 'static> {
+    lane: Arc<Lane>,
+    plugin: OnceLock<P>,
+    started: OnceLock<StartRequest>,
+    workers_max: OnceLock<usize>,
+    state: Mutex<State<P>>,
+    /// A job came.
+    queued: Condvar,
+    /// The last job is done.
+    idle: Condvar,
+}
+
+struct State<P: 'static> {
+    jobs: VecDeque<Job<P>>,
+    workers: usize,
+    workers_idle: usize,
+    /// Calls that were taken and not answered, by their number.
+    unanswered: HashMap<u64, Arc<Cancel>>,
+}
+
+struct Job<P: 'static> {
+    method: &'static Method<P>,
+    call: Call,
+    payload: Bytes,
+}
+
+/// The host's side of a `Cx`, for one call.
+struct Call {
+    lane: Arc<Lane>,
+    started: &'static StartRequest,
+    head: Bytes,
+    call_id: u64,
+    arrived: Instant,
+    cancel: Arc<Cancel>,
+    /// It runs on the thread that reads the lane, which cannot wait for the lane.
+    on_reader: bool,
+}
+
+/// Set when the host sends Cancel.
+#[derive(Default)]
+struct Cancel {
+    set: Mutex<bool>,
+    woken: Condvar,
+}
+
+thread_local! {
+    /// The call that plugin code on this thread works on, for the panic hook.
+    static CALL_ID: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Serves until the host is gone or says stop. Never returns but where nothing was started.
+pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
+    let (lane, mut reader) = match Lane::new(&socket) {
+        Ok((lane, reader)) => (Arc::new(lane), reader),
+        Err(error) => {
+            eprintln!(
+                "{} {}: cannot use the lane: {error}",
+                P::BUILD.name,
+                P::BUILD.version
+            );
+            return ExitCode::from(EXIT_PROTOCOL as u8);
+        }
+    };
+    drop(socket);
+    log_panics(&lane);
+    let concurrency = greet::<P>(&lane, &mut reader);
+    // One per process, for its life.
+    let work: &'static Work<P> = Box::leak(Box::new(Work {
+        lane,
+        plugin: OnceLock::new(),
+        started: OnceLock::new(),
+        workers_max: OnceLock::from(concurrency),
+        state: Mutex::new(State {
+            jobs: VecDeque::new(),
+            workers: 0,
+            workers_idle: 0,
+            unanswered: HashMap::new(),
+        }),
+        queued: Condvar::new(),
+        idle: Condvar::new(),
+    }));
+    loop {
+        let frame = read(&mut reader);
+        work.receive(frame);
+    }
+}
+
+/// Hello and Welcome; gives the number of calls to work on at once.
+fn greet<P: Plugin>(lane: &Lane, reader: &mut Reader) -> usize {
+    let build = P::BUILD;
+    lane.send(
+        Kind::Hello,
+        0,
+        &Hello {
+            lane_versions: vec![LANE_VERSION],
+            name: build.name.to_owned(),
+            version: build.version.to_owned(),
+            contract_hash: build.contract_hash.to_vec(),
+            concurrency: build.concurrency,
+        },
+    );
+    let frame = read(reader);
+    let welcome = match (frame.kind, Welcome::decode(frame.body)) {
+        (Kind::Welcome, Ok(it)) => it,
+        (kind, _) => protocol(format_args!("expected Welcome, and got {kind:?}")),
+    };
+    if welcome.lane_version != LANE_VERSION {
+        protocol(format_args!(
+            "the host chose lane version {}, and this plugin speaks {LANE_VERSION}",
+            welcome.lane_version
+        ));
+    }
+    if welcome.frame_bytes_max != 0 {
+        lane.set_frame_bytes_max(welcome.frame_bytes_max);
+        reader.set_frame_bytes_max(welcome.frame_bytes_max);
+    }
+    let concurrency = match welcome.concurrency {
+        0 => build.concurrency,
+        host => host.min(build.concurrency.max(1)),
+    };
+    concurrency.max(1) as usize
+}
+
+fn read(reader: &mut Reader) -> Frame {
+    match reader.next() {
+        Ok(frame) => frame,
+        Err(ReadError::Closed) => exit(0),
+        Err(ReadError::Frame(error)) => protocol(error),
+    }
+}
+
+fn protocol(why: impl std::fmt::Display) -> ! {
+    eprintln!("the host broke the protocol: {why}");
+    exit(EXIT_PROTOCOL)
+}
+
+// === impl Work: the reading thread ===
+
+impl<P: Plugin> Work<P> {
+    fn receive(&'static self, frame: Frame) {
+        match frame.kind {
+            Kind::Call => self.call(frame),
+            Kind::Cancel => self.cancel(frame.call_id),
+            Kind::HostReply | Kind::HostError => self.lane.replied(frame),
+            Kind::Ping => self.aside("mortise-health", move || self.health(frame.call_id)),
+            Kind::Start => self.aside("mortise-start", move || self.start(&frame.body)),
+            Kind::Stop => self.aside("mortise-stop", || self.stop()),
+            Kind::Hello
+            | Kind::Welcome
+            | Kind::Ready
+            | Kind::Failed
+            | Kind::Reply
+            | Kind::Error
+            | Kind::HostCall
+            | Kind::Log
+            | Kind::Pong => protocol(format_args!("it sent {:?}", frame.kind)),
+        }
+    }
+
+    fn call(&'static self, frame: Frame) {
+        let arrived = Instant::now();
+        let call_id = frame.call_id;
+        let (number, head, payload) = split_call(frame.body).unwrap_or_else(|error| protocol(error));
+        let refuse = |status: Status| self.lane.send(Kind::Error, call_id, &status);
+        let (Some(method), Some(started)) = (method::<P>(number), self.started.get()) else {
+            return refuse(unknown_method::<P>(number));
+        };
+        let on_reader = method.flags & METHOD_NONBLOCKING != 0;
+        let cancel = Arc::new(Cancel::default());
+        let call = Call {
+            lane: self.lane.clone(),
+            started,
+            head,
+            call_id,
+            arrived,
+            cancel: cancel.clone(),
+            on_reader,
+        };
+        let job = Job {
+            method,
+            call,
+            payload,
+        };
+        if on_reader {
+            return self.run(job);
+        }
+        let mut state = lock(&self.state);
+        if state.jobs.len() >= QUEUE_MAX {
+            drop(state);
+            return refuse(Status::resource_exhausted(format_args!(
+                "{QUEUE_MAX} calls wait already"
+            )));
+        }
+        state.unanswered.insert(call_id, cancel);
+        state.jobs.push_back(job);
+        let wanted = state.jobs.len() > state.workers_idle && state.workers < *self.workers_max.wait();
+        state.workers += usize::from(wanted);
+        drop(state);
+        self.queued.notify_one();
+        if wanted
+            && thread::Builder::new()
+                .name("mortise-worker".to_owned())
+                .spawn(|| self.work())
+                .is_err()
+        {
+            // The other workers will come to it. Without any, the call's deadline does.
+            lock(&self.state).workers -= 1;
+        }
+    }
+
+    fn cancel(&self, call_id: u64) {
+        let cancel = lock(&self.state).unanswered.get(&call_id).cloned();
+        if let Some(cancel) = cancel {
+            *lock(&cancel.set) = true;
+            cancel.woken.notify_all();
+            self.lane.cancel(call_id);
+        }
+    }
+
+    /// Runs something short that may block, without holding up the lane.
+    fn aside(&self, name: &str, body: impl FnOnce() + Send + 'static) {
+        if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(body) {
+            eprintln!(
+                "{} {}: cannot start a thread: {error}",
+                P::BUILD.name,
+                P::BUILD.version
+            );
+            exit(EXIT_REFUSED);
+        }
+    }
+}
+
+// === impl Work: the other threads ===
+
+impl<P: Plugin> Work<P> {
+    fn start(&'static self, request: &[u8]) {
+        let outcome = StartRequest::decode(request)
+            .map_err(|error| {
+                Status::invalid_argument(format_args!("the start request does not parse: {error}"))
+            })
+            .and_then(|request| {
+                let started = self.started.get_or_init(|| request);
+                let cx = Cx::new(Call {
+                    lane: self.lane.clone(),
+                    started,
+                    head: Bytes::new(),
+                    call_id: 0,
+                    arrived: Instant::now(),
+                    cancel: Arc::default(),
+                    on_reader: false,
+                });
+                let plugin = guarded(0, || P::start(&cx))?;
+                self.plugin
+                    .set(plugin)
+                    .map_err(|_| Status::failed_precondition("Start was sent twice"))
+            });
+        match outcome {
+            Ok(()) => self.lane.send_bytes(Kind::Ready, 0, &[]),
+            Err(status) => {
+                self.lane.send(
+                    Kind::Failed,
+                    0,
+                    &Status {
+                        code: status.kind() as i32,
+                        ..status
+                    },
+                );
+                exit(EXIT_REFUSED);
+            }
+        }
+    }
+
+    fn work(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            let job = loop {
+                if let Some(job) = state.jobs.pop_front() {
+                    break job;
+                }
+                state.workers_idle += 1;
+                state = self.queued.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.workers_idle -= 1;
+            };
+            drop(state);
+            self.run(job);
+        }
+    }
+
+    /// Runs a method and answers, exactly once, also if the call was cancelled: that is how the host knows that it ended.
+    fn run(
+        &self,
+        Job {
+            method,
+            call,
+            payload,
+        }: Job<P>,
+    ) {
+        let (call_id, on_reader) = (call.call_id, call.on_reader);
+        let cx = Cx::new(call);
+        let outcome = match self.plugin.get() {
+            Some(plugin) => guarded(call_id, || (method.invoke)(plugin, &cx, &payload)),
+            None => Err(Status::failed_precondition(
+                "the plugin was called before it was ready",
+            )),
+        };
+        match outcome {
+            Ok(reply) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
+            Err(status) => {
+                self.lane.send(
+                    Kind::Error,
+                    call_id,
+                    &Status {
+                        code: status.kind() as i32,
+                        ..status
+                    },
+                );
+            }
+        }
+        if !on_reader {
+            // Not before the answer is sent: `stop` ends the process when the last one is.
+            let mut state = lock(&self.state);
+            state.unanswered.remove(&call_id);
+            if state.unanswered.is_empty() {
+                self.idle.notify_all();
+            }
+        }
+    }
+
+    fn health(&self, call_id: u64) {
+        let health = match self.plugin.get() {
+            Some(plugin) => guarded(0, || crate::health_of(plugin)),
+            None => mortise_wire::Health {
+                serving: false,
+                detail: "not started".to_owned(),
+            },
+        };
+        self.lane.send(Kind::Pong, call_id, &health);
+    }
+
+    fn stop(&self) -> ! {
+        let mut state = lock(&self.state);
+        while !state.unanswered.is_empty() {
+            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        if let Some(plugin) = self.plugin.get() {
+            guarded(0, || plugin.stop());
+        }
+        exit(0)
+    }
+}
+
+// === impl Call ===
+
+impl Link for Call {
+    fn started(&self) -> &StartRequest {
+        self.started
+    }
+
+    fn head(&self) -> CallHead {
+        CallHead {
+            call_id: self.call_id,
+            ..CallHead::decode(self.head.clone()).unwrap_or_default()
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.arrived.elapsed()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        *lock(&self.cancel.set)
+    }
+
+    fn now(&self) -> Result<SystemTime> {
+        Ok(SystemTime::now())
+    }
+
+    fn wait(&self, duration: Duration) {
+        let set = lock(&self.cancel.set);
+        let waited = self.cancel.woken.wait_timeout_while(set, duration, |set| !*set);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn log(&self, record: &LogRecord) {
+        self.lane.send(Kind::Log, 0, record);
+    }
+
+    fn call(&self, _: u64, target: &str, payload: Vec<u8>) -> Result<Vec<u8>> {
+        if self.on_reader {
+            return Err(Status::new(
+                Code::FailedPrecondition,
+                format!(
+                    "`{target}` was called out of a method that its contract calls nonblocking; take the option from the method"
+                ),
+            ));
+        }
+        self.lane
+            .call(self.call_id, target, &payload, || self.is_cancelled())
+    }
+}
+
+// === panics ===
+
+/// Runs plugin code. A panic in it ends the process: its state is not to be trusted, and a process is replaced for little.
+fn guarded<T>(call_id: u64, body: impl FnOnce() -> T) -> T {
+    CALL_ID.set(call_id);
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(it) => {
+            CALL_ID.set(0);
+            it
+        }
+        // The hook has told the host.
+        Err(_) => exit(EXIT_PANICKED),
+    }
+}
+
+/// Before the default hook prints to standard error, the host gets a log line that knows its call.
+fn log_panics(lane: &Arc<Lane>) {
+    let (lane, default) = (lane.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        let message = info.payload_as_str().unwrap_or("a panic without a text");
+        let location = info.location().map(ToString::to_string).unwrap_or_default();
+        lane.send(
+            Kind::Log,
+            0,
+            &LogRecord {
+                level: Level::Error as i32,
+                message: format!("panicked at {location}: {message}"),
+                call_id: CALL_ID.try_with(Cell::get).unwrap_or_default(),
+                ..LogRecord::default()
+            },
+        );
+        default(info);
+    }));
+}
