@@ -1,7 +1,7 @@
 //! A descriptor set as bytes, looked at before anybody links it.
 //!
-//! prost-reflect builds the pool, and it trusts its input in a few places: a `bytes` default with an odd escape, a map entry without a
-//! key and an option that does not decode make it panic, then or later, and names are joined without a bound. A set comes from a plugin,
+//! prost-reflect builds the pool, and it trusts its input in a few places: an unknown syntax, a `bytes` default with an odd escape, a map
+//! entry without a key and an option that does not decode make it panic, then or later, and names are joined without a bound. A set comes from a plugin,
 //! so everything of that kind is refused here first, over a mirror of `descriptor.proto` that has exactly the fields that matter.
 //! The mirror also reads Mortise's options by their numbers.
 
@@ -60,6 +60,13 @@ impl Inspector {
         within("bytes in the name of a file", file.name.len(), NAME_BYTES_MAX)?;
         let package = file.package.as_str();
         within("bytes in the name of a package", package.len(), NAME_BYTES_MAX)?;
+        if !matches!(file.syntax.as_str(), "" | "proto2" | "proto3") {
+            let reason = format!(
+                "`{}` has syntax `{}`, and contracts are proto3",
+                file.name, file.syntax
+            );
+            return Err(malformed(reason));
+        }
         interpreted(&file.name, file.options.as_ref())?;
         for message in &file.message_type {
             self.message(package, message)?;
@@ -250,6 +257,8 @@ struct File {
     extension: Vec<Field>,
     #[prost(message, optional, tag = "8")]
     options: Option<AnyOptions>,
+    #[prost(string, tag = "12")]
+    syntax: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -262,8 +262,9 @@ impl Walk {
                 is.to_owned(),
             );
         }
-        self.field_type(old, new, direction);
-        if let (Some(was), Some(is)) = (default_of(old), default_of(new))
+        // Of two types that do not fit, the defaults say nothing more.
+        if self.field_type(old, new, direction)
+            && let (Some(was), Some(is)) = (default_of(old), default_of(new))
             && was != is
         {
             self.add(
@@ -275,7 +276,8 @@ impl Walk {
         }
     }
 
-    fn field_type(&mut self, old: &FieldDescriptor, new: &FieldDescriptor, direction: Direction) {
+    /// Compares two types and returns whether the reader's fits.
+    fn field_type(&mut self, old: &FieldDescriptor, new: &FieldDescriptor, direction: Direction) -> bool {
         let (writer, reader) = match direction {
             Direction::Request => (old, new),
             Direction::Response => (new, old),
@@ -284,28 +286,27 @@ impl Walk {
             (Kind::Message(_), Kind::Message(_)) if old.is_group() != new.is_group() => Fit::Differs,
             (writer, reader) => fit(&writer, &reader, self.level),
         };
-        if fit != Fit::Holds {
-            return self.wrong_type(old, new, fit.why());
-        }
-        match (old.kind(), new.kind()) {
-            (Kind::Message(was), Kind::Message(is)) => {
-                // An entry's name is made from the field's, so it says nothing.
-                let by_shape = was.is_map_entry() || is.is_map_entry();
-                if by_shape || was.full_name() == is.full_name() {
-                    self.pending.push((was, is, direction));
-                } else {
-                    self.wrong_type(old, new, "it is another message");
-                }
+        let why = match (old.kind(), new.kind()) {
+            _ if fit != Fit::Holds => fit.why(),
+            // An entry's name is made from the field's, so it says nothing.
+            (Kind::Message(was), Kind::Message(is))
+                if was.full_name() == is.full_name() || was.is_map_entry() || is.is_map_entry() =>
+            {
+                self.pending.push((was, is, direction));
+                return true;
             }
-            (Kind::Enum(was), Kind::Enum(is)) => {
-                if was.full_name() == is.full_name() || is_moved_enum(&was, &is) {
-                    self.enumeration(&was, &is);
-                } else {
-                    self.wrong_type(old, new, "it is another enum");
-                }
+            (Kind::Message(_), Kind::Message(_)) => "it is another message",
+            (Kind::Enum(was), Kind::Enum(is))
+                if was.full_name() == is.full_name() || is_moved_enum(&was, &is) =>
+            {
+                self.enumeration(&was, &is);
+                return true;
             }
-            _ => {}
-        }
+            (Kind::Enum(_), Kind::Enum(_)) => "it is another enum",
+            _ => return true,
+        };
+        self.wrong_type(old, new, why);
+        false
     }
 
     fn wrong_type(&mut self, old: &FieldDescriptor, new: &FieldDescriptor, why: &str) {
