@@ -113,6 +113,11 @@ pub trait Instance: Send + Sync + 'static {
     /// What it uses now.
     fn usage(&self) -> Usage;
 
+    /// What it wrote last to its standard error, bounded; for the report of its end. `None` where there is none.
+    fn last_output(&self) -> Option<String> {
+        None
+    }
+
     /// Stops it: no new calls come (the host has drained it); finish, tear down, give back everything, by force after `grace`.
     /// Calling it twice is the same as once.
     fn stop(&self, grace: Duration) -> BoxFuture<'_, StopReport>;

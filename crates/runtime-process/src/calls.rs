@@ -1,0 +1,252 @@
+//! The calls that are open in one instance.
+//!
+//! ```text
+//!  open --------> Waiting --answer--> gone
+//!                    |
+//!      caller gone or deadline: Cancel is sent
+//!                    v
+//!                Abandoned --answer--> gone
+//!                    |
+//!         `stuck_grace` after the deadline: the instance is stuck
+//! ```
+//!
+//! Invariants
+//! - C1: an id is used for one call only, and an answer to an id that is not open is a breach of the protocol.
+//! - C2: every open call is answered once, by the plugin or by [`Calls::close`].
+//! - C3: a call keeps its slot until the plugin has answered it, also when its caller is gone: the plugin's thread is not free before.
+//! - C4: after [`Calls::close`] nothing is open, and opening gives the error it was closed with.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mortise_runtime::{CallContext, CallError, MethodIndex};
+use mortise_wire::Health;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+/// Questions about health that may be without an answer. A plugin that lets more pass is not asked again until it has answered.
+const UNANSWERED_HEALTH_MAX: usize = 4;
+
+/// The open calls of one instance.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    table: Mutex<Table>,
+    stuck_grace: Duration,
+    /// The earliest time at which a call counts as stuck may have changed.
+    due_changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last_id: u64,
+    open: HashMap<u64, Open>,
+    unanswered_health: usize,
+    closed: Option<CallError>,
+}
+
+#[derive(Debug)]
+enum Open {
+    Waiting {
+        reply: oneshot::Sender<Result<Bytes, CallError>>,
+        context: CallContext,
+        method: MethodIndex,
+        _slot: OwnedSemaphorePermit,
+    },
+    Abandoned {
+        method: MethodIndex,
+        due: Instant,
+        _slot: OwnedSemaphorePermit,
+    },
+    Health {
+        reply: oneshot::Sender<Health>,
+    },
+}
+
+/// Whose call a plugin's own call is made for.
+#[derive(Debug)]
+pub(crate) enum Parent {
+    /// Nobody's: the plugin's own thread.
+    None,
+    /// A call that is open.
+    Open(CallContext),
+    /// A call that is over, or never was.
+    Over,
+}
+
+/// What the plugin sent for an id that has nothing open.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotOpen {
+    AnsweredBefore,
+    NeverMade,
+    /// It is open, but it is a call and not a question about health, or the other way round.
+    OtherKind,
+}
+
+// === impl Calls ===
+
+impl Calls {
+    pub(crate) fn new(stuck_grace: Duration) -> Self {
+        Self {
+            table: Mutex::default(),
+            stuck_grace,
+            due_changed: Notify::new(),
+        }
+    }
+
+    /// Opens a call and gives it an id.
+    pub(crate) fn open(
+        &self,
+        context: &CallContext,
+        method: MethodIndex,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(u64, oneshot::Receiver<Result<Bytes, CallError>>), CallError> {
+        let (reply, answer) = oneshot::channel();
+        let context = context.clone();
+        let id = self.lock().insert(Open::Waiting {
+            reply,
+            context,
+            method,
+            _slot: slot,
+        })?;
+        Ok((id, answer))
+    }
+
+    /// Opens a question about health; `None` if too many are without an answer.
+    pub(crate) fn open_health(&self) -> Result<Option<(u64, oneshot::Receiver<Health>)>, CallError> {
+        let mut table = self.lock();
+        if table.unanswered_health >= UNANSWERED_HEALTH_MAX && table.closed.is_none() {
+            return Ok(None);
+        }
+        let (reply, answer) = oneshot::channel();
+        let id = table.insert(Open::Health { reply })?;
+        table.unanswered_health += 1;
+        Ok(Some((id, answer)))
+    }
+
+    /// Notes that nobody waits for `id` any more. True if the plugin should be told.
+    pub(crate) fn abandon(&self, id: u64, deadline: Instant) -> bool {
+        let mut table = self.lock();
+        match table.open.remove(&id) {
+            Some(Open::Waiting { method, _slot, .. }) => {
+                let due = deadline.max(Instant::now()) + self.stuck_grace;
+                table.open.insert(id, Open::Abandoned { method, due, _slot });
+                drop(table);
+                self.due_changed.notify_one();
+                true
+            }
+            Some(other) => {
+                table.open.insert(id, other);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Hands the plugin's answer to whoever waits for it.
+    pub(crate) fn answer(&self, id: u64, answer: Result<Bytes, CallError>) -> Result<(), NotOpen> {
+        let mut table = self.lock();
+        match table.open.remove(&id) {
+            Some(Open::Waiting { reply, .. }) => {
+                drop(table);
+                // The caller may have gone at this very moment.
+                let _ = reply.send(answer);
+                Ok(())
+            }
+            Some(Open::Abandoned { .. }) => Ok(()),
+            Some(health @ Open::Health { .. }) => {
+                table.open.insert(id, health);
+                Err(NotOpen::OtherKind)
+            }
+            None => Err(table.not_open(id)),
+        }
+    }
+
+    /// Hands the plugin's health to whoever asked.
+    pub(crate) fn answer_health(&self, id: u64, health: Health) -> Result<(), NotOpen> {
+        let mut table = self.lock();
+        match table.open.remove(&id) {
+            Some(Open::Health { reply }) => {
+                table.unanswered_health -= 1;
+                let _ = reply.send(health);
+                Ok(())
+            }
+            Some(call) => {
+                table.open.insert(id, call);
+                Err(NotOpen::OtherKind)
+            }
+            None => Err(table.not_open(id)),
+        }
+    }
+
+    /// The call that a plugin names as the parent of its own.
+    pub(crate) fn parent(&self, id: u64) -> Parent {
+        match (id, self.lock().open.get(&id)) {
+            (0, _) => Parent::None,
+            (_, Some(Open::Waiting { context, .. })) => Parent::Open(context.clone()),
+            _ => Parent::Over,
+        }
+    }
+
+    /// The call that counts as stuck first, and when.
+    pub(crate) fn first_due(&self) -> Option<(Instant, MethodIndex)> {
+        let due = |open: &Open| match open {
+            Open::Abandoned { method, due, .. } => Some((*due, *method)),
+            _ => None,
+        };
+        self.lock()
+            .open
+            .values()
+            .filter_map(due)
+            .min_by_key(|(due, _)| *due)
+    }
+
+    /// Resolves when [`Calls::first_due`] may have changed.
+    pub(crate) async fn due_changed(&self) {
+        self.due_changed.notified().await;
+    }
+
+    /// Answers everything that is open with `error`, now and from now on (C4). The first one stays.
+    pub(crate) fn close(&self, error: CallError) {
+        let open = {
+            let mut table = self.lock();
+            table.closed.get_or_insert_with(|| error.clone());
+            std::mem::take(&mut table.open)
+        };
+        for call in open.into_values() {
+            if let Open::Waiting { reply, .. } = call {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+    }
+
+    /// The error with which it was closed.
+    pub(crate) fn closed(&self) -> Option<CallError> {
+        self.lock().closed.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn insert(&mut self, open: Open) -> Result<u64, CallError> {
+        if let Some(error) = &self.closed {
+            return Err(error.clone());
+        }
+        self.last_id += 1;
+        self.open.insert(self.last_id, open);
+        Ok(self.last_id)
+    }
+
+    fn not_open(&self, id: u64) -> NotOpen {
+        if (1..=self.last_id).contains(&id) {
+            NotOpen::AnsweredBefore
+        } else {
+            NotOpen::NeverMade
+        }
+    }
+}

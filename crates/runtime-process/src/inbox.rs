@@ -1,0 +1,157 @@
+//! Frames from the plugin: where each belongs, and which of them it may not send.
+
+use std::sync::Arc;
+
+use mortise_runtime::{CallError, CallErrorKind, LogLine};
+use mortise_wire::{
+    Health, LogRecord, Status,
+    frame::{Decoder, Frame, Kind},
+};
+use prost::Message;
+use tokio::{io::AsyncReadExt as _, net::unix::OwnedReadHalf};
+
+use crate::{
+    calls::{NotOpen, Parent},
+    handshake::READ_BYTES,
+    host_calls::HostCalls,
+    instance::Shared,
+};
+
+/// Takes the plugin's frames. Dropping it ends the calls that the plugin makes.
+pub(crate) struct Inbox {
+    shared: Arc<Shared>,
+    host_calls: HostCalls,
+}
+
+/// Why there is nothing more to read.
+#[derive(Debug)]
+pub(crate) enum LaneEnd {
+    /// The plugin closed its end.
+    Closed,
+    /// It broke the protocol, and how.
+    Broken(String),
+}
+
+impl Inbox {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            host_calls: HostCalls::new(shared.clone()),
+            shared,
+        }
+    }
+
+    /// Reads until the plugin closes the lane or breaks the protocol.
+    pub(crate) async fn read(mut self, mut socket: OwnedReadHalf, mut decoder: Decoder) -> LaneEnd {
+        loop {
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => {
+                        if let Err(how) = self.take(frame) {
+                            return LaneEnd::Broken(how);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => return LaneEnd::Broken(error.to_string()),
+                }
+            }
+            let buffer = decoder.buffer_mut();
+            if buffer.capacity() == buffer.len() {
+                buffer.reserve(READ_BYTES);
+            }
+            match socket.read_buf(buffer).await {
+                Ok(0) => {
+                    let left = decoder.buffer_mut().len();
+                    return match left {
+                        0 => LaneEnd::Closed,
+                        left => LaneEnd::Broken(format!("it closed its lane {left} bytes into a frame")),
+                    };
+                }
+                Ok(_) => {}
+                // It went without reading what we sent.
+                Err(_) => return LaneEnd::Closed,
+            }
+        }
+    }
+
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// How the plugin broke the protocol.
+    pub(crate) fn take(&mut self, frame: Frame) -> Result<(), String> {
+        let id = frame.call_id;
+        match frame.kind {
+            Kind::Reply => {
+                let (bytes, max) = (frame.body.len(), self.shared.limits.payload_bytes_max);
+                let answer = if bytes > max {
+                    Err(CallError::new(
+                        CallErrorKind::Exhausted,
+                        format!(
+                            "the reply of plugin `{}` has {bytes} bytes, and {max} is the limit",
+                            self.shared.name()
+                        ),
+                    ))
+                } else {
+                    Ok(frame.body)
+                };
+                self.shared
+                    .calls
+                    .answer(id, answer)
+                    .map_err(|why| describe(why, id))
+            }
+            Kind::Error => {
+                let status: Status = decode(&frame, "status")?;
+                self.shared
+                    .calls
+                    .answer(id, Err(CallError::returned(status)))
+                    .map_err(|why| describe(why, id))
+            }
+            Kind::Pong => {
+                let health: Health = decode(&frame, "health")?;
+                self.shared
+                    .calls
+                    .answer_health(id, health)
+                    .map_err(|why| describe(why, id))
+            }
+            Kind::Log => {
+                self.log(decode(&frame, "log record")?);
+                Ok(())
+            }
+            Kind::HostCall => self.host_calls.begin(frame),
+            other => Err(format!(
+                "it sent {other:?}, which a plugin does not send once it is ready"
+            )),
+        }
+    }
+
+    fn log(&self, mut record: LogRecord) {
+        let parent = self.shared.calls.parent(record.call_id);
+        let call = match &parent {
+            Parent::Open(context) => {
+                // The lane has numbers of its own; people know the host's.
+                record.call_id = context.call_id;
+                Some(context)
+            }
+            Parent::None | Parent::Over => {
+                record.call_id = 0;
+                None
+            }
+        };
+        self.shared.services.log(LogLine {
+            record: &record,
+            call,
+        });
+    }
+}
+
+fn decode<M: Message + Default>(frame: &Frame, what: &str) -> Result<M, String> {
+    M::decode(frame.body.clone())
+        .map_err(|error| format!("the {what} in its frame {:?} does not parse: {error}", frame.kind))
+}
+
+fn describe(why: NotOpen, id: u64) -> String {
+    match why {
+        NotOpen::AnsweredBefore => format!("it answered call {id} twice"),
+        NotOpen::NeverMade => format!("it answered call {id}, which was never made"),
+        NotOpen::OtherKind => format!("its answer to {id} is of the wrong kind"),
+    }
+}

@@ -1,0 +1,267 @@
+//! One running plugin, as callers see it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mortise_manifest::Limits;
+use mortise_runtime::{
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, HostServices, Instance, InstanceId,
+    MethodIndex, StopReport, Usage,
+};
+use mortise_wire::{
+    Health, Metadata,
+    frame::{self, Kind},
+};
+use prost::Message as _;
+use rustix::process::Pid;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::{
+    calls::Calls,
+    lane::{self, Held},
+    memory,
+    output::Tail,
+    supervise::Command,
+};
+
+/// How long the plugin may take to say how it is.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the tasks of one instance share.
+pub(crate) struct Shared {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) limits: Limits,
+    pub(crate) services: Arc<dyn HostServices>,
+    pub(crate) calls: Calls,
+    pub(crate) lane: lane::Sender,
+    /// Its process is reaped, or about to be: its id means nothing any more.
+    pub(crate) gone: AtomicBool,
+    /// One permit for each call that the plugin works on at once.
+    pub(crate) slots: Arc<Semaphore>,
+}
+
+/// One running plugin.
+pub(crate) struct ProcessInstance {
+    pub(crate) id: InstanceId,
+    pub(crate) pid: Pid,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tail: Tail,
+    /// Dropping it tells the supervisor to end the process.
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) ended: watch::Receiver<Option<EndCause>>,
+    pub(crate) stopped: watch::Receiver<Option<StopReport>>,
+}
+
+/// An open call whose caller still waits.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+    deadline: Instant,
+    over: bool,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// `package.Service/Method`, for messages.
+    pub(crate) fn method_name(&self, method: MethodIndex) -> String {
+        match self.metadata.methods.get(method.0 as usize) {
+            Some(method) => format!("{}/{}", method.service, method.name),
+            None => format!("method {}", method.0),
+        }
+    }
+
+    async fn call(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {
+        let max = self.limits.payload_bytes_max;
+        if payload.len() > max {
+            let why = format!(
+                "the request has {} bytes, and {max} is the limit of plugin `{}`",
+                payload.len(),
+                self.name()
+            );
+            return Err(CallError::new(CallErrorKind::Exhausted, why));
+        }
+        if method.0 as usize >= self.metadata.methods.len() {
+            let why = format!(
+                "plugin `{}` has {} methods and no method {}",
+                self.name(),
+                self.metadata.methods.len(),
+                method.0
+            );
+            return Err(CallError::new(CallErrorKind::NotFound, why));
+        }
+        let deadline = cx
+            .deadline
+            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
+        let called = self.call_until(cx, method, payload, deadline);
+        tokio::time::timeout_at(deadline.into(), called)
+            .await
+            .unwrap_or_else(|_| {
+                let why = format!(
+                    "{} of plugin `{}` did not answer by its deadline",
+                    self.method_name(method),
+                    self.name()
+                );
+                Err(CallError::new(CallErrorKind::Deadline, why))
+            })
+    }
+
+    /// Dropped at the deadline: then, and whenever else its caller goes, [`Waiting`] tells the plugin.
+    async fn call_until(
+        &self,
+        cx: &CallContext,
+        method: MethodIndex,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, CallError> {
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => Ok(slot),
+            Err(_) => self.slots.clone().acquire_owned().await,
+        };
+        let slot = slot.map_err(|_| self.over())?;
+        let bytes = self.lane.reserve(payload.len()).await;
+        let (id, answer) = self.calls.open(cx, method, slot)?;
+        let mut waiting = Waiting {
+            shared: self,
+            id,
+            deadline,
+            over: false,
+        };
+        let mut head = cx.head(Instant::now());
+        head.call_id = id;
+        let head = head.encode_to_vec();
+        let prefix = frame::call_prefix(Kind::Call, id, method.0, &head, payload.len());
+        self.lane
+            .send_call(prefix.freeze(), payload, Held { bytes, slot: None });
+        let answer = answer.await.unwrap_or_else(|_| Err(self.over()));
+        waiting.over = true;
+        answer
+    }
+
+    async fn health(&self) -> Result<Health, CallError> {
+        let unavailable = |why: &str| {
+            CallError::new(
+                CallErrorKind::Unavailable,
+                format!("plugin `{}` {why}", self.name()),
+            )
+        };
+        let Some((id, answer)) = self.calls.open_health()? else {
+            return Err(unavailable(
+                "has not answered the last questions about its health",
+            ));
+        };
+        self.lane.send(Kind::Ping, id, Bytes::new(), Held::default());
+        match tokio::time::timeout(HEALTH_TIMEOUT, answer).await {
+            Ok(Ok(health)) => Ok(health),
+            Ok(Err(_)) => Err(self.over()),
+            Err(_) => Err(unavailable("did not say how it is within a second")),
+        }
+    }
+
+    /// Why nothing can be asked any more.
+    fn over(&self) -> CallError {
+        self.calls.closed().unwrap_or_else(|| {
+            CallError::new(
+                CallErrorKind::HostBug,
+                format!(
+                    "a call to plugin `{}` was lost by the process runtime",
+                    self.name()
+                ),
+            )
+        })
+    }
+}
+
+// === impl Waiting ===
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over && self.shared.calls.abandon(self.id, self.deadline) {
+            self.shared
+                .lane
+                .send(Kind::Cancel, self.id, Bytes::new(), Held::default());
+        }
+    }
+}
+
+// === impl ProcessInstance ===
+
+impl Call for ProcessInstance {
+    fn call<'a>(
+        &'a self,
+        cx: &'a CallContext,
+        method: MethodIndex,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, CallError>> {
+        Box::pin(self.shared.call(cx, method, payload))
+    }
+}
+
+impl Instance for ProcessInstance {
+    fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    fn call(&self) -> Option<&dyn Call> {
+        Some(self)
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
+        Box::pin(self.shared.health())
+    }
+
+    fn ended(&self) -> BoxFuture<'_, EndCause> {
+        let mut ended = self.ended.clone();
+        Box::pin(async move {
+            match ended.wait_for(Option::is_some).await.map(|cause| cause.clone()) {
+                Ok(Some(cause)) => cause,
+                // It was stopped, so it never ends by itself.
+                _ => std::future::pending().await,
+            }
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        if self.shared.gone.load(Ordering::Acquire) {
+            return Usage::default();
+        }
+        Usage {
+            memory_bytes: memory::resident_bytes(self.pid),
+            pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
+            retired_mappings: 0,
+        }
+    }
+
+    fn last_output(&self) -> Option<String> {
+        Some(self.tail.text()).filter(|text| !text.is_empty())
+    }
+
+    fn stop(&self, grace: Duration) -> BoxFuture<'_, StopReport> {
+        let mut stopped = self.stopped.clone();
+        // If the supervisor is gone, the report is there.
+        let _ = self.commands.send(Command::Stop { grace });
+        Box::pin(async move {
+            match stopped
+                .wait_for(Option::is_some)
+                .await
+                .map(|report| report.clone())
+            {
+                Ok(Some(report)) => report,
+                _ => StopReport {
+                    forced: Some("the executor that supervised it ended".to_owned()),
+                    left: None,
+                },
+            }
+        })
+    }
+}

@@ -1,0 +1,417 @@
+//! The runtime: from an executable that was checked to a plugin that is ready.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use mortise_manifest::{Grant, RuntimeName};
+use mortise_runtime::{
+    Artifact, BoxFuture, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime, RuntimeError,
+    RuntimeErrorKind as Kind, Start, Support, Verified,
+};
+use mortise_wire::{
+    Metadata,
+    frame::{Decoder, ENV_LANE_FD},
+    plugin::log_record::Level,
+};
+use tokio::{
+    net::{UnixStream, unix::OwnedReadHalf},
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
+
+use crate::{
+    ProcessConfig,
+    calls::Calls,
+    handshake::{self, Failure},
+    inbox::Inbox,
+    inspect,
+    instance::{ProcessInstance, Shared},
+    lane, memory,
+    output::{self, Tail},
+    run_dir::RunDir,
+    spawner::{Plan, Spawned, Spawner},
+    supervise::{OwnedTask, Supervisor, Watched, cause},
+};
+
+/// Names the process that a plugin belongs to, for the check that goes with a parent-death signal.
+const ENV_HOST_PID: &str = "MORTISE_HOST_PID";
+/// A plugin that said it can't start, or that closed its lane, has so long to exit by itself.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+
+/// Runs plugins as child processes. Cheap to share; plugins outlive it.
+#[derive(Debug)]
+pub struct ProcessRuntime {
+    config: Arc<ProcessConfig>,
+    spawner: Spawner,
+}
+
+/// An executable that is ready to be started.
+struct Executable {
+    path: PathBuf,
+}
+
+/// A plugin that is ready.
+struct Joined {
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    reader: OwnedReadHalf,
+    decoder: Decoder,
+    writer: OwnedTask,
+}
+
+// === impl ProcessRuntime ===
+
+impl ProcessRuntime {
+    /// Prepares the run directory and starts the thread that starts processes.
+    ///
+    /// # Errors
+    /// `Loader` if the run directory can't be used or is not the user's own.
+    pub fn new(config: ProcessConfig) -> Result<Self, RuntimeError> {
+        let run_dir = RunDir::open(&config.run_dir)?;
+        let spawner = Spawner::start(run_dir).map_err(|source| {
+            RuntimeError::new(
+                Kind::Loader,
+                format!("the thread that starts processes could not be started: {source}"),
+                "raise the host's limit of threads",
+            )
+        })?;
+        Ok(Self {
+            config: config.into(),
+            spawner,
+        })
+    }
+
+    async fn launch(&self, prepared: Prepared, start: Start) -> Result<Box<dyn Instance>, RuntimeError> {
+        let metadata = prepared.metadata.clone();
+        let name = metadata.name.clone();
+        let executable: Executable = prepared.into_inner().ok_or_else(|| {
+            RuntimeError::new(
+                Kind::Loader,
+                format!("plugin `{name}` was prepared by another runtime"),
+                "report this as a bug of the host",
+            )
+        })?;
+        let limit = start.limits.start;
+        // Only the waiting is bounded by the limit; ending a process that did not make it comes on top.
+        let begun = tokio::time::Instant::now();
+        let plan = self.plan(&executable, &start);
+        let spawned = self
+            .spawner
+            .spawn(plan)
+            .await
+            .map_err(|source| refused(&name, &executable.path, source))?;
+        let (mut child, lane) =
+            settle(spawned, &start).map_err(|source| refused(&name, &executable.path, source))?;
+        let became = timeout(
+            limit.saturating_sub(begun.elapsed()),
+            self.become_ready(lane, metadata, &start),
+        )
+        .await;
+        let why = match became {
+            Ok(Ok(Joined {
+                shared,
+                inbox,
+                reader,
+                decoder,
+                writer,
+            })) => {
+                let tail = child.tail.clone();
+                let pid = child.process.pid();
+                let (commands, inbox_commands) = mpsc::unbounded_channel();
+                let (ended, watch_ended) = watch::channel(None);
+                let (stopped, watch_stopped) = watch::channel(None);
+                let supervisor = Supervisor {
+                    shared: shared.clone(),
+                    child,
+                    reader: tokio::spawn(inbox.read(reader, decoder)),
+                    _writer: writer,
+                    commands: inbox_commands,
+                    ended,
+                    stopped,
+                    term_grace: self.config.term_grace,
+                };
+                tokio::spawn(supervisor.run());
+                return Ok(Box::new(ProcessInstance {
+                    id: start.instance,
+                    pid,
+                    shared,
+                    tail,
+                    commands,
+                    ended: watch_ended,
+                    stopped: watch_stopped,
+                }));
+            }
+            Ok(Err(failure)) => Some(failure),
+            Err(_) => None,
+        };
+        let wait = if why.is_some() { EXIT_WAIT } else { Duration::ZERO };
+        let exited_by_itself = timeout(wait, child.exit.exited()).await.is_ok();
+        let status = child.end(Duration::ZERO).await;
+        let how = exited_by_itself.then(|| cause(status));
+        Err(start_failed(&name, why, how, limit, &child.tail))
+    }
+
+    fn plan(&self, executable: &Executable, start: &Start) -> Plan {
+        let kept = self
+            .config
+            .env_allow
+            .iter()
+            .filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
+        let ours = [
+            (ENV_LANE_FD, "0".to_owned()),
+            (ENV_HOST_PID, std::process::id().to_string()),
+        ];
+        let ours = ours
+            .into_iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Plan {
+            program: executable.path.clone(),
+            args: self.config.args.clone(),
+            env: kept.chain(self.config.env.iter().cloned()).chain(ours).collect(),
+            data_bytes_max: memory::data_bytes_max(start.limits.memory_bytes_max, start.limits.concurrency),
+        }
+    }
+
+    async fn become_ready(
+        &self,
+        lane: UnixStream,
+        metadata: Arc<Metadata>,
+        start: &Start,
+    ) -> Result<Joined, Failure> {
+        let (mut reader, mut sending) = lane.into_split();
+        let greeted = handshake::greet(&mut reader, &mut sending, &metadata, start).await?;
+        let shared = Arc::new(Shared {
+            metadata,
+            limits: start.limits.clone(),
+            services: start.services.clone(),
+            calls: Calls::new(self.config.stuck_grace),
+            lane: lane::Sender::new(sending, start.limits.payload_bytes_max.saturating_mul(2)),
+            gone: AtomicBool::new(false),
+            slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),
+        });
+        let left_over = shared.clone();
+        let writer = OwnedTask::spawn(async move { left_over.lane.write_left_over().await });
+        let mut inbox = Inbox::new(shared.clone());
+        let mut decoder = greeted.decoder;
+        handshake::await_ready(&mut reader, &mut decoder, &mut inbox).await?;
+        Ok(Joined {
+            shared,
+            inbox,
+            reader,
+            decoder,
+            writer,
+        })
+    }
+}
+
+impl Runtime for ProcessRuntime {
+    fn support(&self) -> Support {
+        let memory_limit = if cfg!(target_os = "linux") {
+            Enforcement::Enforced
+        } else {
+            Enforcement::NotEnforced("this system can't limit another process's memory")
+        };
+        let mut lacks = vec![
+            Lack {
+                what: "direct",
+                why: "a call crosses a process boundary, so there is nothing to call on the caller's own thread; use `native` for a trusted plugin"
+                    .to_owned(),
+            },
+            Lack {
+                what: "jail",
+                why: "the process runs as the host's user with its files and network; use `wasm` for code that is not trusted"
+                    .to_owned(),
+            },
+        ];
+        if !cfg!(target_os = "linux") {
+            lacks.push(Lack {
+                what: "memory limit",
+                why: "only Linux can limit the memory of another process; use `wasm`".to_owned(),
+            });
+        }
+        Support {
+            runtime: RuntimeName::Process,
+            available: true,
+            isolation: Isolation::Process,
+            interrupt: Interrupt::Kill,
+            memory_limit,
+            restartable: true,
+            lacks,
+        }
+    }
+
+    fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
+        inspect::read_metadata(&artifact.bytes)
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        artifact: &'a Verified,
+        _: &'a Grant,
+    ) -> BoxFuture<'a, Result<Prepared, RuntimeError>> {
+        let path = check(artifact.artifact());
+        let metadata = artifact.metadata().clone();
+        Box::pin(std::future::ready(
+            path.map(|path| Prepared::new(metadata, Executable { path })),
+        ))
+    }
+
+    fn start(
+        &self,
+        prepared: Prepared,
+        start: Start,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
+        Box::pin(self.launch(prepared, start))
+    }
+}
+
+/// What can be known about an executable without starting it.
+fn check(artifact: &Artifact) -> Result<PathBuf, RuntimeError> {
+    let plugin = &artifact.plugin;
+    let loader = |why: String, hint: &str| {
+        RuntimeError::new(
+            Kind::Loader,
+            format!("the executable of plugin `{plugin}` can't be started: {why}"),
+            hint,
+        )
+    };
+    let Some(path) = &artifact.path else {
+        return Err(loader(
+            "its bytes are in no file".to_owned(),
+            "place the artifact in the host's artifact cache before it is prepared",
+        ));
+    };
+    let found = fs::symlink_metadata(path)
+        .map_err(|source| loader(format!("`{}`: {source}", path.display()), "load the plugin again"))?;
+    if !found.is_file() || found.permissions().mode() & 0o100 == 0 {
+        let why = format!(
+            "`{}` is not an executable file (mode {:o})",
+            path.display(),
+            found.permissions().mode() & 0o7777
+        );
+        return Err(loader(
+            why,
+            "load the plugin again, so that the host writes the file anew",
+        ));
+    }
+    Ok(path.clone())
+}
+
+/// Makes a process that was just started known to this executor.
+fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStream)> {
+    let Spawned {
+        process,
+        exit,
+        lane,
+        stdout,
+        stderr,
+    } = spawned;
+    let lane = UnixStream::from_std(lane)?;
+    let tail = Tail::default();
+    let pipes = [
+        (stdout, "stdout", Level::Info, None),
+        (stderr, "stderr", Level::Warn, Some(tail.clone())),
+    ];
+    let output = pipes.map(|(pipe, target, level, tail)| {
+        let services = start.services.clone();
+        OwnedTask::spawn(async move {
+            if let Err(error) = output::capture(pipe, target, level, services, tail).await {
+                tracing::warn!(target, %error, "a plugin's output can't be read any more");
+            }
+        })
+    });
+    Ok((
+        Watched {
+            process,
+            exit: exit.watch()?,
+            output: output.into(),
+            tail,
+        },
+        lane,
+    ))
+}
+
+/// The operating system did not start it.
+fn refused(name: &str, path: &std::path::Path, source: std::io::Error) -> RuntimeError {
+    use std::io::ErrorKind as Io;
+    let path = path.display();
+    let (kind, why, hint) = match source.kind() {
+        Io::NotFound => (
+            Kind::Loader,
+            "the file, or the dynamic loader that it names, does not exist".to_owned(),
+            "build the plugin for this system's C library, or link it statically",
+        ),
+        Io::PermissionDenied => (
+            Kind::Loader,
+            "permission denied".to_owned(),
+            "check that the data directory is not on a file system mounted with `noexec`",
+        ),
+        Io::WouldBlock | Io::OutOfMemory => (
+            Kind::Exhausted,
+            source.to_string(),
+            "the machine has no more processes or memory to give: stop something, or raise the limits (`ulimit -u`)",
+        ),
+        _ => (Kind::Loader, source.to_string(), "see the system's log"),
+    };
+    RuntimeError::new(
+        kind,
+        format!("plugin `{name}` could not be started from `{path}`: {why}"),
+        hint,
+    )
+}
+
+/// It was started and did not become ready.
+fn start_failed(
+    name: &str,
+    failure: Option<Failure>,
+    ended: Option<mortise_runtime::EndCause>,
+    limit: Duration,
+    tail: &Tail,
+) -> RuntimeError {
+    let last_words = tail.last_words();
+    let build = "build it again with `mortise build`, with the SDK version of this host";
+    let see = "start it by hand to see why, or look at its log lines above";
+    let (kind, why, hint) = match (failure, ended) {
+        (None, _) => (
+            Kind::StartFailed,
+            format!("it was not ready after {limit:?}{last_words}"),
+            "raise `limits.start_ms`, or make the plugin do less in its start",
+        ),
+        (Some(Failure::Declined(status)), _) => {
+            return RuntimeError::new(
+                Kind::StartFailed,
+                format!("plugin `{name}` declined to start: {}", status.message),
+                "correct its configuration as the message says",
+            )
+            .with_source(status);
+        }
+        (Some(Failure::Protocol(how)), _) => (
+            Kind::StartFailed,
+            format!("it broke the protocol: {how}{last_words}"),
+            build,
+        ),
+        (Some(Failure::Mismatch(how)), _) => (Kind::Tampered, format!("{how}{last_words}"), build),
+        (Some(Failure::Ended { waiting_for }), Some(cause)) => (
+            Kind::StartFailed,
+            format!("{cause} while {waiting_for} was expected{last_words}"),
+            see,
+        ),
+        (Some(Failure::Ended { waiting_for }), None) => (
+            Kind::StartFailed,
+            format!("it closed its lane while {waiting_for} was expected, and went on running{last_words}"),
+            build,
+        ),
+        (Some(Failure::Io(source)), _) => (
+            Kind::Loader,
+            format!("its lane failed: {source}"),
+            "see the system's log",
+        ),
+    };
+    RuntimeError::new(kind, format!("plugin `{name}` did not start: {why}"), hint)
+}
