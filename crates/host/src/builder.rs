@@ -1,25 +1,72 @@
-//! How a host is made.
+//! How a host is made, and how it loads what its configuration names.
 
-use std::path::PathBuf;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+};
 
-use mortise_manifest::HostConfig;
+use futures_util::future::join_all;
+use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
+use mortise_manifest::{HostConfig, RuntimeName};
 use mortise_runtime::Runtime;
+use mortise_store::{DataDir, EmbeddedPackage, KvLimits, Package, StoreError};
 
-use crate::{Host, HostError, host::Inner};
+use crate::{
+    Host, HostError, HostErrorKind, LoadRequest, Source,
+    host::{self, is_well},
+    load,
+    services::{NameLookup, SystemLookup},
+};
 
 /// Collects what a host is made of.
-#[derive(Default)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct HostBuilder {
-    runtimes: Vec<Box<dyn Runtime>>,
+    runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
     data_dir: Option<PathBuf>,
     config: HostConfig,
+    embedded: BTreeMap<String, EmbeddedPackage>,
+    builtin: BTreeMap<String, Package>,
+    probation: ProbationPolicy,
+    restarts: RestartPolicy,
+    lookup: Arc<dyn NameLookup>,
+}
+
+/// A plugin of the configuration whose package was read.
+struct Entry {
+    name: String,
+    package: Package,
+    request: LoadRequest,
+}
+
+impl Default for HostBuilder {
+    fn default() -> Self {
+        Self {
+            runtimes: HashMap::new(),
+            data_dir: None,
+            config: HostConfig::default(),
+            embedded: BTreeMap::new(),
+            builtin: BTreeMap::new(),
+            probation: ProbationPolicy::default(),
+            restarts: RestartPolicy::default(),
+            lookup: Arc::new(SystemLookup),
+        }
+    }
+}
+
+impl fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBuilder")
+            .field("runtimes", &self.runtimes.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 impl HostBuilder {
     /// Adds a technology that runs plugins. Of two for the same name, the later counts.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtimes.push(Box::new(runtime));
+        self.runtimes.insert(runtime.support().runtime, Arc::new(runtime));
         self
     }
 
@@ -30,20 +77,204 @@ impl HostBuilder {
         self
     }
 
-    /// A parsed `mortise.toml`. All its plugins are loaded in parallel at start; one that cannot be is listed with all reasons, and the
-    /// host starts all the same. Relative paths in it are taken as they are.
+    /// A parsed `mortise.toml`. All its plugins are loaded in parallel at start (a provider before those that need it); one that cannot be is
+    /// listed with all reasons, and the host starts all the same. Relative paths in it are taken as they are.
     pub fn config(mut self, config: HostConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Starts the host on the current tokio runtime.
+    /// Makes a package that is compiled into this program known as `embedded:NAME`.
+    pub fn embed(mut self, package: EmbeddedPackage) -> Self {
+        self.embedded.insert(package.name.to_owned(), package);
+        self
+    }
+
+    /// Makes a plugin that is itself compiled into this program known as `builtin:NAME`, by its package
+    /// ([`Package::builtin`]). The runtime that knows its code is added with [`HostBuilder::runtime`].
+    pub fn builtin(mut self, name: impl Into<String>, package: Package) -> Self {
+        self.builtin.insert(name.into(), package);
+        self
+    }
+
+    /// How fresh versions are judged. Default: see [`ProbationPolicy`].
+    pub fn probation(mut self, policy: ProbationPolicy) -> Self {
+        self.probation = policy;
+        self
+    }
+
+    /// When crashed plugins are started again. Default: see [`RestartPolicy`].
+    pub fn restarts(mut self, policy: RestartPolicy) -> Self {
+        self.restarts = policy;
+        self
+    }
+
+    /// Who turns names into addresses for plugins' HTTP requests. What it answers is checked all the same. Default: the system.
+    pub fn name_lookup(mut self, lookup: impl NameLookup) -> Self {
+        self.lookup = Arc::new(lookup);
+        self
+    }
+
+    /// Starts the host on the current tokio runtime, and loads what the configuration names.
     ///
     /// # Errors
     /// If its data directory cannot be used. A plugin never keeps a host from starting.
     pub async fn start(self) -> Result<Host, HostError> {
-        Ok(Host {
-            inner: std::sync::Arc::new(Inner {}),
-        })
+        let Self {
+            runtimes,
+            data_dir,
+            config,
+            embedded,
+            builtin,
+            probation,
+            restarts,
+            lookup,
+        } = self;
+        let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
+        let opening = tokio::task::spawn_blocking(move || open(chosen));
+        let opened = opening
+            .await
+            .map_err(|_| HostError::new(HostErrorKind::Storage, "opening the data directory was given up"))?;
+        let (data, temporary) = opened?;
+        let parts = host::Parts {
+            runtimes,
+            embedded,
+            builtin,
+            prefer: config.prefer,
+            propagate: config.routing.propagate,
+            probation,
+            restarts,
+            lookup,
+            journal: data.journal().map_err(of_store)?,
+            kv: data.kv(KvLimits::default()).map_err(of_store)?,
+            data,
+            temporary,
+        };
+        let host = Host::new(parts);
+        load_all(&host, config.plugins.into_iter().map(LoadRequest::from).collect()).await;
+        Ok(host)
+    }
+}
+
+fn open(chosen: Option<PathBuf>) -> Result<(DataDir, Option<tempfile::TempDir>), HostError> {
+    let Some(path) = chosen else {
+        let temporary = tempfile::Builder::new()
+            .prefix("mortise-")
+            .tempdir()
+            .map_err(|error| {
+                HostError::new(
+                    HostErrorKind::Storage,
+                    format!("no temporary data directory could be made: {error}"),
+                )
+                .with_hint("name one with `data_dir`")
+                .with_source(error)
+            })?;
+        let data = DataDir::open(temporary.path()).map_err(of_store)?;
+        return Ok((data, Some(temporary)));
+    };
+    Ok((DataDir::open(path).map_err(of_store)?, None))
+}
+
+fn of_store(error: StoreError) -> HostError {
+    let hint = error.hint().to_owned();
+    HostError::new(HostErrorKind::Storage, error.to_string())
+        .with_hint(hint)
+        .with_source(error)
+}
+
+/// Loads everything, in waves: first what needs nothing that another one provides, then what the first wave provides for, and so on.
+async fn load_all(host: &Host, requests: Vec<LoadRequest>) {
+    let mut entries = read_all(host, requests).await;
+    while !entries.is_empty() {
+        let pending: HashSet<&String> = entries
+            .iter()
+            .flat_map(|it| &it.package.manifest().provides)
+            .collect();
+        let waits = |entry: &Entry| {
+            let manifest = entry.package.manifest();
+            let hard = manifest.requires.iter().filter(|it| !it.optional && !it.lazy);
+            hard.into_iter()
+                .any(|it| pending.contains(&it.service) && !manifest.provides.contains(&it.service))
+        };
+        let waiting: Vec<bool> = entries.iter().map(waits).collect();
+        // In a cycle all wait for each other; their checks say so better than we could.
+        let stuck = waiting.iter().all(|it| *it);
+        let (later, now): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .zip(waiting)
+            .partition(|(_, waits)| *waits && !stuck);
+        join_all(now.into_iter().map(|(entry, _)| load_one(host, entry))).await;
+        entries = later.into_iter().map(|(entry, _)| entry).collect();
+    }
+}
+
+/// Reads all packages; what cannot be read is listed as rejected.
+async fn read_all(host: &Host, requests: Vec<LoadRequest>) -> Vec<Entry> {
+    let fetched = join_all(requests.into_iter().map(|request| async {
+        let package = load::fetch(host.shared(), &request.source).await;
+        (request, package)
+    }));
+    let mut names = HashSet::new();
+    let mut entries = Vec::new();
+    for (request, package) in fetched.await {
+        let package = match package {
+            Ok(package) => package,
+            Err(error) => {
+                let name = request.name.clone().unwrap_or_else(|| stand_in(&request.source));
+                host.reject(&name, &request.source, error).await;
+                continue;
+            }
+        };
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| package.plugin().name.to_string());
+        if names.insert(name.clone()) {
+            entries.push(Entry {
+                name,
+                package,
+                request,
+            });
+        } else {
+            let what = format!("the name `{name}` is taken by an entry before it");
+            let error =
+                HostError::new(HostErrorKind::Conflict, what).with_hint("give each entry its own `name`");
+            host.reject(
+                &format!("{name}@{}", package.plugin().version),
+                &request.source,
+                error,
+            )
+            .await;
+        }
+    }
+    entries
+}
+
+async fn load_one(host: &Host, entry: Entry) {
+    let Entry {
+        name,
+        package,
+        request,
+    } = entry;
+    let source = request.source.clone();
+    match host.load_package(package, request).await {
+        Ok(info) if is_well(info.state) => {}
+        Ok(info) => {
+            tracing::warn!(target: "mortise::life", plugin = name, state = %info.state, "a plugin of the configuration does not serve")
+        }
+        Err(error) => {
+            tracing::error!(target: "mortise::life", plugin = name, %source, %error, hint = error.hint(), "a plugin of the configuration does not serve");
+        }
+    }
+}
+
+/// A name for something that could not say its own.
+fn stand_in(source: &Source) -> String {
+    match source {
+        Source::Builtin(name) | Source::Embedded(name) => name.clone(),
+        Source::Folder(path) => path.file_name().map_or_else(
+            || path.display().to_string(),
+            |it| it.to_string_lossy().into_owned(),
+        ),
     }
 }

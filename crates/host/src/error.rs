@@ -101,6 +101,16 @@ impl HostError {
         self
     }
 
+    pub(crate) fn with_reasons(mut self, reasons: Vec<Refusal>) -> Self {
+        self.reasons = reasons;
+        self
+    }
+
+    pub(crate) fn of_kind(mut self, kind: HostErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self

@@ -1,33 +1,94 @@
-//! The host as its embedder sees it.
+//! The host as its embedder sees it, and what all its parts share.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use mortise_runtime::{CallError, CallErrorKind, Support};
-use mortise_wire::{Header, Health, Status, client::Caller};
-
-use crate::{
-    BoundMethod, CallOptions, CheckReport, HostBuilder, HostError, HostErrorKind, LoadRequest, PluginDetail,
-    PluginInfo, Route, Source, UnloadReport,
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-/// A running host. Cheap to clone; all clones are the same host.
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
+use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
+use mortise_runtime::{CallError, CallErrorKind, Runtime, Support};
+use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
+use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
+use tracing::trace_span;
+
+use crate::{
+    BoundMethod, CallOptions, CheckReport, Counters, HostBuilder, HostError, HostErrorKind, LoadRequest,
+    MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
+    call::{self, Origin},
+    generation::{Address, Generation},
+    load,
+    services::NameLookup,
+    supervisor::{Command, Supervisor},
+    table::{Table, Target},
+};
+
+/// A running host. Cheap to clone; all clones are the same host. When the last one is dropped, its plugins are stopped in the background; call
+/// [`Host::shutdown`] to wait for it.
 #[derive(Clone)]
 pub struct Host {
-    pub(crate) inner: Arc<Inner>,
+    owner: Arc<Owner>,
 }
 
-pub(crate) struct Inner {}
+/// Closes the host when the last handle is gone; supervisors hold [`Shared`] themselves.
+struct Owner(Arc<Shared>);
 
-impl std::fmt::Debug for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").finish_non_exhaustive()
-    }
+/// What all parts of a host share.
+pub(crate) struct Shared {
+    pub(crate) runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
+    pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
+    pub(crate) builtin: BTreeMap<String, Package>,
+    pub(crate) prefer: Vec<RuntimeName>,
+    pub(crate) propagate: Vec<String>,
+    pub(crate) probation: ProbationPolicy,
+    pub(crate) restarts: RestartPolicy,
+    pub(crate) lookup: Arc<dyn NameLookup>,
+    pub(crate) data: DataDir,
+    pub(crate) journal: Journal,
+    pub(crate) kv: Kv,
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) closing: watch::Sender<bool>,
+    /// The runtime that the host lives on.
+    pub(crate) tokio: Handle,
+    addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
+    instances: AtomicU64,
+    /// Removed with the host, if it was not given a data directory.
+    _temporary: Option<tempfile::TempDir>,
 }
 
-pub(crate) fn unknown(target: &str) -> CallError {
-    CallError::new(CallErrorKind::NotFound, format!("no plugin provides `{target}`"))
+/// What [`Shared::new`] needs.
+pub(crate) struct Parts {
+    pub(crate) runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
+    pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
+    pub(crate) builtin: BTreeMap<String, Package>,
+    pub(crate) prefer: Vec<RuntimeName>,
+    pub(crate) propagate: Vec<String>,
+    pub(crate) probation: ProbationPolicy,
+    pub(crate) restarts: RestartPolicy,
+    pub(crate) lookup: Arc<dyn NameLookup>,
+    pub(crate) data: DataDir,
+    pub(crate) journal: Journal,
+    pub(crate) kv: Kv,
+    pub(crate) temporary: Option<tempfile::TempDir>,
 }
+
+/// Commands that wait for a supervisor that is busy.
+const COMMANDS_MAX: usize = 64;
+/// Longest wait for an answer of [`Host::health`].
+const HEALTH_MAX: Duration = Duration::from_secs(1);
+
+// === impl Host ===
 
 impl Host {
     /// Collects what a host is made of.
@@ -35,33 +96,91 @@ impl Host {
         HostBuilder::default()
     }
 
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            owner: Arc::new(Owner(Arc::new(Shared::new(parts)))),
+        }
+    }
+
     /// Loads a plugin and returns when it serves. If one runs under the same name, it is replaced without losing a call (or stays beside the new
     /// one, with `request.beside`); on any failure it serves on.
     ///
+    /// A fresh version that replaced another is on probation when this returns: [`Host::inspect`] tells what becomes of it.
+    ///
     /// # Errors
     /// All reasons against it, or what kept it from starting.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the load.
     pub async fn load(&self, request: LoadRequest) -> Result<PluginInfo, HostError> {
-        Err(HostError::new(
-            HostErrorKind::NotFound,
-            format!("{} is not there", request.source),
-        ))
+        let package = load::fetch(self.shared(), &request.source).await?;
+        self.load_package(package, request).await
+    }
+
+    pub(crate) async fn load_package(
+        &self,
+        package: Package,
+        request: LoadRequest,
+    ) -> Result<PluginInfo, HostError> {
+        let shared = self.shared();
+        let name = request
+            .name
+            .clone()
+            .unwrap_or_else(|| package.plugin().name.to_string());
+        check_plugin_name(&name).map_err(|error| {
+            HostError::new(HostErrorKind::Invalid, error.to_string())
+                .with_hint(error.hint().unwrap_or_default())
+        })?;
+        let name = if request.beside {
+            shared.name_beside(&name, &package)?
+        } else {
+            name
+        };
+        loop {
+            let address = shared.address(&name, &request.source)?;
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Load(Box::new(package.clone()), Box::new(request.clone()), reply);
+            if address.commands.send(command).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return answer;
+            }
+            // An unload came in between; the next supervisor of this name takes it.
+            shared.gone(&address).await;
+        }
+    }
+
+    /// Lists a plugin that could not even be read, with the reasons.
+    pub(crate) async fn reject(&self, name: &str, source: &Source, error: HostError) {
+        if let Ok(address) = self.shared().address(name, source) {
+            // A supervisor ends only when its address is unloaded; then there is nothing to list.
+            let _ = address.commands.send(Command::Reject(error)).await;
+        }
     }
 
     /// Drains and stops a plugin: `name`, or `name@version`.
     ///
     /// # Errors
     /// If there is none.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the unload.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport, HostError> {
-        Err(HostError::new(
-            HostErrorKind::NotFound,
-            format!("there is no plugin `{plugin}`"),
-        ))
+        let address = self.shared().find(plugin)?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || self.shared().unknown_plugin(plugin);
+        address
+            .commands
+            .send(Command::Unload(reply))
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// All plugins, by name; also those that failed or were rejected.
     #[must_use]
     pub fn list(&self) -> Vec<PluginInfo> {
-        Vec::new()
+        self.shared().all().iter().map(|it| it.info()).collect()
     }
 
     /// Everything about one plugin.
@@ -69,10 +188,9 @@ impl Host {
     /// # Errors
     /// If there is none.
     pub fn inspect(&self, plugin: &str) -> Result<PluginDetail, HostError> {
-        Err(HostError::new(
-            HostErrorKind::NotFound,
-            format!("there is no plugin `{plugin}`"),
-        ))
+        let shared = self.shared();
+        let address = shared.find(plugin)?;
+        Ok(shared.detail(&address))
     }
 
     /// Runs the static checks for every variant of a package and starts nothing.
@@ -80,19 +198,16 @@ impl Host {
     /// # Errors
     /// If there is nothing to check.
     pub async fn check(&self, source: &Source) -> Result<CheckReport, HostError> {
-        Err(HostError::new(
-            HostErrorKind::NotFound,
-            format!("{source} is not there"),
-        ))
+        load::check(self.shared(), source).await
     }
 
-    /// Finds who answers a target: `package.Service/Method` or `plugin.{name}.{method}`.
+    /// Finds who answers a target: `package.Service/Method`, `plugin.{name}.{method}` or `plugin.{name}@{version}.{method}`.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound` with what there is instead, `Unavailable` if the plugin is down.
     pub fn resolve(&self, target: &str, headers: &[Header]) -> Result<Route, CallError> {
-        let _ = headers;
-        Err(unknown(target))
+        let _span = trace_span!(target: "mortise::call", "resolve", method = target).entered();
+        self.shared().resolve(target, headers).map(Route)
     }
 
     /// Resolves and calls.
@@ -103,8 +218,8 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future cancels the call.
     pub async fn call(&self, target: &str, payload: Bytes, options: CallOptions) -> Result<Bytes, CallError> {
-        let _ = (payload, options);
-        Err(unknown(target))
+        let route = self.resolve(target, &options.headers)?;
+        self.call_route(&route, payload, options).await
     }
 
     /// Calls what was resolved before.
@@ -120,8 +235,12 @@ impl Host {
         payload: Bytes,
         options: CallOptions,
     ) -> Result<Bytes, CallError> {
-        let _ = (payload, options);
-        Err(unknown(route.plugin()))
+        call::call(
+            &route.0,
+            payload,
+            Origin::outside(options, &self.shared().propagate),
+        )
+        .await
     }
 
     /// Looks a method up once, for synchronous calls.
@@ -129,28 +248,54 @@ impl Host {
     /// # Errors
     /// As [`Host::resolve`].
     pub fn bind(&self, target: &str) -> Result<BoundMethod, CallError> {
-        Ok(BoundMethod {
-            host: self.clone(),
-            route: self.resolve(target, &[])?,
-        })
+        let route = self.resolve(target, &[])?;
+        Ok(BoundMethod::new(self.clone(), route, self.shared().tokio.clone()))
     }
 
     /// Asks a plugin how it is.
     ///
     /// # Errors
-    /// If there is none, or it does not answer within a second.
+    /// If there is none, it does not serve, or it does not answer within a second.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the question.
     pub async fn health(&self, plugin: &str) -> Result<Health, CallError> {
-        Err(unknown(plugin))
+        let of_host = |error: HostError| CallError::new(CallErrorKind::NotFound, error.to_string());
+        let address = self.shared().find(plugin).map_err(of_host)?;
+        let generation = call::serving(&address)?;
+        match tokio::time::timeout(HEALTH_MAX, generation.instance.health()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::new(
+                CallErrorKind::Deadline,
+                format!("plugin `{plugin}` did not say within {HEALTH_MAX:?} how it is"),
+            )),
+        }
     }
 
     /// What each runtime can do on this machine.
     #[must_use]
     pub fn supports(&self) -> Vec<Support> {
-        Vec::new()
+        let mut all: Vec<_> = self.shared().runtimes.values().map(|it| it.support()).collect();
+        all.sort_by_key(|it| it.runtime);
+        all
     }
 
     /// Drains and stops everything. Later calls answer `Unavailable`. Twice is the same as once.
-    pub async fn shutdown(&self) {}
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the shutdown.
+    pub async fn shutdown(&self) {
+        self.shared().closing.send_replace(true);
+        for address in self.shared().all() {
+            address.commands.closed().await;
+        }
+    }
+
+    /// Whether [`Host::shutdown`] was called.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        *self.shared().closing.borrow()
+    }
 
     /// A caller for generated clients whose calls all go to one plugin: `FooClient::new(host.plugin("foo"))`.
     #[must_use]
@@ -158,9 +303,38 @@ impl Host {
         PluginCaller {
             host: self.clone(),
             name: name.into(),
+            options: CallOptions::default(),
         }
     }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.owner
+    }
 }
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("plugins", &self.list().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deref for Owner {
+    type Target = Arc<Shared>;
+
+    fn deref(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+    }
+}
+
+// === generated clients ===
 
 /// Calls of a generated client: whoever provides the service answers.
 impl Caller for Host {
@@ -176,15 +350,313 @@ impl Caller for Host {
 pub struct PluginCaller {
     host: Host,
     name: Arc<str>,
+    options: CallOptions,
+}
+
+impl PluginCaller {
+    /// The same, with a deadline, headers or a trace that go with every call.
+    #[must_use]
+    pub fn with_options(mut self, options: CallOptions) -> Self {
+        self.options = options;
+        self
+    }
 }
 
 impl Caller for PluginCaller {
     async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let _ = &self.name;
-        Ok(
-            Host::call(&self.host, target, payload.into(), CallOptions::default())
-                .await?
-                .into(),
-        )
+        let shared = self.host.shared();
+        let found = shared.table.load().get_at(&self.name, target).cloned();
+        let target = match found {
+            Some(found) => found,
+            None => return Err(shared.refusal_at(&self.name, target).into()),
+        };
+        let origin = Origin::outside(self.options.clone(), &shared.propagate);
+        Ok(call::call(&target, payload.into(), origin).await?.into())
     }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn new(parts: Parts) -> Self {
+        let Parts {
+            runtimes,
+            embedded,
+            builtin,
+            prefer,
+            propagate,
+            probation,
+            restarts,
+            lookup,
+            data,
+            journal,
+            kv,
+            temporary,
+        } = parts;
+        Self {
+            runtimes,
+            embedded,
+            builtin,
+            prefer,
+            propagate,
+            probation,
+            restarts,
+            lookup,
+            data,
+            journal,
+            kv,
+            table: ArcSwap::default(),
+            closing: watch::Sender::new(false),
+            tokio: Handle::current(),
+            addresses: Mutex::default(),
+            instances: AtomicU64::new(0),
+            _temporary: temporary,
+        }
+    }
+
+    pub(crate) fn next_instance(&self) -> u64 {
+        self.instances.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn resolve(&self, target: &str, headers: &[Header]) -> Result<Arc<Target>, CallError> {
+        let _ = headers;
+        let table = self.table.load();
+        match table.get(target) {
+            Some(found) => Ok(found.clone()),
+            None if *self.closing.borrow() => Err(CallError::new(
+                CallErrorKind::Unavailable,
+                "the host is shut down",
+            )),
+            None => Err(table.refusal(target)),
+        }
+    }
+
+    fn refusal_at(&self, name: &str, target: &str) -> CallError {
+        match self.find(name).map(|address| call::serving(&address)) {
+            Ok(Ok(_)) => CallError::new(
+                CallErrorKind::NotFound,
+                format!("plugin `{name}` has no method `{target}`"),
+            ),
+            Ok(Err(unavailable)) => unavailable,
+            Err(unknown) => CallError::new(CallErrorKind::NotFound, unknown.to_string()),
+        }
+    }
+
+    // --- addresses ---
+
+    /// The address of this name; made, with its supervisor, if there is none.
+    fn address(self: &Arc<Self>, name: &str, source: &Source) -> Result<Arc<Address>, HostError> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.closing.borrow() {
+            return Err(HostError::new(
+                HostErrorKind::ShuttingDown,
+                "the host is shutting down",
+            ));
+        }
+        if let Some(known) = addresses.get(name) {
+            return Ok(known.clone());
+        }
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        let name: Arc<str> = name.into();
+        let address = Arc::new(Address::new(name.clone(), commands, source.to_string().into()));
+        addresses.insert(name, address.clone());
+        self.tokio
+            .spawn(Supervisor::new(self.clone(), address.clone(), inbox).run());
+        Ok(address)
+    }
+
+    /// Where a version runs beside the one that has the name; the plain name if nothing runs there.
+    fn name_beside(&self, name: &str, package: &Package) -> Result<String, HostError> {
+        let Ok(first) = self.find(name) else {
+            return Ok(name.to_owned());
+        };
+        let Ok(serving) = call::serving(&first) else {
+            return Ok(name.to_owned());
+        };
+        let version = &package.plugin().version;
+        if serving.plugin.version == *version {
+            let what = format!("version {version} of plugin `{name}` runs already");
+            return Err(HostError::new(HostErrorKind::Conflict, what)
+                .with_plugin(name)
+                .with_hint("load it without `beside` to replace it, or under another name"));
+        }
+        Ok(format!("{name}@{version}"))
+    }
+
+    /// `name`, or `name@version` for one that runs beside another or is the only one of that version.
+    fn find(&self, plugin: &str) -> Result<Arc<Address>, HostError> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_version = || {
+            let (name, version) = plugin.split_once('@')?;
+            let address = addresses.get(name)?;
+            let serving = call::serving(address).ok()?;
+            (serving.plugin.version.to_string() == version).then_some(address)
+        };
+        match addresses.get(plugin).or_else(of_version) {
+            Some(address) => Ok(address.clone()),
+            None => {
+                drop(addresses);
+                Err(self.unknown_plugin(plugin))
+            }
+        }
+    }
+
+    fn unknown_plugin(&self, plugin: &str) -> HostError {
+        let names: Vec<_> = self.all().iter().map(|it| format!("`{}`", it.name)).collect();
+        let hint = if names.is_empty() {
+            "no plugin is loaded".to_owned()
+        } else {
+            format!("loaded are {}", names.join(", "))
+        };
+        HostError::new(HostErrorKind::NotFound, format!("there is no plugin `{plugin}`"))
+            .with_plugin(plugin)
+            .with_hint(hint)
+    }
+
+    fn all(&self) -> Vec<Arc<Address>> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// Forgets an address whose supervisor ends.
+    pub(crate) fn forget(&self, address: &Address) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if addresses
+            .get(&address.name)
+            .is_some_and(|it| std::ptr::eq(&**it, address))
+        {
+            addresses.remove(&address.name);
+        }
+        self.store_table(&addresses);
+    }
+
+    /// Waits until an address is forgotten.
+    async fn gone(&self, address: &Address) {
+        address.commands.closed().await;
+        self.forget(address);
+    }
+
+    /// Publishes what all addresses serve now.
+    pub(crate) fn rebuild_table(&self) {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store_table(&addresses);
+    }
+
+    /// The lock is held meanwhile, so that of two tables the newer one stays.
+    fn store_table(&self, addresses: &BTreeMap<Arc<str>, Arc<Address>>) {
+        self.table.store(Arc::new(Table::of(addresses.values().cloned())));
+    }
+
+    // --- journal ---
+
+    /// Writes a move down; it is on the disk when this returns.
+    pub(crate) async fn journal(&self, transition: Transition) -> Result<(), HostError> {
+        let at = std::time::SystemTime::now();
+        self.with_journal(move |journal| journal.append(at, &transition))
+            .await
+            .map(|_| ())
+    }
+
+    /// Works with the journal on a thread that may block.
+    pub(crate) async fn with_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, HostError> {
+        let journal = self.journal.clone();
+        match tokio::task::spawn_blocking(move || work(&journal)).await {
+            Ok(done) => done.map_err(|error| {
+                let hint = error.hint().to_owned();
+                HostError::new(HostErrorKind::Storage, error.to_string())
+                    .with_hint(hint)
+                    .with_source(error)
+            }),
+            Err(_) => Err(HostError::new(
+                HostErrorKind::Storage,
+                "the journal gave up on a request",
+            )),
+        }
+    }
+
+    // --- inspect ---
+
+    fn detail(&self, address: &Address) -> PluginDetail {
+        let info = address.info();
+        let status = address.status.load();
+        let serving = status.current.as_deref();
+        let counters = Counters {
+            calls: info.calls,
+            errors: info.errors,
+            in_flight: info.in_flight,
+            starts: status.starts,
+            crashes: status.crashes,
+            faults: status.past.faults
+                + status
+                    .current
+                    .iter()
+                    .chain(&status.others)
+                    .map(|it| it.stats.totals().faults)
+                    .sum::<u64>(),
+            ..serving.map(counters_of).unwrap_or_default()
+        };
+        PluginDetail {
+            instance: serving.map(|it| it.instance.id().to_string()),
+            methods: serving.map(methods_of).unwrap_or_default(),
+            requires: serving
+                .map(|it| {
+                    it.manifest
+                        .requires
+                        .iter()
+                        .map(|required| required.service.clone())
+                        .collect()
+                })
+                .unwrap_or_default(),
+            declared: serving.map_or_else(Permissions::default, |it| it.manifest.permissions.clone()),
+            granted: serving.map_or_else(Permissions::default, |it| it.granted.clone()),
+            limits: serving.map(|it| it.limits.clone()).unwrap_or_default(),
+            counters,
+            usage: serving.map(|it| it.instance.usage()).unwrap_or_default(),
+            history: status.history.iter().cloned().collect(),
+            support: info
+                .runtime
+                .and_then(|it| self.runtimes.get(&it))
+                .map(|it| it.support()),
+            info,
+        }
+    }
+}
+
+fn counters_of(serving: &Generation) -> Counters {
+    let ns = |it: Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
+    Counters {
+        waiting: serving.admission.waiting(),
+        log_lines_dropped: serving.services.log_lines_dropped(),
+        latency_samples: serving.stats.samples(),
+        latency_p50_ns: ns(serving.stats.quantile(0.5)),
+        latency_p99_ns: ns(serving.stats.quantile(0.99)),
+        ..Counters::default()
+    }
+}
+
+fn methods_of(serving: &Generation) -> Vec<MethodInfo> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let methods = serving.metadata.methods.iter();
+    methods
+        .map(|method| MethodInfo {
+            service: method.service.clone(),
+            name: method.name.clone(),
+            wire_hash: hex(&method.wire_hash),
+            full_hash: hex(&method.full_hash),
+            idempotent: method.flags & METHOD_IDEMPOTENT != 0,
+            nonblocking: method.flags & METHOD_NONBLOCKING != 0,
+        })
+        .collect()
+}
+
+/// Whether a state is one that a plugin should be in.
+pub(crate) fn is_well(state: State) -> bool {
+    state.is_routed()
 }

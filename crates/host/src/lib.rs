@@ -5,23 +5,32 @@
 //! gateway's and the command line's part.
 //!
 //! # Who writes what
-//! - One [`supervisor`] task per *address* (`name`, or `name@version` for a version that runs beside another) is the only writer of
+//! - One `supervisor` task per *address* (`name`, or `name@version` for a version that runs beside another) is the only writer of
 //!   that address's life. Everyone else sends it commands. Its moves are those of `mortise_lifecycle::step`, and each is in the
 //!   journal before its side effect happens.
-//! - Callers read: the immutable method table behind one pointer ([`table`]), then the address's cell with its current generation
-//!   ([`generation`]). They never wait for a supervisor.
+//! - Callers read: the immutable method table behind one pointer (`table`), then the address's cell with its current generation
+//!   (`generation`). They never wait for a supervisor.
 //!
-//! Reading order: [`request`] and [`info`] (what goes in and comes out), [`host`], [`table`], [`generation`], [`gate`], [`call`],
-//! [`bound`], [`load`], [`supervisor`], [`services`].
+//! Reading order: `request` and `info` (what goes in and comes out), `host`, `table`, `generation`, `admission`, `call`, `bound`,
+//! `load`, `life`, `supervisor`, `services`.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod bound;
 mod builder;
+mod call;
 mod error;
+mod generation;
 mod host;
 mod info;
+mod life;
+mod load;
 mod request;
 mod route;
+mod services;
+mod stats;
+mod supervisor;
+mod table;
 
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
@@ -30,6 +39,8 @@ pub use host::{Host, PluginCaller};
 pub use info::{
     CheckReport, Counters, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport, VariantReport,
 };
-pub use mortise_lifecycle::State;
+pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
+pub use mortise_store::{EmbeddedPackage, Package};
 pub use request::{CallOptions, LoadRequest, Source};
 pub use route::Route;
+pub use services::NameLookup;

@@ -1,0 +1,234 @@
+//! Admission: how many calls one generation works on at once, and who waits.
+//!
+//! One word holds everything, so that a decision is one compare-and-swap and a release is one subtraction:
+//! ```text
+//!  63      62 ........ 32   31 ......... 0
+//!  closed  waiting          running
+//! ```
+//! # Invariants
+//! - **A1** `running` never exceeds the limit.
+//! - **A2** A free place is never left idle while somebody waits: a waiter counts itself in before it looks once more, and whoever frees a
+//!   place wakes one waiter if any is counted.
+//! - **A3** After [`Admission::close`] nobody is admitted and nobody waits: waiters are told to look for another generation.
+
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+const RUNNING: u64 = 0xffff_ffff;
+const ONE_WAITING: u64 = 1 << 32;
+const WAITING: u64 = 0x7fff_ffff << 32;
+const CLOSED: u64 = 1 << 63;
+
+/// The door of one generation.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    word: AtomicU64,
+    limit: u64,
+    freed: Notify,
+}
+
+/// A place inside; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place<'a>(&'a Admission);
+
+/// Why nobody was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// The generation takes no new calls; another may.
+    Closed,
+    /// The deadline passed while waiting.
+    TooLate,
+    /// More wait already than can be counted.
+    TooMany,
+}
+
+impl Admission {
+    /// A door for at most `limit` calls at once.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            limit: u64::from(limit.max(1)),
+            freed: Notify::new(),
+        }
+    }
+
+    /// Lets a call in, at once if there is room and nobody waits. Waits until `deadline` otherwise.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue, and passes a wake-up on.
+    pub(crate) async fn enter(&self, deadline: Instant) -> Result<Place<'_>, Turned> {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & WAITING == 0
+            && let Some(answer) = self.attempt()
+        {
+            return answer;
+        }
+        tokio::time::timeout_at(deadline.into(), self.wait())
+            .await
+            .unwrap_or(Err(Turned::TooLate))
+    }
+
+    /// Takes no new calls from now on and turns the waiting ones away.
+    pub(crate) fn close(&self) {
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+
+    /// Takes calls again.
+    pub(crate) fn reopen(&self) {
+        self.word.fetch_and(!CLOSED, Ordering::AcqRel);
+    }
+
+    /// Calls that are inside now.
+    pub(crate) fn running(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) & RUNNING
+    }
+
+    /// Calls that wait now.
+    pub(crate) fn waiting(&self) -> u64 {
+        (self.word.load(Ordering::Relaxed) & WAITING) >> 32
+    }
+
+    /// Takes a place if there is one; `None` if there is not.
+    fn attempt(&self) -> Option<Result<Place<'_>, Turned>> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if word & CLOSED != 0 {
+                return Some(Err(Turned::Closed));
+            }
+            if word & RUNNING >= self.limit {
+                return None;
+            }
+            match self
+                .word
+                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(Ok(Place(self))),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    #[cold]
+    async fn wait(&self) -> Result<Place<'_>, Turned> {
+        let before = self.word.fetch_add(ONE_WAITING, Ordering::AcqRel);
+        let _waiting = Waiting(self);
+        if before & WAITING >= WAITING - ONE_WAITING {
+            return Err(Turned::TooMany);
+        }
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            // A2: counted in and enlisted before this look, so a place freed after it wakes us.
+            if let Some(answer) = self.attempt() {
+                return answer;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// Counts one waiter out, whether it was let in, turned away or gave up.
+struct Waiting<'a>(&'a Admission);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.word.fetch_sub(ONE_WAITING, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let before = self.0.word.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before & RUNNING > 0, "A1: only who was let in leaves");
+        if before & WAITING != 0 {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::AtomicUsize},
+        time::Duration,
+    };
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    #[tokio::test]
+    async fn the_limit_holds_and_everybody_gets_a_turn() {
+        let admission = Arc::new(Admission::new(3));
+        let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let tasks: Vec<_> = (0..200)
+            .map(|_| {
+                let (admission, inside, most) = (admission.clone(), inside.clone(), most.clone());
+                tokio::spawn(async move {
+                    let place = admission.enter(soon()).await;
+                    let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    place.is_ok()
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert!(task.await.expect("no panic"), "A2: nobody is forgotten");
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 3, "A1");
+        assert_eq!((admission.running(), admission.waiting()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_turned_away_and_counted_out() {
+        let admission = Admission::new(1);
+        let place = admission.enter(soon()).await.expect("the first has room");
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(admission.enter(deadline).await.err(), Some(Turned::TooLate));
+        assert_eq!((admission.running(), admission.waiting()), (1, 0));
+        drop(place);
+        assert!(admission.enter(soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn closing_turns_away_who_waits_and_who_comes_until_it_reopens() {
+        let admission = Arc::new(Admission::new(1));
+        let place = admission.enter(soon()).await.expect("the first has room");
+        let waiter = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.enter(soon()).await.err() }
+        });
+        while admission.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        admission.close();
+        assert_eq!(waiter.await.expect("no panic"), Some(Turned::Closed), "A3");
+        assert_eq!(admission.enter(soon()).await.err(), Some(Turned::Closed), "A3");
+        admission.reopen();
+        drop(place);
+        assert!(admission.enter(soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_passes_its_wake_up_on() {
+        let admission = Arc::new(Admission::new(1));
+        let place = admission.enter(soon()).await.expect("the first has room");
+        let mut gives_up = Box::pin(admission.enter(soon()));
+        assert!(futures_util::poll!(&mut gives_up).is_pending());
+        let mut stays = Box::pin(admission.enter(soon()));
+        assert!(futures_util::poll!(&mut stays).is_pending());
+        drop(place);
+        drop(gives_up);
+        assert!(stays.await.is_ok(), "A2");
+    }
+}

@@ -1,0 +1,328 @@
+//! The call path: pick, admit, guest, account. Resolving comes before it ([`crate::table`]), replying after it (whoever called).
+//!
+//! Nothing here takes a lock or waits for a supervisor. A call costs, beside the runtime's own work: one count in the generation (so that a
+//! swap waits for it), one compare-and-swap and one subtraction at the door, two counters on a cache line of this thread group, and one look at
+//! the clock for its deadline. Each phase is a span at trace level in target `mortise::call`; with nobody interested that is one relaxed load.
+//!
+//! # A swap in the middle
+//! 1. *Before* the cell was read: the call goes to the new generation.
+//! 2. *After* it was read, before admission: the old one is still held and lets the call in, or has closed its door; then the cell is read
+//!    again, and holds the new one because a supervisor swaps first and closes second.
+//! 3. *After* admission: the old one is drained before it is stopped, and this call is one of those it waits for.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use mortise_runtime::{CallContext, CallError, CallErrorKind};
+use mortise_wire::{DEPTH_MAX, Header};
+use tracing::{Instrument as _, trace_span};
+
+use crate::{
+    CallOptions,
+    admission::{Place, Turned},
+    generation::{Address, Generation, Occupant, Seat},
+    table::Target,
+};
+
+/// What a call brings along, from wherever it comes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) traceparent: Arc<str>,
+    pub(crate) metadata: Arc<[Header]>,
+    pub(crate) depth: u32,
+    pub(crate) caller: Arc<str>,
+}
+
+impl Origin {
+    /// An outside caller. Of its headers only those in `propagate` travel on.
+    pub(crate) fn outside(options: CallOptions, propagate: &[String]) -> Self {
+        let CallOptions {
+            deadline,
+            headers,
+            traceparent,
+        } = options;
+        let nothing = headers.is_empty() || propagate.is_empty();
+        let metadata = if nothing {
+            NO_HEADERS.clone()
+        } else {
+            headers
+                .into_iter()
+                .filter(|header| propagate.contains(&header.name))
+                .collect()
+        };
+        let traceparent = traceparent.map_or_else(|| NO_TEXT.clone(), Into::into);
+        Self {
+            deadline,
+            traceparent,
+            metadata,
+            depth: 0,
+            caller: NO_TEXT.clone(),
+        }
+    }
+
+    /// A plugin that calls on behalf of `parent`, or on its own.
+    pub(crate) fn plugin(caller: &Arc<str>, parent: Option<&CallContext>) -> Self {
+        let Some(parent) = parent else {
+            return Self {
+                depth: 1,
+                caller: caller.clone(),
+                traceparent: NO_TEXT.clone(),
+                metadata: NO_HEADERS.clone(),
+                deadline: None,
+            };
+        };
+        Self {
+            deadline: parent.deadline,
+            traceparent: parent.traceparent.clone(),
+            metadata: parent.metadata.clone(),
+            depth: parent.depth.saturating_add(1),
+            caller: caller.clone(),
+        }
+    }
+}
+
+/// Shared empties, so that a plain call allocates none.
+static NO_TEXT: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+static NO_HEADERS: LazyLock<Arc<[Header]>> = LazyLock::new(|| Arc::from([]));
+
+/// Calls a resolved target.
+///
+/// # Cancel safety
+/// Dropping the future cancels the call in the guest, and gives its place back.
+pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Result<Bytes, CallError> {
+    if origin.depth > DEPTH_MAX {
+        return Err(too_deep(&target.full, &origin.caller));
+    }
+    let mut picked = pick(target)?;
+    let (generation, seat) = picked.seat(target)?;
+    let mut cx = CallContext {
+        call_id: next_call_id(),
+        deadline: None,
+        traceparent: origin.traceparent,
+        metadata: origin.metadata,
+        depth: origin.depth,
+        caller: origin.caller,
+    };
+    let now = Instant::now();
+    let deadline = origin.deadline.unwrap_or_else(|| now + seat.deadline);
+    cx.deadline = Some(deadline);
+    check_size(generation, "request", payload.len())?;
+    loop {
+        let (generation, seat) = picked.seat(target)?;
+        match admit(generation, target, deadline).await {
+            Ok(place) => return guest(generation, seat, &cx, payload, now, place).await,
+            Err(Turned::Closed) => {}
+            Err(turned) => {
+                let error = turned_away(generation, turned, now);
+                generation.stats.begin();
+                generation.stats.refused();
+                return Err(error);
+            }
+        }
+        // The door closed after the cell was read: a successor is in the cell by now.
+        picked = pick(target)?;
+    }
+}
+
+/// Holds the generation that the cell named.
+struct Picked(mortise_hazard::Guard<Occupant>);
+
+fn pick(target: &Target) -> Result<Picked, CallError> {
+    let _span = trace_span!(target: "mortise::call", "pick").entered();
+    let held = target.address.cell.acquire();
+    match &*held {
+        Occupant::Serving(_) => Ok(Picked(held)),
+        Occupant::Vacant(why) => Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
+    }
+}
+
+impl Picked {
+    fn seat(&self, target: &Target) -> Result<(&Generation, &Seat), CallError> {
+        let Occupant::Serving(generation) = &*self.0 else {
+            return Err(CallError::new(CallErrorKind::HostBug, "a vacant cell was picked"));
+        };
+        match generation.seats.get(target.seat) {
+            Some(Some(seat)) => Ok((generation, seat)),
+            _ => Err(lacks_method(generation, target)),
+        }
+    }
+}
+
+async fn admit<'a>(
+    generation: &'a Generation,
+    target: &Target,
+    deadline: Instant,
+) -> Result<Place<'a>, Turned> {
+    let span = trace_span!(target: "mortise::call", "admit", plugin = %target.address.name);
+    generation.admission.enter(deadline).instrument(span).await
+}
+
+async fn guest(
+    generation: &Generation,
+    seat: &Seat,
+    cx: &CallContext,
+    payload: Bytes,
+    began: Instant,
+    place: Place<'_>,
+) -> Result<Bytes, CallError> {
+    let sampled = generation.stats.begin();
+    let span = trace_span!(
+        target: "mortise::call", "guest",
+        plugin = %generation.plugin.name, version = %generation.plugin.version, instance = %generation.instance.id(), call = cx.call_id
+    );
+    let reply = match generation.instance.call() {
+        Some(facet) => facet.call(cx, seat.index, payload).instrument(span).await,
+        None => Err(CallError::new(
+            CallErrorKind::Incompatible,
+            "the plugin answers no calls",
+        )),
+    };
+    drop(place);
+    account(generation, reply, sampled.then_some(began))
+}
+
+fn account(
+    generation: &Generation,
+    reply: Result<Bytes, CallError>,
+    began: Option<Instant>,
+) -> Result<Bytes, CallError> {
+    let _span = trace_span!(target: "mortise::call", "account").entered();
+    if let Some(began) = began {
+        generation.stats.sample(began.elapsed());
+    }
+    let reply = reply.and_then(|bytes| check_size(generation, "reply", bytes.len()).map(|()| bytes));
+    if let Err(error) = &reply {
+        generation.stats.failed(error);
+    }
+    reply
+}
+
+// === refusals ===
+
+#[cold]
+fn too_deep(target: &str, caller: &str) -> CallError {
+    CallError::new(
+        CallErrorKind::Exhausted,
+        format!(
+            "plugin `{caller}` called `{target}` {} calls deep, and the most are {DEPTH_MAX}",
+            DEPTH_MAX + 1
+        ),
+    )
+    .with_hint("two plugins call each other without an end; look at the callers in the trace")
+}
+
+#[cold]
+fn lacks_method(generation: &Generation, target: &Target) -> CallError {
+    let plugin = &generation.plugin;
+    CallError::new(
+        CallErrorKind::NotFound,
+        format!("plugin `{plugin}` has no method `{}` any more", target.full),
+    )
+    .with_hint("resolve the target again")
+}
+
+fn check_size(generation: &Generation, what: &str, bytes: usize) -> Result<(), CallError> {
+    let most = generation.limits.payload_bytes_max;
+    if bytes <= most {
+        return Ok(());
+    }
+    let plugin = &generation.plugin.name;
+    Err(CallError::new(
+        CallErrorKind::Exhausted,
+        format!("the {what} has {bytes} bytes, and plugin `{plugin}` may have {most}"),
+    )
+    .with_hint("raise `limits.payload_mib` of the plugin, or send less at once"))
+}
+
+#[cold]
+fn turned_away(generation: &Generation, turned: Turned, since: Instant) -> CallError {
+    let (plugin, limit) = (&generation.plugin.name, generation.limits.concurrency);
+    match turned {
+        Turned::TooLate => CallError::new(
+            CallErrorKind::Deadline,
+            format!("the deadline passed after {:.1?} in the queue of plugin `{plugin}`, which works on {limit} calls at once", since.elapsed()),
+        ),
+        Turned::TooMany | Turned::Closed => {
+            CallError::new(CallErrorKind::Exhausted, format!("the queue of plugin `{plugin}` is full"))
+        }
+    }
+    .with_hint("raise `limits.concurrency` of the plugin, or call it less")
+}
+
+// === call ids ===
+
+/// A number that no other call of this process has. Threads take them in blocks, so that they do not meet at one counter.
+fn next_call_id() -> u64 {
+    const BLOCK: u64 = 1024;
+    static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
+    thread_local!(static MINE: Cell<u64> = const { Cell::new(0) });
+    MINE.with(|mine| {
+        let mut id = mine.get();
+        if id % BLOCK == 0 {
+            id = NEXT_BLOCK.fetch_add(1, Ordering::Relaxed) * BLOCK + 1;
+        }
+        mine.set(id + 1);
+        id
+    })
+}
+
+/// The generation that an address serves with now.
+pub(crate) fn serving(address: &Address) -> Result<Arc<Generation>, CallError> {
+    match &*address.cell.acquire() {
+        Occupant::Serving(generation) => Ok(generation.clone()),
+        Occupant::Vacant(why) => Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn call_ids_are_unique_and_never_zero() {
+        let threads: Vec<_> = (0..4)
+            .map(|_| std::thread::spawn(|| (0..5000).map(|_| next_call_id()).collect::<Vec<_>>()))
+            .collect();
+        let all: Vec<u64> = threads
+            .into_iter()
+            .flat_map(|it| it.join().expect("no panic"))
+            .collect();
+        assert!(!all.contains(&0), "0 means no call");
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn only_named_headers_travel_on() {
+        let header = |name: &str| Header {
+            name: name.to_owned(),
+            value: "v".to_owned(),
+        };
+        let headers = vec![header("baggage"), header("authorization")];
+        let options = CallOptions {
+            headers,
+            ..CallOptions::default()
+        };
+        let origin = Origin::outside(options, &["baggage".to_owned()]);
+        assert_eq!(*origin.metadata, [header("baggage")]);
+        let parent = CallContext {
+            metadata: origin.metadata,
+            depth: 4,
+            ..CallContext::default()
+        };
+        let inner = Origin::plugin(&"a".into(), Some(&parent));
+        assert_eq!(
+            (&*inner.metadata, inner.depth, &*inner.caller),
+            (&*parent.metadata, 5, "a")
+        );
+    }
+}

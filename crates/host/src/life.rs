@@ -1,0 +1,117 @@
+//! One generation's place in its life, and the only way to change it: step, write to the journal, publish.
+
+use std::{sync::Arc, time::SystemTime};
+
+use mortise_lifecycle::{Effect, Event, State, step};
+use mortise_runtime::{Digest, PluginId};
+use mortise_store::Transition;
+
+use crate::{
+    HostError, HostErrorKind,
+    generation::{Address, Status},
+    host::Shared,
+};
+
+/// One generation's place in its life.
+pub(crate) struct Life {
+    shared: Arc<Shared>,
+    address: Arc<Address>,
+    pub(crate) number: u64,
+    pub(crate) plugin: PluginId,
+    pub(crate) digest: Option<Digest>,
+    state: State,
+    /// Whether this generation is what the address shows: the one that serves or, if none does, the last attempt.
+    pub(crate) shown: bool,
+}
+
+impl Life {
+    pub(crate) fn new(shared: Arc<Shared>, address: Arc<Address>, number: u64, plugin: PluginId) -> Self {
+        Self {
+            shared,
+            address,
+            number,
+            plugin,
+            digest: None,
+            state: State::Absent,
+            shown: false,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Makes a move: it is in the journal before this returns, so the caller may perform the effects.
+    ///
+    /// # Errors
+    /// `Conflict` if the move does not exist, `Storage` if the journal cannot be written; nothing has changed then.
+    pub(crate) async fn step(
+        &mut self,
+        actor: &'static str,
+        event: Event,
+        detail: &str,
+    ) -> Result<Vec<Effect>, HostError> {
+        let from = self.state;
+        let (to, effects) = step(from, event).map_err(|refused| {
+            HostError::new(
+                HostErrorKind::Conflict,
+                format!("plugin `{}`: {refused}", self.address.name),
+            )
+            .with_plugin(&*self.address.name)
+            .with_source(refused)
+        })?;
+        let transition = Transition {
+            plugin: self.address.name.to_string(),
+            version: self.plugin.version.to_string(),
+            digest: self.digest.map(|it| it.to_string()).unwrap_or_default(),
+            actor: actor.to_owned(),
+            from: from.to_string(),
+            event: event.name().to_owned(),
+            to: to.to_string(),
+            detail: detail.to_owned(),
+        };
+        self.shared.journal(transition).await?;
+        self.state = to;
+        tracing::info!(
+            target: "mortise::life", plugin = %self.address.name, version = %self.plugin.version, generation = self.number,
+            %from, event = event.name(), %to, detail, "{from} -> {to}"
+        );
+        self.publish(|status| status.moved(self.number, from, event.name(), to, detail));
+        Ok(effects)
+    }
+
+    /// A move that must happen whatever the disk says: the instance is gone, or is going.
+    pub(crate) async fn must_step(&mut self, actor: &'static str, event: Event, detail: &str) -> Vec<Effect> {
+        match self.step(actor, event, detail).await {
+            Ok(effects) => effects,
+            Err(error) => {
+                tracing::error!(target: "mortise::life", plugin = %self.address.name, %error, event = event.name(), "a move is not in the journal");
+                let Ok((to, effects)) = step(self.state, event) else {
+                    return Vec::new();
+                };
+                let from = std::mem::replace(&mut self.state, to);
+                self.publish(|status| status.moved(self.number, from, event.name(), to, detail));
+                effects
+            }
+        }
+    }
+
+    /// Shows this generation as the address's own.
+    pub(crate) fn show(&mut self) {
+        self.shown = true;
+        self.publish(|_| {});
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Status)) {
+        self.address.publish(|status| {
+            change(status);
+            if self.shown {
+                status.state = self.state;
+                status.since = SystemTime::now();
+                status.number = self.number;
+                status.plugin = self.plugin.clone();
+                status.digest = self.digest;
+            }
+        });
+    }
+}

@@ -1,0 +1,665 @@
+//! From a request to a healthy instance: fetch, verify, prepare, start. Nothing here changes what serves.
+//!
+//! Each phase is a span with exactly that name in target `mortise::load`. Up to `start` none of the plugin's code runs, and whatever can be
+//! refused on bytes is refused with all reasons at once.
+
+use std::{sync::Arc, time::Duration};
+
+use mortise_lifecycle::{Event, Verdict};
+use mortise_manifest::{Grant, Limits, Manifest, Permissions, RuntimeName};
+use mortise_runtime::{
+    Artifact, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind, Start, Verified,
+};
+use mortise_store::{Package, StoreError};
+use tokio::time::Instant;
+use tracing::{Instrument as _, info_span};
+
+use crate::{
+    CheckReport, HostError, HostErrorKind, LoadRequest, Source, VariantReport,
+    admission::Admission,
+    generation::{Address, Generation, Seat},
+    host::Shared,
+    life::Life,
+    services::{About, Parts, Services},
+    stats::Stats,
+};
+
+/// Everything that is needed to start a plugin, and to start it again after a crash.
+pub(crate) struct Launch {
+    pub(crate) verified: Verified,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) manifest: Arc<Manifest>,
+    pub(crate) granted: Permissions,
+    pub(crate) limits: Limits,
+    pub(crate) config_json: Arc<str>,
+    pub(crate) source: Arc<str>,
+}
+
+/// How often a fresh instance is asked whether it is healthy.
+const HEALTH_EVERY: Duration = Duration::from_millis(100);
+/// What a runtime may need beyond `Limits::start` to take back what it started.
+const START_SLACK: Duration = Duration::from_secs(2);
+
+// === fetch ===
+
+/// Reads a package, whole.
+pub(crate) async fn fetch(shared: &Shared, source: &Source) -> Result<Package, HostError> {
+    let of_store = |error: StoreError| {
+        let hint = error.hint().to_owned();
+        let reasons = faults(&error);
+        HostError::new(HostErrorKind::Refused, error.to_string())
+            .with_hint(hint)
+            .with_reasons(reasons)
+            .with_source(error)
+    };
+    let read = |open: Box<dyn FnOnce() -> Result<Package, StoreError> + Send>| async move {
+        match tokio::task::spawn_blocking(open).await {
+            Ok(opened) => opened.map_err(of_store),
+            Err(_) => Err(HostError::new(
+                HostErrorKind::Storage,
+                "reading a package was given up",
+            )),
+        }
+    };
+    let span = info_span!(target: "mortise::load", "fetch", %source);
+    async {
+        match source {
+            Source::Folder(path) => {
+                let path = path.clone();
+                read(Box::new(move || Package::open(path))).await
+            }
+            Source::Embedded(name) => {
+                let package = *shared
+                    .embedded
+                    .get(name)
+                    .ok_or_else(|| unknown_source(source, shared.embedded.keys()))?;
+                read(Box::new(move || Package::embedded(&package))).await
+            }
+            Source::Builtin(name) => shared
+                .builtin
+                .get(name)
+                .cloned()
+                .ok_or_else(|| unknown_source(source, shared.builtin.keys())),
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+fn unknown_source<'a>(source: &Source, known: impl Iterator<Item = &'a String>) -> HostError {
+    let known: Vec<_> = known.map(|it| format!("`{it}`")).collect();
+    let hint = if known.is_empty() {
+        "this program has none".to_owned()
+    } else {
+        format!("this program has {}", known.join(", "))
+    };
+    HostError::new(HostErrorKind::NotFound, format!("there is no `{source}`")).with_hint(hint)
+}
+
+/// Every fault that a package's error carries.
+fn faults(error: &StoreError) -> Vec<Refusal> {
+    let refusal = |error: &StoreError| Refusal {
+        what: "package".to_owned(),
+        why: with_causes(error),
+        hint: error.hint().to_owned(),
+    };
+    std::iter::once(error).chain(error.also()).map(refusal).collect()
+}
+
+/// A message with its causes; `Display` of an error never repeats them.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(it) = cause {
+        let it_text = it.to_string();
+        if !text.contains(&it_text) {
+            text = format!("{text}: {it_text}");
+        }
+        cause = it.source();
+    }
+    text
+}
+
+// === verify ===
+
+/// The static checks: runs none of the plugin's code, takes nothing, and finds all reasons.
+pub(crate) async fn verify(
+    shared: &Shared,
+    package: &Package,
+    request: &LoadRequest,
+) -> Result<Launch, Vec<Refusal>> {
+    let span = info_span!(target: "mortise::load", "verify", plugin = %package.plugin());
+    async {
+        let manifest = package.manifest().clone();
+        let mut refusals = Vec::new();
+        let config_json = config(request, &mut refusals);
+        ungranted(&manifest, &request.grant, &mut refusals);
+        unprovided(shared, &manifest, &mut refusals);
+        let verified = match choose(shared, package, request.runtime) {
+            Ok((runtime, artifact)) => {
+                let checked = verify_artifact(&runtime, artifact).await;
+                checked
+                    .map(|it| (runtime, it))
+                    .map_err(|all| refusals.extend(all))
+                    .ok()
+            }
+            Err(refusal) => {
+                refusals.push(refusal);
+                None
+            }
+        };
+        match verified {
+            Some((runtime, verified)) if refusals.is_empty() => Ok(Launch {
+                verified,
+                runtime,
+                granted: manifest.permissions.intersection(&request.grant.permissions),
+                limits: request.limits.apply(manifest.limits.apply(Limits::default())),
+                manifest,
+                config_json,
+                source: package.origin().into(),
+            }),
+            _ => Err(refusals),
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+/// The runtime to use: the one asked for, or the first of the host's preference that works here and for which there is a variant.
+fn choose(
+    shared: &Shared,
+    package: &Package,
+    asked: Option<RuntimeName>,
+) -> Result<(Arc<dyn Runtime>, Artifact), Refusal> {
+    let mut why = Vec::new();
+    let candidates = match asked {
+        Some(name) => vec![name],
+        None => std::iter::once(RuntimeName::Builtin)
+            .chain(shared.prefer.iter().copied())
+            .collect(),
+    };
+    for name in candidates {
+        let Some(artifact) = package.artifact(name) else {
+            if asked.is_some() {
+                why.push(format!("the package has no variant for {name}"));
+            }
+            continue;
+        };
+        let Some(runtime) = shared.runtimes.get(&name) else {
+            why.push(format!("this host was made without the runtime {name}"));
+            continue;
+        };
+        let support = runtime.support();
+        if support.available {
+            return Ok((runtime.clone(), artifact.clone()));
+        }
+        let lacks: Vec<_> = support
+            .lacks
+            .iter()
+            .map(|it| format!("{}: {}", it.what, it.why))
+            .collect();
+        why.push(format!(
+            "{name} does not work on this machine ({})",
+            lacks.join("; ")
+        ));
+    }
+    let variants: Vec<_> = package.artifacts().iter().map(|it| it.runtime.as_str()).collect();
+    if why.is_empty() {
+        why.push("the host's preference (`runtime.prefer`) names none of its variants".to_owned());
+    }
+    Err(Refusal {
+        what: "runtime".to_owned(),
+        why: why.join(", and "),
+        hint: format!(
+            "the package has variants for {}; build another with `mortise build --runtime`, or ask for one of these",
+            variants.join(", ")
+        ),
+    })
+}
+
+async fn verify_artifact(runtime: &Arc<dyn Runtime>, artifact: Artifact) -> Result<Verified, Vec<Refusal>> {
+    let runtime = runtime.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let metadata = runtime
+            .read_metadata(&artifact)
+            .map_err(|error| vec![of_runtime("artifact", &error)])?;
+        artifact.verify(metadata)
+    });
+    read.await.unwrap_or_else(|_| {
+        Err(vec![Refusal {
+            what: "artifact".to_owned(),
+            why: "the runtime panicked over its metadata".to_owned(),
+            hint: "report it, with the artifact".to_owned(),
+        }])
+    })
+}
+
+pub(crate) fn of_runtime(what: &str, error: &RuntimeError) -> Refusal {
+    Refusal {
+        what: what.to_owned(),
+        why: with_causes(error),
+        hint: error.hint().to_owned(),
+    }
+}
+
+fn config(request: &LoadRequest, refusals: &mut Vec<Refusal>) -> Arc<str> {
+    let text = request.config_json.as_deref().unwrap_or("{}");
+    if let Err(error) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+        refusals.push(Refusal {
+            what: "configuration".to_owned(),
+            why: format!("it is not a JSON object: {error}"),
+            hint: "write the plugin's `config` as a table".to_owned(),
+        });
+    }
+    text.into()
+}
+
+fn ungranted(manifest: &Manifest, grant: &Grant, refusals: &mut Vec<Refusal>) {
+    refusals.extend(
+        manifest
+            .permissions
+            .missing_from(grant)
+            .into_iter()
+            .map(|permission| Refusal {
+                what: "permissions".to_owned(),
+                why: format!("it declares `{permission}`, and no grant allows it"),
+                hint: format!(
+                    "add `{permission}` to the plugin's `grant`, or remove it from its plugin.toml"
+                ),
+            }),
+    );
+}
+
+fn unprovided(shared: &Shared, manifest: &Manifest, refusals: &mut Vec<Refusal>) {
+    let table = shared.table.load();
+    for required in manifest.requires.iter().filter(|it| !it.optional && !it.lazy) {
+        let Err(found) = table.provides(&required.service, &required.version) else {
+            continue;
+        };
+        let (service, range) = (&required.service, &required.version);
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let why = if found.is_empty() {
+            "no plugin provides it".to_owned()
+        } else {
+            format!("there is only {}", found.join(", "))
+        };
+        refusals.push(Refusal {
+            what: "requires".to_owned(),
+            why: format!("it needs `{service}` {range}, and {why}"),
+            hint: format!(
+                "load a plugin that provides `{service}` first, or mark the requirement `lazy` or `optional`"
+            ),
+        });
+    }
+}
+
+// === prepare and start ===
+
+/// Has the runtime prepare it. Takes the artifact to a place of its own on disk first, for runtimes that open a path.
+pub(crate) async fn prepare(shared: &Shared, launch: &Launch) -> Result<Prepared, Refusal> {
+    let span = info_span!(target: "mortise::load", "prepare", plugin = %launch.verified.artifact().plugin);
+    async {
+        let grant = Grant {
+            permissions: launch.granted.clone(),
+        };
+        let verified = placed(shared, &launch.verified).await?;
+        launch
+            .runtime
+            .prepare(&verified, &grant)
+            .await
+            .map_err(|error| of_runtime("artifact", &error))
+    }
+    .instrument(span)
+    .await
+}
+
+/// The same, with the path of a read-only copy by digest.
+async fn placed(shared: &Shared, verified: &Verified) -> Result<Verified, Refusal> {
+    if verified.artifact().bytes.is_empty() {
+        return Ok(verified.clone());
+    }
+    let (cache, mut artifact) = (shared.data.artifacts().clone(), verified.artifact().clone());
+    let placing =
+        tokio::task::spawn_blocking(move || cache.place(&mut artifact).map(|placed| (artifact, placed)));
+    let refusal = |why: String, hint: &str| Refusal {
+        what: "artifact".to_owned(),
+        why,
+        hint: hint.to_owned(),
+    };
+    let (artifact, placed) = match placing.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => return Err(refusal(with_causes(&error), error.hint())),
+        Err(_) => return Err(refusal("placing it on disk was given up".to_owned(), "try again")),
+    };
+    if let Some(what) = placed.replaced {
+        tracing::warn!(target: "mortise::life", path = %placed.path.display(), "the artifact on disk was {what}; it was replaced");
+    }
+    artifact
+        .verify((**verified.metadata()).clone())
+        .map_err(|mut all| all.swap_remove(0))
+}
+
+/// Starts a prepared plugin and waits until it is healthy. On `Err` nothing of it runs.
+pub(crate) async fn start(
+    shared: &Arc<Shared>,
+    address: &Arc<Address>,
+    launch: &Launch,
+    prepared: Prepared,
+    number: u64,
+) -> Result<Arc<Generation>, RuntimeError> {
+    let plugin = launch.verified.artifact().plugin.clone();
+    let instance =
+        InstanceId(format!("{}@{}#{}", address.base(), plugin.version, shared.next_instance()).into());
+    let span = info_span!(target: "mortise::load", "start", %plugin, %instance);
+    async {
+        let services = Arc::new(Services::new(Parts {
+            shared: Arc::downgrade(shared),
+            about: About {
+                address: address.name.clone(),
+                plugin,
+                instance: instance.clone(),
+            },
+            grant: Grant {
+                permissions: launch.granted.clone(),
+            },
+            requires: launch.manifest.requires.clone(),
+            config_json: launch.config_json.clone(),
+            keys: shared.kv.keyspace(address.base()),
+            lookup: shared.lookup.clone(),
+            limits: launch.limits.clone(),
+        }));
+        let start = Start {
+            instance,
+            limits: launch.limits.clone(),
+            config_json: launch.config_json.clone(),
+            services: services.clone(),
+        };
+        let until = Instant::now() + launch.limits.start;
+        let starting = launch.runtime.start(prepared, start);
+        let started = tokio::time::timeout_at(until + START_SLACK, starting).await;
+        let instance = started.unwrap_or_else(|_| Err(too_slow(launch)))?;
+        let generation = generation(address, launch, instance, services, number);
+        match healthy(&generation, until).await {
+            Ok(()) => Ok(generation),
+            Err(error) => {
+                generation.instance.stop(launch.limits.stop).await;
+                Err(error)
+            }
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+fn too_slow(launch: &Launch) -> RuntimeError {
+    RuntimeError::new(
+        RuntimeErrorKind::StartFailed,
+        format!("it did not start within {:?}", launch.limits.start),
+        "raise `limits.start_ms`, or look at what its start waits for",
+    )
+}
+
+/// Asks a fresh instance until it says that it serves.
+async fn healthy(generation: &Generation, until: Instant) -> Result<(), RuntimeError> {
+    loop {
+        let said = match tokio::time::timeout_at(until, generation.instance.health()).await {
+            Ok(Ok(health)) if health.serving => return Ok(()),
+            Ok(Ok(health)) => format!("it says that it does not serve: {}", health.detail),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it does not answer".to_owned(),
+        };
+        if Instant::now() + HEALTH_EVERY >= until {
+            let limit = generation.limits.start;
+            return Err(RuntimeError::new(
+                RuntimeErrorKind::StartFailed,
+                format!("it started and was not healthy within {limit:?}: {said}"),
+                "look at its log; raise `limits.start_ms` if it only needs longer",
+            ));
+        }
+        tokio::time::sleep(HEALTH_EVERY).await;
+    }
+}
+
+fn generation(
+    address: &Address,
+    launch: &Launch,
+    instance: Box<dyn mortise_runtime::Instance>,
+    services: Arc<Services>,
+    number: u64,
+) -> Arc<Generation> {
+    let artifact = launch.verified.artifact();
+    let metadata = launch.verified.metadata().clone();
+    let numbers = address.seat_numbers(&metadata);
+    let mut seats: Vec<Option<Seat>> = Vec::new();
+    for (index, (method, number)) in (0..).zip(metadata.methods.iter().zip(numbers)) {
+        let index = mortise_runtime::MethodIndex(index);
+        let described = artifact.contract.method(&method.service, &method.name);
+        let own = described
+            .and_then(|it| it.options().timeout_ms)
+            .map(|ms| Duration::from_millis(ms.into()));
+        if seats.len() <= number {
+            seats.resize_with(number + 1, || None);
+        }
+        seats[number] = Some(Seat {
+            index,
+            deadline: own.unwrap_or(launch.limits.deadline),
+            direct: instance.call().and_then(|it| it.direct(index)),
+        });
+    }
+    Arc::new(Generation {
+        number,
+        plugin: artifact.plugin.clone(),
+        runtime: artifact.runtime,
+        digest: artifact.digest,
+        source: launch.source.clone(),
+        contract: artifact.contract.clone(),
+        metadata,
+        manifest: launch.manifest.clone(),
+        granted: launch.granted.clone(),
+        limits: launch.limits.clone(),
+        instance,
+        services,
+        seats: seats.into(),
+        admission: Admission::new(launch.limits.concurrency),
+        stats: Stats::new(),
+    })
+}
+
+// === a whole attempt ===
+
+/// What came of an attempt.
+pub(crate) struct Attempt {
+    pub(crate) life: Life,
+    pub(crate) launch: Option<Arc<Launch>>,
+    pub(crate) outcome: Result<Arc<Generation>, AttemptError>,
+}
+
+/// Why an attempt came to nothing.
+pub(crate) enum AttemptError {
+    /// The life already says so (rejected), or nothing began (quarantined, journal).
+    Over(HostError),
+    /// It did not start; the supervisor decides what follows.
+    NotStarted(HostError),
+}
+
+/// Takes a new generation from `Absent` to `Starting` and, if all is well, to an instance that is healthy.
+pub(crate) async fn first_attempt(
+    shared: Arc<Shared>,
+    address: Arc<Address>,
+    mut life: Life,
+    package: Package,
+    request: LoadRequest,
+) -> Attempt {
+    match checked(&shared, &address, &mut life, &package, &request).await {
+        Ok((launch, prepared)) => {
+            let outcome = begin(&shared, &address, &mut life, Event::Activate, &launch, prepared).await;
+            Attempt {
+                life,
+                launch: Some(launch),
+                outcome,
+            }
+        }
+        Err(error) => Attempt {
+            life,
+            launch: None,
+            outcome: Err(AttemptError::Over(error)),
+        },
+    }
+}
+
+/// Starts a generation again that ended by itself.
+pub(crate) async fn next_attempt(
+    shared: Arc<Shared>,
+    address: Arc<Address>,
+    mut life: Life,
+    launch: Arc<Launch>,
+) -> Attempt {
+    let outcome = match prepare(&shared, &launch).await {
+        Ok(prepared) => begin(&shared, &address, &mut life, Event::RestartDue, &launch, prepared).await,
+        Err(refusal) => {
+            life.must_step("supervisor", Event::RestartDue, "").await;
+            Err(AttemptError::NotStarted(HostError::refused(
+                &address.name,
+                vec![refusal],
+            )))
+        }
+    };
+    Attempt {
+        life,
+        launch: Some(launch),
+        outcome,
+    }
+}
+
+async fn checked(
+    shared: &Arc<Shared>,
+    address: &Address,
+    life: &mut Life,
+    package: &Package,
+    request: &LoadRequest,
+) -> Result<(Arc<Launch>, Prepared), HostError> {
+    life.step("operator", Event::Load, &request.source.to_string())
+        .await?;
+    let launch = match verify(shared, package, request).await {
+        Ok(launch) => Arc::new(launch),
+        Err(refusals) => return Err(rejected(address, life, refusals).await),
+    };
+    let digest = launch.verified.artifact().digest;
+    life.digest = Some(digest);
+    if let Some(refusal) = quarantined(shared, &launch, request.force).await? {
+        let hint = refusal.hint.clone();
+        let error = rejected(address, life, vec![refusal]).await;
+        return Err(error.of_kind(HostErrorKind::Quarantined).with_hint(hint));
+    }
+    life.step("supervisor", Event::ChecksPassed, "").await?;
+    let prepared = match prepare(shared, &launch).await {
+        Ok(prepared) => prepared,
+        Err(refusal) => return Err(rejected(address, life, vec![refusal]).await),
+    };
+    life.step("supervisor", Event::Prepared, "").await?;
+    Ok((launch, prepared))
+}
+
+async fn begin(
+    shared: &Arc<Shared>,
+    address: &Arc<Address>,
+    life: &mut Life,
+    event: Event,
+    launch: &Launch,
+    prepared: Prepared,
+) -> Result<Arc<Generation>, AttemptError> {
+    life.step("supervisor", event, launch.verified.artifact().runtime.as_str())
+        .await
+        .map_err(AttemptError::Over)?;
+    let started = start(shared, address, launch, prepared, life.number).await;
+    address.publish(|status| status.starts += 1);
+    started.map_err(|error| AttemptError::NotStarted(HostError::start_failed(&address.name, error)))
+}
+
+async fn rejected(address: &Address, life: &mut Life, refusals: Vec<Refusal>) -> HostError {
+    let detail: Vec<_> = refusals.iter().map(ToString::to_string).collect();
+    life.must_step("supervisor", Event::Refused, &detail.join("; "))
+        .await;
+    HostError::refused(&address.name, refusals)
+}
+
+/// The digest's quarantine, unless the operator lifts it.
+async fn quarantined(shared: &Shared, launch: &Launch, force: bool) -> Result<Option<Refusal>, HostError> {
+    let digest = launch.verified.artifact().digest;
+    let Some(found) = shared.with_journal(move |it| it.quarantined(digest)).await? else {
+        return Ok(None);
+    };
+    if force {
+        shared.with_journal(move |it| it.release(digest)).await?;
+        return Ok(None);
+    }
+    Ok(Some(Refusal {
+        what: "quarantine".to_owned(),
+        why: format!(
+            "artifact {} is quarantined: {}",
+            &digest.to_string()[..12],
+            found.reason
+        ),
+        hint: "load another version, or load this one with `force` to try it again".to_owned(),
+    }))
+}
+
+// === check ===
+
+/// The static checks for every variant. Starts nothing.
+pub(crate) async fn check(shared: &Shared, source: &Source) -> Result<CheckReport, HostError> {
+    let mut report = CheckReport {
+        source: source.to_string(),
+        plugin: None,
+        refusals: Vec::new(),
+        variants: Vec::new(),
+    };
+    let package = match fetch(shared, source).await {
+        Ok(package) => package,
+        Err(error) if error.kind() == HostErrorKind::Refused => {
+            report.refusals = error.reasons().to_vec();
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    };
+    report.plugin = Some(package.plugin().clone());
+    for artifact in package.artifacts() {
+        report
+            .variants
+            .push(check_variant(shared, &package, artifact).await);
+    }
+    Ok(report)
+}
+
+async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) -> VariantReport {
+    let runtime = shared.runtimes.get(&artifact.runtime);
+    let mut report = VariantReport {
+        runtime: artifact.runtime,
+        digest: Some(artifact.digest),
+        available: runtime.is_some_and(|it| it.support().available),
+        refusals: Vec::new(),
+    };
+    let Some(runtime) = runtime else { return report };
+    match verify_artifact(runtime, artifact.clone()).await {
+        Err(refusals) => report.refusals = refusals,
+        Ok(verified) if report.available => {
+            let launch = Launch {
+                verified,
+                runtime: runtime.clone(),
+                manifest: package.manifest().clone(),
+                granted: package.manifest().permissions.clone(),
+                limits: package.manifest().limits.apply(Limits::default()),
+                config_json: "{}".into(),
+                source: package.origin().into(),
+            };
+            report.refusals.extend(prepare(shared, &launch).await.err());
+        }
+        Ok(_) => {}
+    }
+    report
+}
+
+/// The event for a start that failed: nothing follows by itself for one that never ran.
+pub(crate) fn never_ran() -> Event {
+    Event::StartFailed(Verdict::Stay)
+}

@@ -1,0 +1,315 @@
+//! What a plugin may ask of its host: the one place where permissions are checked, for all runtimes.
+//!
+//! | target | needs |
+//! |---|---|
+//! | `mortise.host.v1.Kv/*` | permission `kv` |
+//! | `mortise.host.v1.Http/Send` | permission `net.connect` for every hop, see [`egress`] |
+//! | `mortise.host.v1.Config/Get`, `mortise.host.v1.Clock/Now` | nothing |
+//! | any other `package.Service/Method` | a `[[requires]]` for that service in the manifest |
+//!
+//! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
+//! counted and said.
+
+mod egress;
+mod log;
+
+use std::{
+    sync::{Arc, LazyLock, OnceLock, Weak},
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use mortise_manifest::{Grant, Limits, Requirement};
+use mortise_runtime::{
+    BoxFuture, CallContext, CallError, CallErrorKind, HostServices, InstanceId, LogLine, PluginId,
+};
+use mortise_store::{KeySpace, StoreError, StoreErrorKind};
+use mortise_wire::{Code, Status, host as api, host::target as own};
+use prost::Message;
+
+use crate::{
+    call::{self, Origin},
+    host::Shared,
+};
+
+use egress::Egress;
+pub use egress::NameLookup;
+pub(crate) use egress::SystemLookup;
+use log::LogGate;
+
+/// The host, as one instance sees it.
+pub(crate) struct Services {
+    pub(crate) shared: Weak<Shared>,
+    pub(crate) about: About,
+    pub(crate) grant: Grant,
+    pub(crate) requires: Vec<Requirement>,
+    pub(crate) config_json: Arc<str>,
+    pub(crate) keys: KeySpace,
+    log: LogGate,
+    egress: OnceLock<Egress>,
+    lookup: Arc<dyn NameLookup>,
+    limits: Limits,
+}
+
+/// Whose services these are.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// The address it is registered under.
+    pub(crate) address: Arc<str>,
+    pub(crate) plugin: PluginId,
+    pub(crate) instance: InstanceId,
+}
+
+/// What [`Services::new`] needs.
+pub(crate) struct Parts {
+    pub(crate) shared: Weak<Shared>,
+    pub(crate) about: About,
+    pub(crate) grant: Grant,
+    pub(crate) requires: Vec<Requirement>,
+    pub(crate) config_json: Arc<str>,
+    pub(crate) keys: KeySpace,
+    pub(crate) lookup: Arc<dyn NameLookup>,
+    pub(crate) limits: Limits,
+}
+
+// === impl Services ===
+
+impl Services {
+    /// Call it on the host's tokio runtime; it remembers it.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts {
+            shared,
+            about,
+            grant,
+            requires,
+            config_json,
+            keys,
+            lookup,
+            limits,
+        } = parts;
+        let log = LogGate::new(about.clone(), limits.log_lines_per_second);
+        Self {
+            shared,
+            about,
+            grant,
+            requires,
+            config_json,
+            keys,
+            log,
+            egress: OnceLock::new(),
+            lookup,
+            limits,
+        }
+    }
+
+    /// Log lines that the rate limit dropped.
+    pub(crate) fn log_lines_dropped(&self) -> u64 {
+        self.log.dropped()
+    }
+
+    async fn host_service(
+        &self,
+        parent: Option<&CallContext>,
+        target: &str,
+        payload: Bytes,
+    ) -> Result<Bytes, Status> {
+        match target {
+            own::CONFIG_GET => {
+                let _: api::ConfigGetRequest = decode(target, payload)?;
+                Ok(encode(&api::ConfigGetReply {
+                    json: self.config_json.to_string(),
+                }))
+            }
+            own::CLOCK_NOW => {
+                let _: api::NowRequest = decode(target, payload)?;
+                Ok(encode(&now()))
+            }
+            own::KV_GET | own::KV_SET | own::KV_DELETE | own::KV_LIST => {
+                self.key_value(target, payload).await
+            }
+            own::HTTP_SEND => {
+                let request = decode(target, payload)?;
+                let egress = self.egress.get_or_init(|| {
+                    Egress::new(
+                        self.about.clone(),
+                        &self.grant,
+                        self.lookup.clone(),
+                        self.limits.payload_bytes_max,
+                    )
+                });
+                let deadline = parent
+                    .and_then(|it| it.deadline)
+                    .unwrap_or_else(|| Instant::now() + self.limits.deadline);
+                egress.send(request, deadline).await.map(|reply| encode(&reply))
+            }
+            _ => Err(Status::new(
+                Code::Unimplemented,
+                format!("this host has no method `{target}`; it may be too old for the plugin"),
+            )),
+        }
+    }
+
+    async fn key_value(&self, target: &str, payload: Bytes) -> Result<Bytes, Status> {
+        if !self.grant.permissions.kv {
+            return Err(self.denied("kv", "add `kv = true` to `[permissions]` in plugin.toml and to the plugin's `grant` in mortise.toml"));
+        }
+        let keys = self.keys.clone();
+        let work: Box<dyn FnOnce() -> Result<Bytes, StoreError> + Send> = match target {
+            own::KV_GET => {
+                let request: api::KvGetRequest = decode(target, payload)?;
+                Box::new(move || {
+                    keys.get(&request.key).map(|it| {
+                        encode(&api::KvGetReply {
+                            value: it.map(Into::into),
+                        })
+                    })
+                })
+            }
+            own::KV_SET => {
+                let request: api::KvSetRequest = decode(target, payload)?;
+                Box::new(move || {
+                    keys.set(&request.key, &request.value)
+                        .map(|()| encode(&api::KvSetReply {}))
+                })
+            }
+            own::KV_DELETE => {
+                let request: api::KvDeleteRequest = decode(target, payload)?;
+                Box::new(move || {
+                    keys.delete(&request.key)
+                        .map(|existed| encode(&api::KvDeleteReply { existed }))
+                })
+            }
+            _ => {
+                let request: api::KvListRequest = decode(target, payload)?;
+                Box::new(move || {
+                    keys.list(&request.prefix, request.limit)
+                        .map(|keys| encode(&api::KvListReply { keys }))
+                })
+            }
+        };
+        // SQLite blocks; a write is on the disk when it returns.
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done.map_err(|error| of_store(&error)),
+            Err(_) => Err(Status::new(
+                Code::Internal,
+                "the key-value store gave up on a request",
+            )),
+        }
+    }
+
+    async fn other_plugin(
+        &self,
+        parent: Option<&CallContext>,
+        target: &str,
+        payload: Bytes,
+    ) -> Result<Bytes, Status> {
+        let Some((service, _)) = target.split_once('/') else {
+            return Err(Status::new(
+                Code::InvalidArgument,
+                format!("`{target}` is not `package.Service/Method`"),
+            ));
+        };
+        let Some(required) = self.requires.iter().find(|it| it.service == service) else {
+            return Err(self.denied(
+                &format!("`{service}`"),
+                &format!("declare `[[requires]]` with `service = \"{service}\"` in its plugin.toml and build it again"),
+            ));
+        };
+        let gone = || Status::new(Code::Unavailable, "the host is shutting down");
+        let shared = self.shared.upgrade().ok_or_else(gone)?;
+        let table = shared.table.load();
+        let Some(target) = table.get_in_range(target, &required.version) else {
+            return Err(match table.get(target) {
+                Some(other) => Status::new(
+                    Code::FailedPrecondition,
+                    format!(
+                        "plugin `{}` needs `{service}` {}, and version {} provides it",
+                        self.about.address, required.version, other.version
+                    ),
+                ),
+                None => to_status(table.refusal(target)),
+            });
+        };
+        let target = target.clone();
+        drop(table);
+        call::call(&target, payload, Origin::plugin(&self.about.address, parent))
+            .await
+            .map_err(to_status)
+    }
+
+    fn denied(&self, what: &str, hint: &str) -> Status {
+        let address = &self.about.address;
+        Status::new(
+            Code::PermissionDenied,
+            format!("plugin `{address}` may not use {what}; {hint}"),
+        )
+    }
+}
+
+impl HostServices for Services {
+    fn log(&self, line: LogLine<'_>) {
+        self.log.take(&line);
+    }
+
+    fn call<'a>(
+        &'a self,
+        parent: Option<&'a CallContext>,
+        target: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, Status>> {
+        if target.starts_with("mortise.host.") {
+            Box::pin(self.host_service(parent, target, payload))
+        } else {
+            Box::pin(self.other_plugin(parent, target, payload))
+        }
+    }
+}
+
+// === messages ===
+
+fn decode<M: Message + Default>(target: &str, payload: Bytes) -> Result<M, Status> {
+    M::decode(payload).map_err(|error| {
+        Status::new(
+            Code::InvalidArgument,
+            format!("the request to `{target}` does not parse: {error}"),
+        )
+    })
+}
+
+fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// A status has no field for the hint, and its reader is a plugin's author: it goes into the text.
+fn to_status(error: CallError) -> Status {
+    let hint = match error.kind() {
+        CallErrorKind::Returned => None,
+        _ => error.hint().map(str::to_owned),
+    };
+    let mut status = Status::from(error);
+    if let Some(hint) = hint {
+        status.message = format!("{}; {hint}", status.message);
+    }
+    status
+}
+
+fn of_store(error: &StoreError) -> Status {
+    let code = match error.kind() {
+        StoreErrorKind::TooLarge | StoreErrorKind::DiskFull => Code::ResourceExhausted,
+        StoreErrorKind::Malformed => Code::InvalidArgument,
+        _ => Code::Internal,
+    };
+    Status::new(code, format!("{error}; {}", error.hint()))
+}
+
+fn now() -> api::NowReply {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let nanos = |it: std::time::Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
+    let unix = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    api::NowReply {
+        unix_ns: nanos(unix),
+        monotonic_ns: nanos(START.elapsed()),
+    }
+}

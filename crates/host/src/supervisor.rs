@@ -1,0 +1,880 @@
+//! One task per address: the only writer of its cell, its status and its generations' lives.
+//!
+//! # Invariants
+//! - **S1** A move is in the journal before its effect happens (`Life::step`), except that an instance that is already gone is taken out of
+//!   the cell whatever the disk says.
+//! - **S2** The cell is swapped first and the old generation's door closed second, so a call that finds the door closed finds the
+//!   successor in the cell. Putting a predecessor back opens its door first.
+//! - **S3** An instance is stopped only when no call holds its generation (drained), when its stop timeout passed on an unload, or when it is
+//!   gone itself.
+//! - **S4** At most two generations are instantiated for callers' sake: the one that serves and the one that stands by. Others
+//!   only finish their calls.
+//! - **S5** The task waits for nothing but its own journal: loading, draining and stopping are futures that it polls beside its commands,
+//!   so a crash is noticed in the middle of a load.
+//!
+//! # What happens when
+//! | happening | function |
+//! |---|---|
+//! | a load | [`Supervisor::load`], then [`Supervisor::attempted`] and [`Supervisor::cut_over`] |
+//! | the instance ended | [`Supervisor::crashed`], then [`Supervisor::restart`] when the backoff is over |
+//! | time for a look at a fresh version | [`Supervisor::look`], then [`Supervisor::pass`] or [`Supervisor::roll_back`] |
+//! | an unload, or the host's shutdown | [`Supervisor::unload`] |
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, future::OptionFuture, stream::FuturesUnordered};
+use mortise_hazard::Retired;
+use mortise_lifecycle::{
+    Baseline, Effect, Event, Probation, ProbationVerdict, Restarts, Sample, State, Trigger, Verdict,
+};
+use mortise_runtime::{BoxFuture, EndCause, Refusal, StopReport};
+use mortise_store::Package;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tracing::{Instrument as _, info_span};
+
+use crate::{
+    HostError, HostErrorKind, LoadRequest, PluginInfo, UnloadReport,
+    generation::{Address, Generation, Occupant},
+    host::Shared,
+    life::Life,
+    load::{self, Attempt, AttemptError, Launch},
+};
+
+/// How often a fresh version's numbers are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a fresh version is asked how it is.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// What a supervisor is asked.
+pub(crate) enum Command {
+    /// Load this, and say how it went.
+    Load(
+        Box<Package>,
+        Box<LoadRequest>,
+        oneshot::Sender<Result<PluginInfo, HostError>>,
+    ),
+    /// Show why this could not even be read.
+    Reject(HostError),
+    /// Stop everything and end.
+    Unload(oneshot::Sender<Result<UnloadReport, HostError>>),
+}
+
+/// The supervisor of one address.
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    address: Arc<Address>,
+    commands: mpsc::Receiver<Command>,
+    closing: watch::Receiver<bool>,
+    generations: u64,
+    running: Option<Running>,
+    standby: Option<Standby>,
+    down: Option<Down>,
+    attempt: Option<Pending>,
+    retiring: FuturesUnordered<BoxFuture<'static, Gone>>,
+    restarts: Restarts,
+    began: Instant,
+}
+
+/// The generation in the cell.
+struct Running {
+    life: Life,
+    generation: Arc<Generation>,
+    launch: Arc<Launch>,
+    since: Instant,
+    ended: BoxFuture<'static, EndCause>,
+    watch: Option<Watch>,
+}
+
+/// The generation that comes back if the one in the cell fails its probation.
+struct Standby {
+    life: Life,
+    generation: Arc<Generation>,
+    launch: Arc<Launch>,
+    since: Instant,
+    retired: Retired<Occupant>,
+    ended: BoxFuture<'static, EndCause>,
+}
+
+/// What is at rest and shown: failed, rejected or quarantined.
+struct Down {
+    life: Life,
+    launch: Option<Arc<Launch>>,
+    due: Option<Instant>,
+}
+
+/// A load or a restart under way, and who waits for it.
+struct Pending {
+    attempt: BoxFuture<'static, Attempt>,
+    reply: Option<oneshot::Sender<Result<PluginInfo, HostError>>>,
+}
+
+/// A probation under way.
+struct Watch {
+    judge: Probation,
+    next_look: Instant,
+    next_health: Instant,
+    health: Option<BoxFuture<'static, Result<(), String>>>,
+    bad_healths: u32,
+    good_healths: u32,
+    last_bad: String,
+}
+
+/// A generation that is no more.
+struct Gone {
+    generation: Arc<Generation>,
+    stop: StopReport,
+    cancelled: u64,
+}
+
+enum Happening {
+    Closing,
+    Command(Command),
+    NobodyAsksAnyMore,
+    Attempted(Box<Attempt>),
+    Ended(EndCause),
+    StandbyEnded(EndCause),
+    RestartDue,
+    Look,
+    Health(Result<(), String>),
+    Gone(Gone),
+}
+
+// === impl Supervisor ===
+
+impl Supervisor {
+    pub(crate) fn new(shared: Arc<Shared>, address: Arc<Address>, commands: mpsc::Receiver<Command>) -> Self {
+        Self {
+            closing: shared.closing.subscribe(),
+            restarts: Restarts::new(shared.restarts.clone()),
+            shared,
+            address,
+            commands,
+            generations: 0,
+            running: None,
+            standby: None,
+            down: None,
+            attempt: None,
+            retiring: FuturesUnordered::new(),
+            began: Instant::now(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            match self.next().await {
+                Happening::Closing | Happening::NobodyAsksAnyMore => {
+                    self.unload("shutdown").await;
+                    break;
+                }
+                Happening::Command(Command::Unload(reply)) => {
+                    let report = self.unload("operator").await;
+                    let _ = reply.send(Ok(report));
+                    break;
+                }
+                Happening::Command(Command::Load(package, request, reply)) => {
+                    self.load(*package, *request, reply).await
+                }
+                Happening::Command(Command::Reject(error)) => self.reject(&error).await,
+                Happening::Attempted(attempt) => self.attempted(*attempt).await,
+                Happening::Ended(cause) => self.crashed(cause).await,
+                Happening::StandbyEnded(cause) => self.standby_ended(&cause).await,
+                Happening::RestartDue => self.restart(),
+                Happening::Look => self.look().await,
+                Happening::Health(answer) => self.health_answered(answer),
+                Happening::Gone(gone) => self.settle(&gone),
+            }
+        }
+    }
+
+    /// What happens next. Commands wait while a load or restart is under way; crashes do not.
+    async fn next(&mut self) -> Happening {
+        let free = self.attempt.is_none();
+        let due = self.down.as_ref().and_then(|it| it.due).filter(|_| free);
+        let (ended, watch) = match &mut self.running {
+            Some(running) => (Some(&mut running.ended), running.watch.as_mut()),
+            None => (None, None),
+        };
+        let (look, health) = match watch {
+            Some(watch) => (Some(watch.next_look), watch.health.as_mut()),
+            None => (None, None),
+        };
+        let sleep_until = |at: Option<Instant>| OptionFuture::from(at.map(tokio::time::sleep_until));
+        tokio::select! {
+            biased;
+            // An instance that is gone comes before whatever wants to know about it.
+            Some(cause) = OptionFuture::from(ended) => Happening::Ended(cause),
+            Some(cause) = OptionFuture::from(self.standby.as_mut().map(|it| &mut it.ended)) => Happening::StandbyEnded(cause),
+            Some(attempt) = OptionFuture::from(self.attempt.as_mut().map(|it| &mut it.attempt)) => Happening::Attempted(Box::new(attempt)),
+            closing = self.closing.wait_for(|it| *it) => { drop(closing); Happening::Closing }
+            command = self.commands.recv(), if free => command.map_or(Happening::NobodyAsksAnyMore, Happening::Command),
+            Some(answer) = OptionFuture::from(health) => Happening::Health(answer),
+            Some(gone) = self.retiring.next(), if !self.retiring.is_empty() => Happening::Gone(gone),
+            Some(()) = sleep_until(due) => Happening::RestartDue,
+            Some(()) = sleep_until(look) => Happening::Look,
+        }
+    }
+
+    // --- load ---
+
+    async fn load(
+        &mut self,
+        package: Package,
+        request: LoadRequest,
+        reply: oneshot::Sender<Result<PluginInfo, HostError>>,
+    ) {
+        self.generations += 1;
+        let plugin = package.plugin().clone();
+        let mut life = Life::new(
+            self.shared.clone(),
+            self.address.clone(),
+            self.generations,
+            plugin,
+        );
+        if self.running.is_none() {
+            // What failed before makes room for the new attempt, and so does its backoff.
+            self.give_up_down("replaced by another load").await;
+            life.shown = true;
+            let (source, runtime) = (request.source.to_string(), request.runtime);
+            self.address.publish(|status| {
+                (status.source, status.runtime) = (source.into(), runtime);
+                status.reasons.clear();
+            });
+        }
+        if request.force {
+            self.restarts.forgive();
+        }
+        let attempt = load::first_attempt(self.shared.clone(), self.address.clone(), life, package, request);
+        self.attempt = Some(Pending {
+            attempt: Box::pin(attempt),
+            reply: Some(reply),
+        });
+    }
+
+    /// Shows a plugin whose package could not even be read.
+    async fn reject(&mut self, error: &HostError) {
+        if self.running.is_some() {
+            return;
+        }
+        self.generations += 1;
+        let plugin = self.address.status.load().plugin.clone();
+        let mut life = Life::new(
+            self.shared.clone(),
+            self.address.clone(),
+            self.generations,
+            plugin,
+        );
+        life.shown = true;
+        life.must_step("config", Event::Load, "").await;
+        life.must_step("supervisor", Event::Refused, &error.to_string())
+            .await;
+        self.rest(life, None, None, reasons_of(error));
+    }
+
+    /// A load or restart has come to an end.
+    async fn attempted(&mut self, attempt: Attempt) {
+        let reply = self.attempt.take().and_then(|it| it.reply);
+        let Attempt {
+            mut life,
+            launch,
+            outcome,
+        } = attempt;
+        let is_restart = reply.is_none();
+        let outcome = match (outcome, launch) {
+            (Ok(generation), Some(launch)) => self.cut_over(life, generation, launch).await,
+            (Ok(_), None) => Err(HostError::new(
+                HostErrorKind::Conflict,
+                "a generation came out of nothing",
+            )),
+            (Err(AttemptError::Over(error)), launch) => {
+                self.over(life, launch, &error);
+                Err(error)
+            }
+            (Err(AttemptError::NotStarted(error)), launch) => {
+                let event = if is_restart {
+                    Event::StartFailed(self.verdict(Duration::ZERO))
+                } else {
+                    load::never_ran()
+                };
+                let effects = life.must_step("supervisor", event, &error.to_string()).await;
+                self.fall(life, launch, &effects, reasons_of(&error)).await;
+                Err(error)
+            }
+        };
+        if let Err(error) = &outcome {
+            tracing::warn!(target: "mortise::life", plugin = %self.address.name, %error, "nothing was started");
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(outcome.map(|()| self.address.info()));
+        }
+    }
+
+    /// An attempt that is at rest already, or that never began because the journal could not be written.
+    fn over(&mut self, life: Life, launch: Option<Arc<Launch>>, error: &HostError) {
+        if self.running.is_some() {
+            let reason = format!("the last load of {} came to nothing: {error}", life.plugin);
+            self.address.publish(|status| status.reasons = vec![reason]);
+        } else {
+            self.rest(life, launch, None, reasons_of(error));
+        }
+    }
+
+    /// Points the cell at a healthy generation. On `Err` it is stopped again, and what served serves on.
+    async fn cut_over(
+        &mut self,
+        mut life: Life,
+        generation: Arc<Generation>,
+        launch: Arc<Launch>,
+    ) -> Result<(), HostError> {
+        let journalled = async {
+            life.step("supervisor", Event::Started, generation.instance.id().0.as_ref())
+                .await?;
+            life.step("supervisor", Event::CutOver, "").await
+        };
+        if let Err(error) = journalled.await {
+            generation.instance.stop(generation.limits.stop).await;
+            self.over(life, Some(launch), &error);
+            return Err(error);
+        }
+        let span = info_span!(target: "mortise::load", "cutover", plugin = %self.address.name, generation = generation.number);
+        let replaced = self.replace().await;
+        let retired = {
+            let _span = span.entered();
+            generation.stats.sample_all(true);
+            // S2: swap, then close.
+            let retired = self.address.cell.swap(Occupant::Serving(generation.clone()));
+            if let Some(old) = &replaced {
+                old.generation.admission.close();
+            }
+            retired
+        };
+        self.down = None;
+        let baseline = replaced.as_ref().map(|it| it.generation.stats.baseline());
+        self.standby = replaced.map(|old| Standby {
+            life: old.life,
+            generation: old.generation,
+            launch: old.launch,
+            since: old.since,
+            ended: old.ended,
+            retired,
+        });
+        let number = generation.number;
+        let watch = self.watch(baseline.unwrap_or_default());
+        self.address.publish(|status| {
+            let replaced = status.current.replace(generation.clone());
+            status.others.extend(replaced.filter(|it| it.number != number));
+            (status.source, status.runtime) = (launch.source.clone(), Some(generation.runtime));
+            status.reasons.clear();
+        });
+        life.show();
+        self.running = Some(Running {
+            ended: ended(&generation),
+            life,
+            launch,
+            since: Instant::now(),
+            watch: Some(watch),
+            generation,
+        });
+        self.shared.rebuild_table();
+        if self.shared.probation.time.is_zero() {
+            self.pass().await;
+        }
+        Ok(())
+    }
+
+    /// Tells what serves that it was replaced; whatever stood by until now is let go.
+    async fn replace(&mut self) -> Option<Running> {
+        let mut old = self.running.take()?;
+        let effects = old.life.must_step("supervisor", Event::Replaced, "").await;
+        old.life.shown = false;
+        old.watch = None;
+        old.generation.stats.sample_all(false);
+        if effects.contains(&Effect::ReleasePredecessor) {
+            self.release_predecessor().await;
+        }
+        Some(old)
+    }
+
+    // --- probation ---
+
+    fn watch(&self, baseline: Baseline) -> Watch {
+        let now = Instant::now();
+        Watch {
+            judge: Probation::new(self.shared.probation.clone(), baseline),
+            next_look: now + LOOK_EVERY,
+            next_health: now + HEALTH_EVERY,
+            health: None,
+            bad_healths: 0,
+            good_healths: 0,
+            last_bad: String::new(),
+        }
+    }
+
+    /// Looks at a fresh version's numbers.
+    async fn look(&mut self) {
+        let now = Instant::now();
+        let Some(Running {
+            generation,
+            since,
+            watch: Some(watch),
+            ..
+        }) = &mut self.running
+        else {
+            return;
+        };
+        watch.next_look = now + LOOK_EVERY;
+        if watch.health.is_none() && now >= watch.next_health {
+            watch.next_health = now + HEALTH_EVERY;
+            watch.health = Some(ask_health(generation.clone()));
+        }
+        let totals = generation.stats.totals();
+        let sample = Sample {
+            elapsed: now - *since,
+            calls: totals.calls,
+            faults: totals.faults,
+            samples: generation.stats.samples(),
+            p95: generation.stats.quantile(0.95),
+            bad_healths: watch.bad_healths,
+            good_healths: watch.good_healths,
+            crash: None,
+        };
+        match watch.judge.judge(&sample) {
+            ProbationVerdict::Pending => {}
+            ProbationVerdict::Passed => self.pass().await,
+            ProbationVerdict::Failed(trigger) if self.standby.is_some() => self.roll_back(&trigger).await,
+            // There is nothing to go back to, and a plugin that is ill serves better than none.
+            ProbationVerdict::Failed(trigger) => {
+                self.address
+                    .publish(|status| status.reasons = vec![trigger.to_string()]);
+                if sample.elapsed >= self.shared.probation.time {
+                    self.pass().await;
+                }
+            }
+        }
+    }
+
+    fn health_answered(&mut self, answer: Result<(), String>) {
+        let Some(Running {
+            watch: Some(watch), ..
+        }) = &mut self.running
+        else {
+            return;
+        };
+        watch.health = None;
+        match answer {
+            Ok(()) => (watch.good_healths, watch.bad_healths) = (watch.good_healths + 1, 0),
+            Err(why) => {
+                (watch.good_healths, watch.bad_healths) = (0, watch.bad_healths + 1);
+                watch.last_bad = why;
+            }
+        }
+    }
+
+    /// A fresh version has proved itself.
+    async fn pass(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        running.watch = None;
+        running.generation.stats.sample_all(false);
+        running
+            .life
+            .must_step("probation", Event::ProbationPassed, "")
+            .await;
+        self.release_predecessor().await;
+    }
+
+    /// Lets what stands by finish its calls and go.
+    async fn release_predecessor(&mut self) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        let Standby {
+            mut life,
+            generation,
+            retired,
+            ..
+        } = standby;
+        life.must_step("supervisor", Event::Superseded, "").await;
+        self.retiring
+            .push(Box::pin(retire(life, generation, retired, None)));
+    }
+
+    /// Puts the predecessor back into the cell and the digest of the fresh version into quarantine.
+    async fn roll_back(&mut self, trigger: &Trigger) {
+        let (Some(mut bad), Some(mut good)) = (self.running.take(), self.standby.take()) else {
+            return;
+        };
+        let last_bad = bad
+            .watch
+            .as_ref()
+            .map(|it| it.last_bad.clone())
+            .filter(|it| !it.is_empty());
+        let reason = match (trigger, last_bad) {
+            (Trigger::Health { .. }, Some(why)) => format!("{trigger}: {why}"),
+            _ => trigger.to_string(),
+        };
+        bad.life.shown = false;
+        bad.life
+            .must_step("probation", Event::ProbationFailed, &reason)
+            .await;
+        good.life.shown = true;
+        good.life.must_step("probation", Event::Restored, &reason).await;
+        // S2: open, put back, close.
+        good.generation.admission.reopen();
+        let retired = self.address.cell.restore(good.retired);
+        bad.generation.admission.close();
+        let (from, to) = (&bad.generation.plugin.version, &good.generation.plugin.version);
+        tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}");
+        let told = format!("version {from} was rolled back to {to} and quarantined: {reason}");
+        self.address.publish(|status| {
+            status.current = Some(good.generation.clone());
+            status.others.retain(|it| it.number != good.generation.number);
+            status.others.push(bad.generation.clone());
+            status.source = good.launch.source.clone();
+            status.reasons = vec![told];
+        });
+        self.quarantine(&bad.generation, &reason).await;
+        self.running = Some(Running {
+            life: good.life,
+            generation: good.generation,
+            launch: good.launch,
+            since: good.since,
+            ended: good.ended,
+            watch: None,
+        });
+        self.shared.rebuild_table();
+        self.retiring
+            .push(Box::pin(discard(bad.generation, Some(retired))));
+    }
+
+    async fn quarantine(&mut self, generation: &Generation, reason: &str) {
+        let (digest, plugin, reason) = (generation.digest, generation.plugin.clone(), reason.to_owned());
+        let now = std::time::SystemTime::now();
+        let (name, version) = (plugin.name.to_string(), plugin.version.to_string());
+        let written = self
+            .shared
+            .with_journal(move |it| it.quarantine(now, digest, &name, &version, &reason))
+            .await;
+        if let Err(error) = written {
+            tracing::error!(target: "mortise::life", plugin = %self.address.name, %error, "the quarantine of {digest} is not in the journal");
+        }
+    }
+
+    // --- crashes ---
+
+    /// The instance in the cell ended by itself.
+    async fn crashed(&mut self, cause: EndCause) {
+        self.address.publish(|status| status.crashes += 1);
+        let Some(running) = &self.running else { return };
+        let elapsed = running.since.elapsed();
+        tracing::error!(target: "mortise::life", plugin = %self.address.name, instance = %running.generation.instance.id(), %cause, "an instance ended by itself");
+        if running.watch.is_some() && self.standby.is_some() {
+            let trigger = Trigger::Crash {
+                cause: cause.to_string(),
+                after: elapsed,
+            };
+            return self.roll_back(&trigger).await;
+        }
+        let verdict = self.verdict(elapsed);
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        let effects = running
+            .life
+            .must_step("supervisor", Event::Crashed(verdict), &cause.to_string())
+            .await;
+        let recent = self.restarts.recent();
+        let why = match verdict {
+            Verdict::Restart { after } => format!(
+                "plugin `{}` is down and starts again in {after:.1?}: {cause}",
+                self.address.name
+            ),
+            _ => format!(
+                "plugin `{}` is quarantined after {recent} exits: {cause}",
+                self.address.name
+            ),
+        };
+        // S1: it is gone, so it leaves the cell even if the journal failed.
+        let retired = self.address.cell.swap(Occupant::Vacant(why.clone().into()));
+        running.generation.admission.close();
+        self.address.publish(|status| {
+            status.current = None;
+            status.others.push(running.generation.clone());
+        });
+        if effects.contains(&Effect::ReleasePredecessor) {
+            self.release_predecessor().await;
+        }
+        if effects.contains(&Effect::QuarantineDigest) {
+            let reason = format!(
+                "{recent} exits within {:?}, the last: {cause}",
+                self.shared.restarts.window
+            );
+            self.quarantine(&running.generation, &reason).await;
+        }
+        self.retiring
+            .push(Box::pin(discard(running.generation.clone(), Some(retired))));
+        self.fall(running.life, Some(running.launch), &effects, vec![why])
+            .await;
+        self.shared.rebuild_table();
+    }
+
+    /// What stands by ended by itself: there is nothing to go back to any more.
+    async fn standby_ended(&mut self, cause: &EndCause) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        let Standby {
+            mut life,
+            generation,
+            retired,
+            ..
+        } = standby;
+        life.must_step("supervisor", Event::Crashed(Verdict::Stay), &cause.to_string())
+            .await;
+        self.retiring.push(Box::pin(discard(generation, Some(retired))));
+    }
+
+    /// A new restart verdict, with the time and the jitter that the policy does not have.
+    fn verdict(&mut self, lived: Duration) -> Verdict {
+        self.restarts.exited(self.began.elapsed(), lived, jitter())
+    }
+
+    /// Comes to rest after a crash or a failed start, perhaps only for a while.
+    async fn fall(
+        &mut self,
+        life: Life,
+        launch: Option<Arc<Launch>>,
+        effects: &[Effect],
+        reasons: Vec<String>,
+    ) {
+        if self.running.is_some() {
+            let reason = format!(
+                "the last load of {} came to nothing: {}",
+                life.plugin,
+                reasons.join("; ")
+            );
+            self.address.publish(|status| status.reasons = vec![reason]);
+            return;
+        }
+        let after = effects.iter().find_map(|it| match it {
+            Effect::ScheduleRestart(after) => Some(*after),
+            _ => None,
+        });
+        self.rest(life, launch, after.map(|it| Instant::now() + it), reasons);
+    }
+
+    fn rest(
+        &mut self,
+        mut life: Life,
+        launch: Option<Arc<Launch>>,
+        due: Option<Instant>,
+        reasons: Vec<String>,
+    ) {
+        let (name, state) = (&self.address.name, life.state());
+        let why = reasons
+            .first()
+            .cloned()
+            .unwrap_or_else(|| format!("plugin `{name}` is {state}"));
+        if matches!(&*self.address.cell.pin(), Occupant::Vacant(_)) {
+            // Nothing was served, so nobody waits for what is displaced.
+            drop(self.address.cell.swap(Occupant::Vacant(why.into())));
+        }
+        life.show();
+        self.address.publish(|status| {
+            status.reasons = reasons;
+            if let Some(launch) = &launch {
+                status.runtime = Some(launch.verified.artifact().runtime);
+            }
+        });
+        self.down = Some(Down { life, launch, due });
+    }
+
+    /// The backoff is over.
+    fn restart(&mut self) {
+        let Some(Down {
+            life,
+            launch: Some(launch),
+            ..
+        }) = self.down.take()
+        else {
+            return;
+        };
+        let attempt = load::next_attempt(self.shared.clone(), self.address.clone(), life, launch);
+        self.attempt = Some(Pending {
+            attempt: Box::pin(attempt),
+            reply: None,
+        });
+    }
+
+    async fn give_up_down(&mut self, why: &str) {
+        if let Some(mut down) = self.down.take()
+            && !matches!(down.life.state(), State::Absent)
+        {
+            down.life.must_step("operator", Event::Unload, why).await;
+        }
+    }
+
+    // --- the end ---
+
+    /// Takes the plugin out of the table, drains and stops everything, and forgets the address.
+    async fn unload(&mut self, actor: &'static str) -> UnloadReport {
+        if let Some(pending) = self.attempt.take() {
+            // Dropping a start tears down what it started.
+            drop(pending.attempt);
+        }
+        let mut report = UnloadReport {
+            name: self.address.name.to_string(),
+            ..UnloadReport::default()
+        };
+        let why: Arc<str> = format!("plugin `{}` was unloaded", self.address.name).into();
+        self.give_up_down("").await;
+        let mut drained_for = Duration::ZERO;
+        if let Some(mut running) = self.running.take() {
+            drained_for = running.generation.limits.stop;
+            let effects = running.life.must_step(actor, Event::Unload, "").await;
+            if effects.contains(&Effect::ReleasePredecessor) {
+                self.release_predecessor().await;
+            }
+            let retired = self.address.cell.swap(Occupant::Vacant(why));
+            running.generation.admission.close();
+            let (life, generation) = (running.life, running.generation);
+            self.retiring
+                .push(Box::pin(retire(life, generation, retired, Some(drained_for))));
+        }
+        self.shared.rebuild_table();
+        self.finish(drained_for, &mut report).await;
+        self.shared.forget(&self.address);
+        self.end_commands();
+        report
+    }
+
+    /// Waits for everything that is on its way out; what stood by gets no longer than what served.
+    async fn finish(&mut self, drained_for: Duration, report: &mut UnloadReport) {
+        let until = Instant::now() + drained_for * 2 + Duration::from_secs(5);
+        while !self.retiring.is_empty() {
+            let Ok(Some(gone)) = tokio::time::timeout_at(until, self.retiring.next()).await else {
+                report.left =
+                    Some("an older generation still has calls; it goes with the last of them".to_owned());
+                let rest = std::mem::take(&mut self.retiring);
+                tokio::spawn(rest.for_each(|_| async {}));
+                return;
+            };
+            self.settle(&gone);
+            report.cancelled += gone.cancelled;
+            report.forced = gone.stop.forced.or(report.forced.take());
+            report.left = gone.stop.left.or(report.left.take());
+        }
+    }
+
+    /// Drops what came too late. Whoever waits for a reply sees that nobody answers, and asks the address's next supervisor.
+    fn end_commands(&mut self) {
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+    }
+
+    /// Adds up what a generation did that is no more.
+    fn settle(&self, gone: &Gone) {
+        self.address.publish(|status| {
+            status.others.retain(|it| !Arc::ptr_eq(it, &gone.generation));
+            status.past.add(gone.generation.stats.totals());
+        });
+    }
+}
+
+// === futures that the supervisor polls ===
+
+fn ended(generation: &Arc<Generation>) -> BoxFuture<'static, EndCause> {
+    let generation = generation.clone();
+    Box::pin(async move { generation.instance.ended().await })
+}
+
+fn ask_health(generation: Arc<Generation>) -> BoxFuture<'static, Result<(), String>> {
+    Box::pin(async move {
+        match tokio::time::timeout(2 * HEALTH_EVERY, generation.instance.health()).await {
+            Ok(Ok(health)) if health.serving => Ok(()),
+            Ok(Ok(health)) => Err(health.detail),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it does not answer".to_owned()),
+        }
+    })
+}
+
+/// Drains and stops a generation that no cell holds; with a limit on an unload, to its last call otherwise.
+async fn retire(
+    mut life: Life,
+    generation: Arc<Generation>,
+    mut retired: Retired<Occupant>,
+    limit: Option<Duration>,
+) -> Gone {
+    let span = info_span!(target: "mortise::load", "drain", plugin = %generation.plugin, generation = generation.number);
+    let drained = {
+        let mut drained = pin!(retired.drained(tokio::time::sleep).instrument(span));
+        match limit {
+            None => drained.await.is_ok(),
+            Some(limit) => tokio::time::timeout(limit, drained.as_mut())
+                .await
+                .is_ok_and(|it| it.is_ok()),
+        }
+    };
+    let cancelled = if drained {
+        0
+    } else {
+        generation.admission.running()
+    };
+    let detail = if drained {
+        String::new()
+    } else {
+        format!("{cancelled} calls did not end in time")
+    };
+    life.must_step("supervisor", Event::Drained, &detail).await;
+    let span = info_span!(target: "mortise::load", "stop", plugin = %generation.plugin, generation = generation.number);
+    let grace = if drained {
+        generation.limits.stop
+    } else {
+        Duration::ZERO
+    };
+    let stop = generation.instance.stop(grace).instrument(span).await;
+    let detail = [stop.forced.as_deref(), stop.left.as_deref()]
+        .map(Option::unwrap_or_default)
+        .join(" ");
+    life.must_step("supervisor", Event::Released, detail.trim()).await;
+    Gone {
+        generation,
+        stop,
+        cancelled,
+    }
+}
+
+/// Stops a generation whose life is over already: it crashed or was rolled back. Calls that still run in it may end first.
+async fn discard(generation: Arc<Generation>, retired: Option<Retired<Occupant>>) -> Gone {
+    let limit = generation.limits.stop.max(generation.limits.deadline);
+    if let Some(mut retired) = retired {
+        let _ = tokio::time::timeout(limit, retired.drained(tokio::time::sleep)).await;
+    }
+    let cancelled = generation.admission.running();
+    let stop = generation.instance.stop(Duration::ZERO).await;
+    Gone {
+        generation,
+        stop,
+        cancelled,
+    }
+}
+
+/// A number from 0 to 1 that differs between hosts and moments; nothing depends on its quality.
+#[expect(clippy::cast_precision_loss, reason = "53 bits of it are plenty")]
+fn jitter() -> f64 {
+    RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
+}
+
+fn reasons_of(error: &HostError) -> Vec<String> {
+    match error.reasons() {
+        [] => vec![load::with_causes(error)],
+        all => all.iter().map(Refusal::to_string).collect(),
+    }
+}
