@@ -1,0 +1,298 @@
+//! Subcommand: cargo xtask test
+//!
+//! Everything that must hold before a change is merged, in the order in which it fails fastest: set-up, format, rings, tidiness,
+//! dependencies, plugins, tests, documentation examples. A phase that fails does not stop the next, so one run shows every fault;
+//! only tests are left out when the plugins they load cannot be built.
+//!
+//! The last lines say how many tests ran, what was skipped for want of something (`skipped: needs ..`, printed by the test itself), and
+//! where the time went.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    deny, guests, layers,
+    setup::{self, cargo_tool},
+    step::{Step, say},
+    tidy,
+    workspace::Workspace,
+};
+
+/// Runs set-up, every check and every test.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave set-up out: everything needed is known to be there
+    #[arg(long)]
+    no_setup: bool,
+}
+
+/// The phases so far.
+#[derive(Default)]
+struct Report {
+    phases: Vec<Phase>,
+    /// What was not done, and what it needs; with how often.
+    skipped: BTreeMap<String, usize>,
+    passed: usize,
+    failed: usize,
+}
+
+struct Phase {
+    name: &'static str,
+    took: Duration,
+    fault: Option<String>,
+}
+
+pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
+    let mut report = Report::default();
+    if !args.no_setup {
+        report.phase("setup", |report| {
+            for missing in setup::prepare(workspace)?.missing {
+                report.skip(format!("skipped: needs `{missing}`"));
+            }
+            Ok(())
+        });
+    }
+    report.phase("format", |_| {
+        Step::new(workspace, "cargo fmt --check")
+            .run(workspace.cargo().args(["fmt", "--all", "--check"]))
+            .map(drop)
+    });
+    report.phase("layers", |_| layers::run(&layers::Args {}, workspace));
+    report.phase("tidy", |_| tidy::run(&tidy::Args {}, workspace));
+    report.phase("deny", |report| {
+        if !deny::check(workspace)? {
+            report.skip("skipped: needs cargo-deny".to_owned());
+        }
+        Ok(())
+    });
+    let guests = report.phase("guests", |report| {
+        for line in guests::build(workspace, &[])?.skipped {
+            report.skip(line);
+        }
+        Ok(())
+    });
+    if guests {
+        report.phase("tests", |report| tests(workspace, report));
+        report.phase("doc examples", |report| doc_examples(workspace, report));
+    }
+    report.close()
+}
+
+/// Every test of the workspace, end-to-end ones included.
+fn tests(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let Some(nextest) = cargo_tool(workspace, "cargo-nextest") else {
+        report.skip("skipped: needs cargo-nextest (tests ran with `cargo test`)".to_owned());
+        let mut command = workspace.cargo();
+        command.args([
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--no-fail-fast",
+            "--",
+            "--show-output",
+        ]);
+        return libtest(workspace, report, "cargo test --workspace", &mut command);
+    };
+    let junit = workspace.target().join("nextest/ci/junit.xml");
+    let _ = fs::remove_file(&junit);
+    let mut command = std::process::Command::new(nextest);
+    command.current_dir(workspace.root());
+    command.args(["nextest", "run", "--workspace", "--profile", "ci"]);
+    let outcome = Step::new(workspace, "cargo nextest run --workspace")
+        .aloud()
+        .run(&mut command);
+    report.read_junit(&junit);
+    outcome.map(drop)
+}
+
+fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let mut command = workspace.cargo();
+    command.args(["test", "--doc"]);
+    let mut packages = workspace
+        .packages()
+        .filter(|package| package.has_doctests())
+        .peekable();
+    if packages.peek().is_none() {
+        return Ok(());
+    }
+    for package in packages {
+        command.args(["--package", &package.name]);
+    }
+    libtest(workspace, report, "cargo test --doc", &mut command)
+}
+
+fn libtest(
+    workspace: &Workspace,
+    report: &mut Report,
+    title: &str,
+    command: &mut std::process::Command,
+) -> Result<()> {
+    match Step::new(workspace, title).run(command) {
+        Ok(output) => {
+            report.read_libtest(&output);
+            Ok(())
+        }
+        Err(error) => {
+            report.read_libtest(&error.to_string());
+            Err(error)
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Runs one phase; whether it went well.
+    fn phase(&mut self, name: &'static str, run: impl FnOnce(&mut Self) -> Result<()>) -> bool {
+        say(&format!("== {name}"));
+        let started = Instant::now();
+        let fault = run(self).err().map(|error| format!("{error:#}"));
+        if let Some(fault) = &fault {
+            say(fault);
+        }
+        let went_well = fault.is_none();
+        self.phases.push(Phase {
+            name,
+            took: started.elapsed(),
+            fault,
+        });
+        went_well
+    }
+
+    fn skip(&mut self, line: String) {
+        *self.skipped.entry(line).or_default() += 1;
+    }
+
+    /// Counts and skips from nextest's report.
+    fn read_junit(&mut self, path: &PathBuf) {
+        let Ok(text) = fs::read_to_string(path) else {
+            return;
+        };
+        let (tests, failed) = (
+            attribute(&text, "tests"),
+            attribute(&text, "failures") + attribute(&text, "errors"),
+        );
+        self.passed += tests.saturating_sub(failed);
+        self.failed += failed;
+        self.read_skips(&text);
+    }
+
+    /// Counts and skips from what libtest prints.
+    fn read_libtest(&mut self, output: &str) {
+        for line in output
+            .lines()
+            .filter_map(|line| line.strip_prefix("test result: "))
+        {
+            let count = |word: &str| {
+                let before = line.split(word).next()?.trim_end();
+                before.rsplit([' ', ';']).next()?.parse::<usize>().ok()
+            };
+            self.passed += count(" passed").unwrap_or(0);
+            self.failed += count(" failed").unwrap_or(0);
+        }
+        self.read_skips(output);
+    }
+
+    fn read_skips(&mut self, text: &str) {
+        for line in text.lines() {
+            if let Some(at) = line.find("skipped: needs ") {
+                let line = line[at..].split('<').next().unwrap_or_default();
+                let line = line
+                    .replace("&quot;", "\"")
+                    .replace("&apos;", "'")
+                    .replace("&gt;", ">")
+                    .replace("&amp;", "&");
+                self.skip(line.trim_end().to_owned());
+            }
+        }
+    }
+
+    /// The last lines, and the verdict.
+    fn close(self) -> Result<()> {
+        say("\n== result");
+        for Phase { name, took, fault } in &self.phases {
+            let verdict = if fault.is_some() { "FAILED" } else { "ok" };
+            say(&format!("{name:14} {:8.1} s  {verdict}", took.as_secs_f64()));
+        }
+        for (line, times) in &self.skipped {
+            say(&format!(
+                "{line}{}",
+                if *times > 1 {
+                    format!(" ({times} times)")
+                } else {
+                    String::new()
+                }
+            ));
+        }
+        let total: Duration = self.phases.iter().map(|phase| phase.took).sum();
+        let skipped: usize = self.skipped.values().sum();
+        let counts = format!(
+            "{} tests passed, {} failed, {skipped} things skipped, {:.0} s",
+            self.passed,
+            self.failed,
+            total.as_secs_f64()
+        );
+        let failed: Vec<&str> = self
+            .phases
+            .iter()
+            .filter(|phase| phase.fault.is_some())
+            .map(|phase| phase.name)
+            .collect();
+        if !failed.is_empty() {
+            bail!("test: {counts}; these phases failed: {}", failed.join(", "));
+        }
+        say(&format!("test: {counts}"));
+        Ok(())
+    }
+}
+
+/// The value of a number attribute of the first element that has it.
+fn attribute(xml: &str, name: &str) -> usize {
+    let value = xml
+        .split_once(&format!(" {name}=\""))
+        .and_then(|(_, rest)| rest.split('"').next());
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_libtest_prints() {
+        let mut report = Report::default();
+        report.read_libtest(
+            "running 3 tests\nskipped: needs wine\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured\n\
+             skipped: needs wine\ntest result: FAILED. 10 passed; 3 failed; 0 ignored\n",
+        );
+        assert_eq!((report.passed, report.failed), (12, 3));
+        assert_eq!(
+            report.skipped,
+            BTreeMap::from([("skipped: needs wine".to_owned(), 2)])
+        );
+    }
+
+    #[test]
+    fn counts_what_nextest_reports() {
+        let xml = "<testsuites name=\"ci\" tests=\"7\" failures=\"1\" errors=\"1\">\n<testsuite tests=\"7\">\n\
+                   <system-out>skipped: needs &apos;clang-14&apos;</system-out>\n</testsuite></testsuites>";
+        let path = std::env::temp_dir().join(format!("mortise-junit-{}.xml", std::process::id()));
+        fs::write(&path, xml).expect("a temporary file");
+        let mut report = Report::default();
+        report.read_junit(&path);
+        fs::remove_file(&path).expect("it was written");
+        assert_eq!((report.passed, report.failed), (5, 2));
+        assert_eq!(
+            report.skipped.keys().collect::<Vec<_>>(),
+            ["skipped: needs 'clang-14'"]
+        );
+    }
+}
