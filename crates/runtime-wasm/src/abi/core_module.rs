@@ -1,0 +1,241 @@
+//! Guests of the core-module ABI (`wit/core-abi.md`).
+//!
+//! Everything a guest hands out (pointers, lengths, tags) is checked against its memory before it is used; what does not fit is the guest's
+//! fault and ends the call.
+
+use bytes::Bytes;
+use mortise_runtime::{RuntimeError, RuntimeErrorKind};
+use wasmtime::{
+    AsContext, AsContextMut, Caller, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Store, TypedFunc,
+};
+
+use super::{Abi, Answer};
+use crate::{
+    scan::{CORE_EXPORTS, HOST_MODULE},
+    store::Cell,
+};
+
+/// A core module, ready to be instantiated.
+pub(crate) struct CoreAbi {
+    pre: InstancePre<Cell>,
+}
+
+/// One instance.
+pub(crate) struct Guest {
+    memory: Memory,
+    alloc: TypedFunc<u32, u32>,
+    free: TypedFunc<(u32, u32), ()>,
+    invoke: TypedFunc<(u32, u32, u32, u32, u32), u32>,
+    start: Option<TypedFunc<(u32, u32), u32>>,
+    health: Option<TypedFunc<(), u32>>,
+    stop: Option<TypedFunc<(), ()>>,
+}
+
+impl Abi for CoreAbi {
+    type Code = Module;
+    type Guest = Guest;
+
+    fn link(engine: &Engine, module: Module) -> Result<Self, RuntimeError> {
+        let pre = linker(engine).and_then(|linker| linker.instantiate_pre(&module)).map_err(|error| {
+            RuntimeError::new(
+                RuntimeErrorKind::MissingImport,
+                format!("the module does not fit this host's module `{HOST_MODULE}`: {error:#}"),
+                "declare the imports with the types that `wit/core-abi.md` gives them",
+            )
+        })?;
+        check_exports(&module)?;
+        Ok(Self { pre })
+    }
+
+    fn code_bytes(&self) -> u64 {
+        let image = self.pre.module().image_range();
+        (image.end as u64).saturating_sub(image.start as u64)
+    }
+
+    fn slots(&self) -> u32 {
+        let needs = self.pre.module().resources_required();
+        needs.num_memories.max(needs.num_tables.div_ceil(2)).max(1)
+    }
+
+    async fn instantiate(&self, store: &mut Store<Cell>) -> wasmtime::Result<Guest> {
+        let instance = self.pre.instantiate_async(&mut *store).await?;
+        let memory = instance.get_memory(&mut *store, "memory").ok_or_else(|| Error::msg("`memory` is no memory"))?;
+        Ok(Guest {
+            memory,
+            alloc: instance.get_typed_func(&mut *store, "mortise_alloc")?,
+            free: instance.get_typed_func(&mut *store, "mortise_free")?,
+            invoke: instance.get_typed_func(&mut *store, "mortise_invoke")?,
+            start: instance.get_typed_func(&mut *store, "mortise_start").ok(),
+            health: instance.get_typed_func(&mut *store, "mortise_health").ok(),
+            stop: instance.get_typed_func(&mut *store, "mortise_stop").ok(),
+        })
+    }
+
+    async fn start(&self, guest: &Guest, store: &mut Store<Cell>, request: &[u8]) -> Answer<()> {
+        let Some(start) = &guest.start else { return Ok(Ok(())) };
+        let at = guest.put(store, request).await?;
+        let result = start.call_async(&mut *store, (at, length(request)?)).await?;
+        Ok(guest.take(store, result).await?.map(drop))
+    }
+
+    async fn invoke(
+        &self,
+        guest: &Guest,
+        store: &mut Store<Cell>,
+        method: u32,
+        head: &[u8],
+        payload: &[u8],
+    ) -> Answer<Vec<u8>> {
+        let head_at = guest.put(store, head).await?;
+        let payload_at = guest.put(store, payload).await?;
+        let arguments = (method, head_at, length(head)?, payload_at, length(payload)?);
+        let result = guest.invoke.call_async(&mut *store, arguments).await?;
+        guest.take(store, result).await
+    }
+
+    async fn health(&self, guest: &Guest, store: &mut Store<Cell>) -> wasmtime::Result<Option<Vec<u8>>> {
+        let Some(health) = &guest.health else { return Ok(None) };
+        let result = health.call_async(&mut *store, ()).await?;
+        match guest.take(store, result).await? {
+            Ok(health) => Ok(Some(health)),
+            Err(_) => Err(Error::msg("`mortise_health` answered with an error; it has none to give")),
+        }
+    }
+
+    async fn stop(&self, guest: &Guest, store: &mut Store<Cell>) -> wasmtime::Result<()> {
+        match &guest.stop {
+            Some(stop) => stop.call_async(store, ()).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Guest {
+    /// Copies `bytes` into memory that the guest allocates for them. It owns them once it is entered.
+    async fn put(&self, store: &mut Store<Cell>, bytes: &[u8]) -> wasmtime::Result<u32> {
+        let at = self.alloc.call_async(&mut *store, length(bytes)?).await?;
+        write(&mut *store, self.memory, at, bytes)?;
+        Ok(at)
+    }
+
+    /// Copies an answer out of the guest and frees it there.
+    async fn take(&self, store: &mut Store<Cell>, result: u32) -> Answer<Vec<u8>> {
+        let triple = slice(self.memory.data(&*store), result, 12, "the result")?;
+        let word = |at: usize| u32::from_le_bytes([triple[at], triple[at + 1], triple[at + 2], triple[at + 3]]);
+        let (tag, at, len) = (word(0), word(4), word(8));
+        let bytes_max = store.data().payload_bytes_max();
+        if len as usize > bytes_max {
+            return Err(Error::msg(format!("the reply has {len} bytes, and at most {bytes_max} are carried")));
+        }
+        let bytes = slice(self.memory.data(&*store), at, len, "the reply")?.to_vec();
+        if len != 0 {
+            self.free.call_async(&mut *store, (at, len)).await?;
+        }
+        match tag {
+            0 => Ok(Ok(bytes)),
+            1 => Ok(Err(bytes)),
+            other => Err(Error::msg(format!("the result's tag is {other}; 0 is a reply, 1 is a Status"))),
+        }
+    }
+}
+
+fn length(bytes: &[u8]) -> wasmtime::Result<u32> {
+    u32::try_from(bytes.len()).map_err(|_| Error::msg(format!("{} bytes do not fit a 32-bit guest", bytes.len())))
+}
+
+fn slice<'a>(memory: &'a [u8], at: u32, len: u32, what: &str) -> wasmtime::Result<&'a [u8]> {
+    let range = at as usize..(at as usize).saturating_add(len as usize);
+    memory.get(range).ok_or_else(|| outside(what, at, len, memory.len()))
+}
+
+fn write(mut store: impl AsContextMut, memory: Memory, at: u32, bytes: &[u8]) -> wasmtime::Result<()> {
+    let memory = memory.data_mut(&mut store);
+    let (range, size) = (at as usize..(at as usize).saturating_add(bytes.len()), memory.len());
+    let place = memory.get_mut(range).ok_or_else(|| outside("what `mortise_alloc` gave", at, length(bytes).unwrap_or(u32::MAX), size))?;
+    place.copy_from_slice(bytes);
+    Ok(())
+}
+
+fn outside(what: &str, at: u32, len: u32, size: usize) -> Error {
+    Error::msg(format!("{what} ({len} bytes at {at:#x}) is outside the guest's memory of {size} bytes"))
+}
+
+fn check_exports(module: &Module) -> Result<(), RuntimeError> {
+    use wasmtime::{ExternType::Func, ValType::I32};
+    let signatures: [(&str, usize, usize, bool); 6] = [
+        ("mortise_alloc", 1, 1, true),
+        ("mortise_free", 2, 0, true),
+        ("mortise_invoke", 5, 1, true),
+        ("mortise_start", 2, 1, false),
+        ("mortise_health", 0, 1, false),
+        ("mortise_stop", 0, 0, false),
+    ];
+    for (name, params, results, required) in signatures {
+        match module.get_export(name) {
+            None if !required => {}
+            Some(Func(found))
+                if found.params().len() == params
+                    && found.results().len() == results
+                    && found.params().chain(found.results()).all(|it| matches!(it, I32)) => {}
+            found => {
+                let found = match found {
+                    Some(Func(found)) => format!("is {found}"),
+                    Some(_) => "is no function".to_owned(),
+                    None => "is not exported".to_owned(),
+                };
+                return Err(RuntimeError::new(
+                    RuntimeErrorKind::AbiMismatch,
+                    format!("the module's `{name}` {found}; it must take {params} and return {results} values of type i32"),
+                    "export the functions that `wit/core-abi.md` lists, with its types",
+                ));
+            }
+        }
+    }
+    debug_assert!(CORE_EXPORTS.iter().any(|it| it.0 == "memory"), "the scan has seen to the memory");
+    Ok(())
+}
+
+/// The whole of what a core module may import.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
+    let mut linker = Linker::new(engine);
+    linker.func_wrap(HOST_MODULE, "log", |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
+        let memory = memory_of(&mut caller)?;
+        let (memory, cell) = memory.data_and_store_mut(&mut caller);
+        cell.log(slice(memory, at, len, "the log record")?);
+        wasmtime::Result::Ok(())
+    })?;
+    linker.func_wrap_async(
+        HOST_MODULE,
+        "call",
+        |mut caller: Caller<'_, Cell>, (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
+            Box::new(async move {
+                let memory = memory_of(&mut caller)?;
+                let data = memory.data(&caller);
+                let target = std::str::from_utf8(slice(data, target_at, target_len, "the target")?)
+                    .map_err(|_| Error::msg("the target of a host call is not UTF-8"))?
+                    .to_owned();
+                let payload = Bytes::copy_from_slice(slice(data, at, len, "the payload")?);
+                slice(data, result, 8, "the place for the result")?;
+                let answer = caller.data().call_host(target, payload).await.map_err(Error::new)?;
+                let (tag, bytes) = match answer {
+                    Ok(bytes) => (0_u32, bytes),
+                    Err(status) => (1, status),
+                };
+                let alloc = caller.get_export("mortise_alloc").and_then(Extern::into_func);
+                let alloc = alloc.ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?.typed::<u32, u32>(caller.as_context())?;
+                let at = alloc.call_async(&mut caller, length(&bytes)?).await?;
+                write(&mut caller, memory, at, &bytes)?;
+                let mut pair = [0; 8];
+                pair[..4].copy_from_slice(&at.to_le_bytes());
+                pair[4..].copy_from_slice(&length(&bytes)?.to_le_bytes());
+                write(&mut caller, memory, result, &pair)?;
+                wasmtime::Result::Ok(tag)
+            })
+        },
+    )?;
+    Ok(linker)
+}
+
+fn memory_of(caller: &mut Caller<'_, Cell>) -> wasmtime::Result<Memory> {
+    caller.get_export("memory").and_then(Extern::into_memory).ok_or_else(|| Error::msg("`memory` is no memory"))
+}

@@ -1,0 +1,262 @@
+//! From bytes to code that can be instantiated, and from quick code to fast code.
+//!
+//! ```text
+//!  wasm --cache--> optimised ------------------------------.
+//!    |--cache--> baseline --- 256 calls ---> optimised ----+--> linked
+//!    '--compile baseline (or optimised, if there is none) -'
+//! ```
+//! - C1. Compiling runs on tokio's blocking threads, `compiles_max` at a time, and is bounded by the artifact's size and by time.
+//! - C2. The same bytes are compiled once per process: what is in use is found again by its digest.
+//! - C3. A better tier replaces the code for *new* instances. One that runs is never touched, and a call never mixes both.
+//! - C4. Files are written after the code is in use: a load never waits for a disk.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mortise_runtime::{Digest, RuntimeError, RuntimeErrorKind};
+use tokio::sync::Semaphore;
+
+use crate::{
+    abi::{Abi, ComponentAbi, CoreAbi},
+    cache::{AotCache, CacheStats, Entry, MachineCode, compile_for},
+    config::WasmConfig,
+    engine::{Engines, Tier},
+    scan::AbiKind,
+};
+
+/// Calls after which baseline code is worth replacing. A plugin that is called less never pays for the optimising compiler.
+const TIER_UP_CALLS: u64 = 256;
+
+/// Compiles, keeps and finds code.
+pub(crate) struct Loader {
+    engines: Arc<Engines>,
+    cache: Option<AotCache>,
+    config: WasmConfig,
+    compiles: Semaphore,
+    in_use: Mutex<HashMap<Digest, WeakCode>>,
+}
+
+/// Code of one artifact, in either ABI.
+#[derive(Clone)]
+pub(crate) enum Code {
+    /// `wit/plugin.wit`.
+    Component(Arc<Tiers<ComponentAbi>>),
+    /// `wit/core-abi.md`.
+    CoreModule(Arc<Tiers<CoreAbi>>),
+}
+
+enum WeakCode {
+    Component(Weak<Tiers<ComponentAbi>>),
+    CoreModule(Weak<Tiers<CoreAbi>>),
+}
+
+/// The best code there is of one artifact.
+pub(crate) struct Tiers<A: Abi> {
+    current: ArcSwap<Linked<A>>,
+    /// What the optimising compiler still needs.
+    wasm: Mutex<Option<Bytes>>,
+    calls: AtomicU64,
+    loader: Arc<Loader>,
+}
+
+/// Linked code of one tier.
+pub(crate) struct Linked<A: Abi> {
+    pub(crate) abi: A,
+    pub(crate) tier: Tier,
+}
+
+impl Loader {
+    pub(crate) fn new(engines: Arc<Engines>, cache: Option<AotCache>, config: WasmConfig) -> Self {
+        let compiles = Semaphore::new(config.compiles_max.max(1));
+        Self { engines, cache, config, compiles, in_use: Mutex::new(HashMap::new()) }
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        self.cache.as_ref().map(AotCache::stats).unwrap_or_default()
+    }
+
+    pub(crate) fn engines(&self) -> &Arc<Engines> {
+        &self.engines
+    }
+
+    pub(crate) fn config(&self) -> &WasmConfig {
+        &self.config
+    }
+
+    /// The code of `wasm`, whose scan said `abi`.
+    pub(crate) async fn load(self: &Arc<Self>, digest: Digest, wasm: &Bytes, abi: AbiKind) -> Result<Code, RuntimeError> {
+        if let Some(code) = self.find(digest) {
+            return Ok(code);
+        }
+        let _turn = self.compiles.acquire().await.expect("the semaphore is never closed");
+        // Whoever had the turn before may have made it.
+        if let Some(code) = self.find(digest) {
+            return Ok(code);
+        }
+        let code = match abi {
+            AbiKind::Component => Code::Component(self.make(wasm).await?),
+            AbiKind::CoreModule => Code::CoreModule(self.make(wasm).await?),
+        };
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.retain(|_, code| code.upgrade().is_some());
+        in_use.insert(digest, code.downgrade());
+        Ok(code)
+    }
+
+    fn find(&self, digest: Digest) -> Option<Code> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).get(&digest)?.upgrade()
+    }
+
+    async fn make<A: Abi>(self: &Arc<Self>, wasm: &Bytes) -> Result<Arc<Tiers<A>>, RuntimeError> {
+        let (loader, bytes) = (Arc::clone(self), wasm.clone());
+        let work = tokio::task::spawn_blocking(move || loader.find_or_compile::<A>(&bytes));
+        let linked = match tokio::time::timeout(self.config.compile_max, work).await {
+            Ok(Ok(linked)) => linked?,
+            Ok(Err(panic)) => {
+                return Err(RuntimeError::new(
+                    RuntimeErrorKind::Loader,
+                    format!("the WebAssembly compiler failed: {panic}"),
+                    "this is a bug in the host; keep the artifact and report it",
+                ));
+            }
+            Err(_) => {
+                return Err(RuntimeError::new(
+                    RuntimeErrorKind::Exhausted,
+                    format!("compiling {} KiB of WebAssembly took longer than {:?}", wasm.len() >> 10, self.config.compile_max),
+                    "raise `compile_max` of the WebAssembly runtime, or make the plugin smaller (`opt-level = \"s\"`, `lto = true`)",
+                ));
+            }
+        };
+        let wasm = (linked.tier == Tier::Baseline).then(|| wasm.clone());
+        Ok(Arc::new(Tiers {
+            current: ArcSwap::from_pointee(linked),
+            wasm: Mutex::new(wasm),
+            calls: AtomicU64::new(0),
+            loader: Arc::clone(self),
+        }))
+    }
+
+    fn find_or_compile<A: Abi>(self: &Arc<Self>, wasm: &Bytes) -> Result<Linked<A>, RuntimeError> {
+        let tiers: &[Tier] = if self.engines.has_baseline() { &[Tier::Optimised, Tier::Baseline] } else { &[Tier::Optimised] };
+        if let Some(cache) = &self.cache {
+            for &tier in tiers {
+                let engine = self.engines.lane(tier).wasmtime();
+                if let Some(code) = cache.get(engine, Entry::of(engine, wasm)) {
+                    return Ok(Linked { abi: A::link(engine, code)?, tier });
+                }
+            }
+            cache.count_miss();
+        }
+        // Quickest first; the last one's error is the answer.
+        let mut failed = None;
+        for &tier in tiers.iter().rev() {
+            let engine = self.engines.lane(tier).wasmtime();
+            match compile::<A::Code>(engine, wasm) {
+                Ok(code) => {
+                    self.keep(engine, wasm, &code);
+                    return Ok(Linked { abi: A::link(engine, code)?, tier });
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let why = failed.map(|it| format!("{it:#}")).unwrap_or_default();
+        Err(RuntimeError::new(
+            RuntimeErrorKind::Malformed,
+            format!("the WebAssembly does not compile: {why}"),
+            "the file is damaged, or uses a proposal that plugins may not use (threads, memory64, garbage collection, exceptions)",
+        ))
+    }
+
+    /// Writes `code` to the cache, later.
+    fn keep<C: MachineCode>(self: &Arc<Self>, engine: &wasmtime::Engine, wasm: &Bytes, code: &C) {
+        if self.cache.is_none() {
+            return;
+        }
+        let (loader, engine, wasm, code) = (Arc::clone(self), engine.clone(), wasm.clone(), code.clone());
+        let write = move || {
+            let Some(cache) = &loader.cache else { return };
+            match code.freeze() {
+                Ok(bytes) => cache.put(Entry::of(&engine, &wasm), &bytes),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "compiled WebAssembly could not be kept"),
+            }
+        };
+        tokio::task::spawn_blocking(write);
+    }
+}
+
+impl<A: Abi> Tiers<A> {
+    /// The best there is now.
+    pub(crate) fn current(&self) -> Arc<Linked<A>> {
+        self.current.load_full()
+    }
+
+    /// Whether `linked` is still the best there is.
+    pub(crate) fn is_current(&self, linked: &Arc<Linked<A>>) -> bool {
+        Arc::as_ptr(linked) == Arc::as_ptr(&self.current.load())
+    }
+
+    pub(crate) fn engines(&self) -> &Arc<Engines> {
+        &self.loader.engines
+    }
+
+    /// Counts a call in code of `tier`, and has better code made when it pays.
+    pub(crate) fn count_call(self: &Arc<Self>, tier: Tier) {
+        if tier == Tier::Optimised || self.calls.fetch_add(1, Ordering::Relaxed) + 1 != TIER_UP_CALLS {
+            return;
+        }
+        let tiers = Arc::clone(self);
+        tokio::spawn(async move {
+            let loader = Arc::clone(&tiers.loader);
+            let Ok(_turn) = loader.compiles.acquire().await else { return };
+            // It may take its time; an error leaves things as they are.
+            let _ = tokio::task::spawn_blocking(move || tiers.tier_up()).await;
+        });
+    }
+
+    /// Compiles on this thread alone, so that the service's other cores go on serving.
+    fn tier_up(&self) {
+        let Some(wasm) = self.wasm.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let engine = self.loader.engines.lane(Tier::Optimised).wasmtime();
+        let linked = compile_for::<A::Code>(self.loader.engines.background(), engine, &wasm)
+            .map_err(|error| format!("{error:#}"))
+            .and_then(|code| {
+                self.loader.keep(engine, &wasm, &code);
+                A::link(engine, code).map_err(|error| error.to_string())
+            });
+        match linked {
+            Ok(abi) => self.current.store(Arc::new(Linked { abi, tier: Tier::Optimised })),
+            Err(error) => tracing::warn!(error, "optimised code could not be made; the plugin goes on with what it has"),
+        }
+    }
+}
+
+/// Compiles. A compiler that panics over a stranger's code is a compiler that refuses it.
+fn compile<C: MachineCode>(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<C> {
+    let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| C::compile(engine, wasm)));
+    compiled.unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked; see the host's standard error")))
+}
+
+impl Code {
+    fn downgrade(&self) -> WeakCode {
+        match self {
+            Self::Component(code) => WeakCode::Component(Arc::downgrade(code)),
+            Self::CoreModule(code) => WeakCode::CoreModule(Arc::downgrade(code)),
+        }
+    }
+}
+
+impl WeakCode {
+    fn upgrade(&self) -> Option<Code> {
+        match self {
+            Self::Component(code) => code.upgrade().map(Code::Component),
+            Self::CoreModule(code) => code.upgrade().map(Code::CoreModule),
+        }
+    }
+}
