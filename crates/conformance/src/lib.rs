@@ -1,1 +1,21 @@
-//! One suite, run on every runtime.
+//! One suite of cases, run on every runtime.
+//!
+//! A case is a short program against a real [`mortise::Host`] with one runtime and the plugin `plugins/echo`, built for that runtime from the same
+//! source. It refuses to know which runtime it runs on: what a runtime cannot do is a row in [`EXPECTED_FAILURES`] with
+//! its reason. Such a case is run all the same, and if it passes, that is a failure: the row is stale.
+//!
+//! - [`World`]: the host, the plugin, the log lines.
+//! - [`cases`]: what is asked of every runtime, by topic.
+//! - [`suite`]: all cases, and the expected failures.
+//! - [`bad`]: artifacts that are wrong on purpose.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a case fails by panicking, as a test does")]
+
+pub mod bad;
+pub mod cases;
+pub mod log;
+pub mod suite;
+mod world;
+
+pub use suite::{CASES, Case, EXPECTED_FAILURES, ExpectedFailure, Verdict, run};
+pub use world::{World, packages};

@@ -1,0 +1,137 @@
+//! All cases, and what is known to fail.
+
+use std::{panic::AssertUnwindSafe, pin::Pin};
+
+use mortise::manifest::RuntimeName;
+
+use crate::{World, cases};
+
+/// A case's program.
+pub type Program = fn(&World) -> Pin<Box<dyn Future<Output = ()> + '_>>;
+
+/// One thing that every runtime must do.
+pub struct Case {
+    /// Its name; also the test's.
+    pub name: &'static str,
+    /// What it proves.
+    pub proves: &'static str,
+    /// The program; it panics when the runtime does something else.
+    pub program: Program,
+}
+
+macro_rules! cases {
+    ($($module:ident :: $name:ident => $proves:literal,)*) => {
+        &[$(Case {
+            name: stringify!($name),
+            proves: $proves,
+            program: |world| Box::pin(cases::$module::$name(world)),
+        }),*]
+    };
+}
+
+/// All cases, in the order in which they are listed.
+pub const CASES: &[Case] = cases! {
+    payload::echo => "bytes and text come back as they were",
+    payload::empty => "an empty request and an empty reply are a call like any other",
+    payload::sixteen_mib => "16 MiB in each direction",
+    payload::unicode => "text crosses as text, whatever its script",
+    error::details => "an error carries code, message, details and retryable",
+    error::unknown_method => "a method that is not there is refused, and the refusal names it",
+    error::malformed_payload => "bytes that are no request are the caller's fault and hurt nobody",
+    error::payload_over_limit => "a payload over the limit is refused before the guest sees it",
+    time::deadline => "a call over its deadline ends at once for its caller, and the plugin serves on",
+    time::deadline_is_visible => "the guest sees how much time is left",
+    time::cancel => "a caller that goes away frees its place",
+    fault::panic => "a panic or a trap is one error, and the next call is served",
+    fault::endless_loop => "the caller of an endless loop is freed, and other plugins are served",
+    fault::endless_loop_is_stopped => "an endless loop is really ended",
+    fault::memory_bomb => "a guest cannot use more memory than its limit",
+    fault::refuses_to_start => "a plugin that declines to start says why, and nothing is left",
+    concurrency::calls_256 => "256 calls at once, each with its own answer",
+    host::key_value => "key-value data, private to the plugin",
+    host::key_value_denied => "what is not granted is denied, and the denial names the grant",
+    host::clock_and_config => "a guest has a clock and its configuration",
+    host::context => "trace, propagated headers, depth and caller reach the guest",
+    host::calls_another_plugin => "a plugin calls another through the host",
+    host::depth_limit => "a plugin that calls itself is stopped at depth 32",
+    log::trace_id => "a log line carries plugin, instance and the trace of its call",
+    log::flood => "a flood of log lines is cut and counted, and the call is answered",
+    version::two_side_by_side => "two versions serve side by side under their own addresses",
+    version::swap_under_load => "a swap under load loses no call and doubles none",
+    version::reload_100 => "100 reloads leave no descriptor, thread or child behind",
+};
+
+/// A case that a runtime cannot pass, and why.
+pub struct ExpectedFailure {
+    /// The runtime.
+    pub runtime: RuntimeName,
+    /// The case.
+    pub case: &'static str,
+    /// Why, and what to use instead.
+    pub reason: &'static str,
+}
+
+/// What is known to fail. A row whose case passes is itself a failure.
+pub const EXPECTED_FAILURES: &[ExpectedFailure] = &[
+    ExpectedFailure {
+        runtime: RuntimeName::Native,
+        case: "endless_loop_is_stopped",
+        reason: "a thread in the host's address space cannot be stopped safely; choose wasm or process",
+    },
+    ExpectedFailure {
+        runtime: RuntimeName::Native,
+        case: "memory_bomb",
+        reason: "a native plugin shares the host's allocator limits; choose wasm or process",
+    },
+    ExpectedFailure {
+        runtime: RuntimeName::Builtin,
+        case: "endless_loop_is_stopped",
+        reason: "a builtin plugin is the host's own code; choose wasm or process",
+    },
+    ExpectedFailure {
+        runtime: RuntimeName::Builtin,
+        case: "memory_bomb",
+        reason: "a builtin plugin is the host's own code; choose wasm or process",
+    },
+];
+
+/// How a case went.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passed, as it should.
+    Passed,
+    /// It failed, as the row says.
+    FailedAsExpected(&'static str),
+}
+
+/// Runs one case on one runtime.
+///
+/// # Errors
+/// The panic's message if the case failed and should not have; the stale row if it passed and should not have.
+pub fn run(case: &Case, runtime: RuntimeName) -> Result<Verdict, String> {
+    let expected = EXPECTED_FAILURES.iter().find(|it| it.runtime == runtime && it.case == case.name);
+    let program = || {
+        let executor = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("an executor can be made");
+        executor.block_on(async {
+            let world = World::new(runtime).await;
+            (case.program)(&world).await;
+            world.end().await;
+        });
+    };
+    match (std::panic::catch_unwind(AssertUnwindSafe(program)), expected) {
+        (Ok(()), None) => Ok(Verdict::Passed),
+        (Err(_), Some(row)) => Ok(Verdict::FailedAsExpected(row.reason)),
+        (Ok(()), Some(row)) => {
+            Err(format!("`{}` passes on {runtime}; delete its row: {}", case.name, row.reason))
+        }
+        (Err(panic), None) => Err(panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()))
+            .unwrap_or_else(|| "it panicked without a message".to_owned())),
+    }
+}

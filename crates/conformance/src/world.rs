@@ -1,0 +1,122 @@
+//! A host with one runtime and the plugin under test.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use echo::contract::{EchoClient, EchoRequest};
+use mortise::{Host, LoadRequest, PluginCaller, Source, manifest::RuntimeName};
+
+/// Folder with the packages that `cargo xtask guests` builds; `MORTISE_PACKAGES` overrides it.
+#[must_use]
+pub fn packages() -> PathBuf {
+    std::env::var_os("MORTISE_PACKAGES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mortise-packages"),
+        PathBuf::from,
+    )
+}
+
+/// What a case has to work with.
+pub struct World {
+    /// The host.
+    pub host: Host,
+    /// The runtime under test.
+    pub runtime: RuntimeName,
+    // Kept last: the host's data goes when the host is gone.
+    _data: tempfile::TempDir,
+}
+
+impl World {
+    /// A host with one runtime and `echo` loaded, with key-value data granted.
+    pub async fn new(runtime: RuntimeName) -> Self {
+        crate::log::install();
+        let data = tempfile::tempdir().expect("a data directory");
+        // Compiled code is shared between cases, as it is between the restarts of a host.
+        let cache = packages().join(".cache");
+        let builder = Host::builder().data_dir(data.path());
+        let builder = match runtime {
+            RuntimeName::Builtin => builder.runtime(crate::world::builtin()),
+            RuntimeName::Native => builder.runtime(mortise::runtime::native::NativeRuntime::new(
+                mortise::runtime::native::NativeConfig::new(data.path().join("native")),
+            )),
+            RuntimeName::Process => builder.runtime(
+                mortise::runtime::process::ProcessRuntime::new(mortise::runtime::process::ProcessConfig::new(
+                    data.path().join("run"),
+                ))
+                .expect("the process runtime starts"),
+            ),
+            RuntimeName::Wasm => builder.runtime(
+                mortise::runtime::wasm::WasmRuntime::new(mortise::runtime::wasm::WasmConfig {
+                    cache_dir: Some(cache),
+                    ..Default::default()
+                })
+                .expect("the wasm runtime starts"),
+            ),
+        };
+        let host = builder.start().await.expect("the host starts");
+        let world = Self { host, runtime, _data: data };
+        world.load("echo", |_| {}).await;
+        world
+    }
+
+    /// Where `package` comes from on this runtime.
+    #[must_use]
+    pub fn source(&self, package: &str) -> Source {
+        let name = package.rsplit_once('-').map_or(package, |(name, _)| name);
+        match self.runtime {
+            RuntimeName::Builtin => Source::Builtin(name.to_owned()),
+            _ => {
+                let folder = packages().join(package);
+                assert!(folder.exists(), "{} is not there: run `cargo xtask guests`", folder.display());
+                Source::Folder(folder)
+            }
+        }
+    }
+
+    /// A request that loads `echo` 1.0.0 under `name` with key-value data granted.
+    #[must_use]
+    pub fn request(&self, name: &str) -> LoadRequest {
+        let mut request = LoadRequest::new(self.source("echo-1.0.0"));
+        request.name = Some(name.to_owned());
+        request.runtime = Some(self.runtime);
+        request.grant.permissions.kv = true;
+        request
+    }
+
+    /// Loads `echo` under `name`, with changes.
+    pub async fn load(&self, name: &str, change: impl FnOnce(&mut LoadRequest)) {
+        let mut request = self.request(name);
+        change(&mut request);
+        self.host.load(request).await.unwrap_or_else(|error| panic!("`{name}` loads: {error:?}"));
+    }
+
+    /// A client of the plugin loaded as `name`.
+    #[must_use]
+    pub fn client(&self, name: &str) -> EchoClient<PluginCaller> {
+        EchoClient::new(self.host.plugin(name))
+    }
+
+    /// Asserts that the plugin loaded as `name` answers a plain call, possibly after the host replaced its instance.
+    pub async fn serves(&self, name: &str) {
+        let request = EchoRequest { text: "still there".to_owned(), ..EchoRequest::default() };
+        self.until(&format!("`{name}` serves"), async || {
+            self.client(name).echo(&request).await.is_ok_and(|reply| reply.text == request.text)
+        })
+        .await;
+    }
+
+    /// Waits until `state` holds; panics after 20 s. Waits for a state and never for "something changed".
+    pub async fn until(&self, what: &str, mut state: impl AsyncFnMut() -> bool) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !state().await {
+            assert!(Instant::now() < patience, "after 20 s it is not so that {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Shuts the host down.
+    pub async fn end(self) {
+        self.host.shutdown().await;
+    }
+}

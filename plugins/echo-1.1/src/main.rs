@@ -1,0 +1,1 @@
+mortise_sdk::main!(echo_next::plugin);
