@@ -15,59 +15,66 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 
-use crate::{http, root, setup, step};
+use crate::{
+    http, setup,
+    step::{Step, say},
+    workspace::Workspace,
+};
 
 /// Where the host listens while the demo runs.
-pub const ADDRESS: &str = "127.0.0.1:7070";
+const ADDRESS: &str = "127.0.0.1:7070";
 const RUNTIMES: [&str; 3] = ["native", "wasm", "process"];
 
-/// Runs the demo.
-///
-/// # Errors
-/// What kept it from working, and what to do.
-pub fn run() -> Result<()> {
-    println!("Mortise demo: one plugin, three runtimes, real photographs\n");
-    setup::run(setup::Need::Demo)?;
-    let folder = root().join("target/demo");
+/// Runs the main job on real input, on three runtimes.
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_: &Args, workspace: &Workspace) -> Result<()> {
+    say("Mortise demo: one plugin, three runtimes, real photographs");
+    say("It builds the host in release mode and the plugin, which takes minutes the first time; a second run takes seconds.\n");
+    let prepared = setup::prepare(workspace)?;
+    let folder = workspace.target().join("demo");
     fs::create_dir_all(&folder)?;
-    let mortise = build_host()?;
-    let old = build_plugin(&mortise, "plugins/thumbnailer", &folder)?;
-    let new = build_plugin(&mortise, "plugins/thumbnailer-1.3", &folder)?;
+    let mortise = build_host(workspace)?;
+    let built = build_plugin(workspace, &mortise, "plugins/thumbnailer", &folder)
+        .and_then(|old| Ok((old, build_plugin(workspace, &mortise, "plugins/thumbnailer-1.3", &folder)?)));
+    let (old, new) = built.with_context(|| match prepared.missing.as_slice() {
+        [] => "the plugin cannot be built".to_owned(),
+        missing => format!("the plugin cannot be built; set-up says these are missing:\n  {}", missing.join("\n  ")),
+    })?;
 
     let host = RunningHost::start(&mortise, &folder)?;
-    println!("\nA host listens on http://{ADDRESS}\n");
-    let photos = photos()?;
+    say(&format!("\nA host listens on http://{ADDRESS}; thumbnails are made through its public API"));
+    let photos = photos(workspace)?;
     let mut rows = Vec::new();
     for runtime in RUNTIMES {
-        rows.push(step::task(&format!("thumbnails through {runtime}"), |line| {
-            measure::runtime(&host, runtime, &old, &photos, &folder.join("thumbnails"), line)
-        })?);
+        say(&format!("  thumbnails through {runtime}"));
+        rows.push(measure::runtime(&host, runtime, &old, &photos, &folder.join("thumbnails"))?);
     }
     measure::print(&rows);
-    println!("thumbnails are in {}\n", shown(&folder.join("thumbnails")));
+    say(&format!("the thumbnails are in {}\n", workspace.relative(&folder.join("thumbnails"))));
     if rows.iter().any(|row| row.digest != rows[0].digest) {
         bail!("the three runtimes made different thumbnails; the table above shows which");
     }
 
     let mut swaps = Vec::new();
     for runtime in RUNTIMES {
-        swaps.push(step::task(&format!("1.2.0 -> 1.3.0 under load, {runtime}"), |_| {
-            swap::runtime(&host, runtime, &old, &new, &photos)
-        })?);
+        say(&format!("  1.2.0 -> 1.3.0 under load, {runtime}"));
+        swaps.push(swap::runtime(&host, runtime, &old, &new, &photos)?);
     }
     swap::print(&swaps);
     if swaps.iter().any(|it| it.lost + it.doubled > 0) {
         bail!("calls were lost or doubled; the table above shows where");
     }
     host.stop()?;
-    what_next(&mortise, &folder, &new, &photos)
+    what_next(workspace, &mortise, &folder, &new, &photos)
 }
 
 /// The host under demonstration. Dropping it kills it; [`RunningHost::stop`] is the polite way.
-pub struct RunningHost {
+pub(crate) struct RunningHost {
     child: Child,
     /// Its control socket.
-    pub control: PathBuf,
+    control: PathBuf,
 }
 
 impl RunningHost {
@@ -106,7 +113,7 @@ impl RunningHost {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -129,16 +136,16 @@ impl Drop for RunningHost {
 }
 
 /// A photograph, ready to be sent.
-pub struct Photo {
+pub(crate) struct Photo {
     /// File name without its ending.
-    pub name: String,
+    name: String,
     /// The file's bytes in base64, as JSON carries them.
-    pub base64: String,
+    base64: String,
 }
 
-fn photos() -> Result<Vec<Photo>> {
+fn photos(workspace: &Workspace) -> Result<Vec<Photo>> {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
-    let folder = root().join("data/photos");
+    let folder = workspace.root().join("data/photos");
     let mut photos = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
@@ -151,38 +158,36 @@ fn photos() -> Result<Vec<Photo>> {
     Ok(photos)
 }
 
-fn build_host() -> Result<PathBuf> {
-    let mut cargo = Command::new("cargo");
-    cargo.current_dir(root()).args(["build", "--release", "-p", "mortise-cli"]);
-    step::run("demo-host", "building the host in release mode (several minutes the first time)", &mut cargo)?;
-    Ok(root().join("target/release/mortise"))
+fn build_host(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "mortise-cli"]);
+    Step::new(workspace, "the host, in release mode").run(&mut cargo)?;
+    Ok(workspace.target().join("release/mortise"))
 }
 
-fn build_plugin(mortise: &Path, source: &str, folder: &Path) -> Result<PathBuf> {
+fn build_plugin(workspace: &Workspace, mortise: &Path, source: &str, folder: &Path) -> Result<PathBuf> {
     let out = folder.join("packages").join(Path::new(source).file_name().expect("a folder has a name"));
     let mut build = Command::new(mortise);
-    build.current_dir(root()).args(["build", source, "--runtime", "native,wasm,process", "--out"]).arg(&out);
-    step::run(
-        &format!("demo-{}", source.replace('/', "-")),
-        &format!("building {source} for {}", RUNTIMES.join(", ")),
-        &mut build,
-    )?;
+    build.current_dir(workspace.root()).args(["build", source, "--runtime", "native,wasm,process", "--out"]).arg(&out);
+    build.env("CARGO_TARGET_DIR", workspace.target().join("plugins"));
+    Step::new(workspace, format!("{source} for {}", RUNTIMES.join(", "))).run(&mut build)?;
     Ok(out)
 }
 
-fn what_next(mortise: &Path, folder: &Path, package: &Path, photos: &[Photo]) -> Result<()> {
+fn what_next(
+    workspace: &Workspace,
+    mortise: &Path,
+    folder: &Path,
+    package: &Path,
+    photos: &[Photo],
+) -> Result<()> {
     let request = folder.join("request.json");
     let photo = photos.iter().find(|it| it.name == "chelsea").unwrap_or(&photos[0]);
     fs::write(&request, serde_json::to_vec(&json!({"image": photo.base64, "maxSide": 64}))?)?;
-    let mortise = shown(mortise);
-    println!("What to try next, from {}:", root().display());
-    println!("  {mortise} run {} Thumbnail --json @{}", shown(package), shown(&request));
-    println!("  {mortise} check {}", shown(package));
-    println!("  {mortise} doctor --local");
+    let (mortise, package) = (workspace.relative(mortise), workspace.relative(package));
+    println!("What to try next:");
+    println!("  {mortise} run {package} Thumbnail --json @{}", workspace.relative(&request));
+    println!("  {mortise} check {package}");
+    println!("  {mortise} new my-plugin --sdk-path crates && {mortise} build my-plugin --runtime native,wasm,process");
     Ok(())
-}
-
-/// A path as a person would type it from the root of the checkout.
-fn shown(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 /// A connection over which JSON-RPC requests are sent one after the other.
-pub struct Connection<S: Read + Write> {
+pub(crate) struct Connection<S: Read + Write> {
     stream: BufReader<S>,
     path: &'static str,
     next_id: u64,
@@ -20,7 +20,7 @@ pub struct Connection<S: Read + Write> {
 
 impl Connection<TcpStream> {
     /// Connects to the HTTP endpoint of a host.
-    pub fn tcp(address: &str) -> Result<Self> {
+    pub(crate) fn tcp(address: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("no host answers at {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -30,7 +30,7 @@ impl Connection<TcpStream> {
 
 impl Connection<UnixStream> {
     /// Connects to the control socket of a host.
-    pub fn unix(path: &Path) -> Result<Self> {
+    pub(crate) fn unix(path: &Path) -> Result<Self> {
         let stream = UnixStream::connect(path).with_context(|| format!("no host answers at {}", path.display()))?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         Ok(Self { stream: BufReader::new(stream), path: "/", next_id: 1 })
@@ -42,7 +42,7 @@ impl<S: Read + Write> Connection<S> {
     ///
     /// # Errors
     /// If the connection breaks, the answer belongs to another request, or the host answers with an error.
-    pub fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
+    pub(crate) fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
         let id = self.next_id;
         self.next_id += 1;
         let request = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
@@ -89,7 +89,7 @@ impl<S: Read + Write> Connection<S> {
 }
 
 /// Asks with GET whether the host is ready.
-pub fn ready(address: &str) -> bool {
+pub(crate) fn ready(address: &str) -> bool {
     let ask = || -> Result<bool> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;

@@ -7,6 +7,7 @@
 //! [`faults`] (rules that report every place they do not hold at) and [`std_from_source`].
 #![forbid(unsafe_code)]
 
+mod demo;
 mod deny;
 mod guests;
 mod layers;
@@ -17,6 +18,7 @@ mod windows;
 
 mod debian;
 mod faults;
+mod http;
 mod std_from_source;
 mod step;
 mod workspace;
@@ -38,6 +40,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// One plugin, three runtimes, real photographs, and a swap under load
+    Demo(demo::Args),
     /// Gets what the other tasks need; safe to run again
     Setup(setup::Args),
     /// Runs set-up, every check and every test: what CI runs
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
 fn perform(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
+        Task::Demo(args) => demo::run(&args, &workspace),
         Task::Setup(args) => setup::run(&args, &workspace),
         Task::Test(args) => test::run(&args, &workspace),
         Task::Guests(args) => guests::run(&args, &workspace),

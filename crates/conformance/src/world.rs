@@ -60,12 +60,11 @@ impl World {
         world
     }
 
-    /// Where `package` comes from on this runtime.
+    /// Where `package`, a folder of `plugins/`, comes from on this runtime.
     #[must_use]
     pub fn source(&self, package: &str) -> Source {
-        let name = package.rsplit_once('-').map_or(package, |(name, _)| name);
         match self.runtime {
-            RuntimeName::Builtin => Source::Builtin(name.to_owned()),
+            RuntimeName::Builtin => Source::Builtin(package.to_owned()),
             _ => {
                 let folder = packages().join(package);
                 assert!(folder.exists(), "{} is not there: run `cargo xtask guests`", folder.display());
@@ -77,7 +76,7 @@ impl World {
     /// A request that loads `echo` 1.0.0 under `name` with key-value data granted.
     #[must_use]
     pub fn request(&self, name: &str) -> LoadRequest {
-        let mut request = LoadRequest::new(self.source("echo-1.0.0"));
+        let mut request = LoadRequest::new(self.source("echo"));
         request.name = Some(name.to_owned());
         request.runtime = Some(self.runtime);
         request.grant.permissions.kv = true;

@@ -11,13 +11,13 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use super::{ADDRESS, Photo, RunningHost};
-use crate::{http::Connection, step::Line};
+use crate::http::Connection;
 
 /// Rounds over all photographs after the first.
 const ROUNDS: usize = 15;
 
 /// One row of the table.
-pub struct Row {
+pub(super) struct Row {
     runtime: String,
     load: Duration,
     first: Duration,
@@ -25,17 +25,16 @@ pub struct Row {
     p99: Duration,
     memory_kib: i64,
     /// BLAKE3 over all thumbnails.
-    pub digest: String,
+    pub(super) digest: String,
 }
 
 /// Loads the package on `runtime`, sends it every photograph, writes the thumbnails, unloads it.
-pub fn runtime(
+pub(super) fn runtime(
     host: &RunningHost,
     runtime: &str,
     package: &Path,
     photos: &[Photo],
     out: &Path,
-    line: &Line,
 ) -> Result<Row> {
     let name = format!("thumbnailer-{runtime}");
     let mut control = Connection::unix(&host.control)?;
@@ -49,7 +48,6 @@ pub fn runtime(
     let mut first = None;
     fs::create_dir_all(out)?;
     for photo in photos {
-        line.detail(&photo.name);
         let (took, reply) = thumbnail(&mut http, &name, photo)?;
         first.get_or_insert(took);
         let image = reply["image"].as_str().context("a reply without an image")?;
@@ -59,8 +57,7 @@ pub fn runtime(
         fs::write(out.join(format!("{}-{runtime}.{ending}", photo.name)), &image)?;
     }
     let mut warm = Vec::new();
-    for round in 0..ROUNDS {
-        line.detail(&format!("round {round} of {ROUNDS}"));
+    for _ in 0..ROUNDS {
         for photo in photos {
             warm.push(thumbnail(&mut http, &name, photo)?.0);
         }
@@ -83,7 +80,7 @@ pub fn runtime(
 }
 
 /// Loads a package under a name of its own.
-pub fn load(
+pub(super) fn load(
     control: &mut Connection<std::os::unix::net::UnixStream>,
     name: &str,
     runtime: &str,
@@ -95,7 +92,7 @@ pub fn load(
 }
 
 /// Sends one photograph and brings its thumbnail.
-pub fn thumbnail(
+pub(super) fn thumbnail(
     http: &mut Connection<std::net::TcpStream>,
     name: &str,
     photo: &Photo,
@@ -107,7 +104,7 @@ pub fn thumbnail(
 }
 
 /// Prints the table.
-pub fn print(rows: &[Row]) {
+pub(super) fn print(rows: &[Row]) {
     println!(
         "\n{:<9} {:>9} {:>14} {:>13} {:>13} {:>13}  digest of the outputs",
         "runtime", "load ms", "first call ms", "warm p50 ms", "warm p99 ms", "memory +MiB"

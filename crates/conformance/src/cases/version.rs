@@ -6,16 +6,12 @@ use std::{
 };
 
 use echo::contract::VersionRequest;
-use mortise::manifest::RuntimeName;
 
 use crate::World;
 
 /// A second version of the plugin under test.
 fn newer(world: &World) -> mortise::Source {
-    match world.runtime {
-        RuntimeName::Builtin => mortise::Source::Builtin("echo-next".to_owned()),
-        _ => world.source("echo-1.1.0"),
-    }
+    world.source("echo-1.1")
 }
 
 pub async fn two_side_by_side(world: &World) {
@@ -88,7 +84,7 @@ fn footprint() -> Footprint {
 }
 
 pub async fn reload_100(world: &World) {
-    let sources = [world.source("echo-1.0.0"), newer(world)];
+    let sources = [world.source("echo"), newer(world)];
     let reload = async |round: usize| {
         world.load("echo", |request| request.source = sources[round % 2].clone()).await;
         world.serves("echo").await;
