@@ -25,12 +25,19 @@ impl Thumbnailer for Plugin {
         };
         let made = thumbnail::make(cx, &self.settings, &request.image, request.max_side, format)?;
         let generator_version = concat!("thumbnailer ", env!("CARGO_PKG_VERSION")).to_owned();
-        Ok(ThumbnailReply { image: made.file, width: made.width, height: made.height, generator_version })
+        Ok(ThumbnailReply {
+            image: made.file,
+            width: made.width,
+            height: made.height,
+            generator_version,
+        })
     }
 }
 
 impl Plugin {
     fn open(cx: &Cx) -> Result<Self> {
-        Ok(Self { settings: thumbnail::Settings::read(cx)? })
+        Ok(Self {
+            settings: thumbnail::Settings::read(cx)?,
+        })
     }
 }

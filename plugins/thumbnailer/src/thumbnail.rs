@@ -181,7 +181,9 @@ fn shrink<const N: usize>(cx: &Cx, image: Pixels<N>, width: usize, height: usize
         return Ok(image);
     }
     let total = (image.width * image.height) as u64;
-    let columns: Vec<_> = (0..width).map(|it| overlaps(it, image.width, width)).collect();
+    let columns: Vec<Vec<_>> = (0..width)
+        .map(|it| overlaps(it, image.width, width).collect())
+        .collect();
     let mut bytes = Vec::with_capacity(width * height * N);
     let mut sums = vec![[0_u64; N]; width];
     for y in 0..height {
@@ -194,7 +196,7 @@ fn shrink<const N: usize>(cx: &Cx, image: Pixels<N>, width: usize, height: usize
             let (row, _) = row.as_chunks::<N>();
             for (sum, column) in sums.iter_mut().zip(&columns) {
                 let mut across = [0_u64; N];
-                for (x, weight) in column.clone() {
+                for &(x, weight) in column {
                     for (across, value) in across.iter_mut().zip(row[x]) {
                         *across += weight * u64::from(value);
                     }
@@ -211,7 +213,7 @@ fn shrink<const N: usize>(cx: &Cx, image: Pixels<N>, width: usize, height: usize
 }
 
 /// Source pixels under target pixel `at`, each with the length of their overlap.
-fn overlaps(at: usize, source: usize, target: usize) -> impl Iterator<Item = (usize, u64)> + Clone {
+fn overlaps(at: usize, source: usize, target: usize) -> impl Iterator<Item = (usize, u64)> {
     let (begin, end) = (at * source, (at + 1) * source);
     (begin / target..end.div_ceil(target)).map(move |pixel| {
         let overlap = end.min((pixel + 1) * target) - begin.max(pixel * target);
@@ -264,4 +266,5 @@ fn encode_jpeg(pixels: &[u8], width: u32, height: u32, quality: u8) -> Result<Ve
 }
 
 #[cfg(test)]
+#[path = "thumbnail/tests.rs"]
 mod tests;
