@@ -1,0 +1,5 @@
+//! The process variant.
+
+fn main() {
+    bad_guest::process::main();
+}
