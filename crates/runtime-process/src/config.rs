@@ -8,7 +8,7 @@ pub struct ProcessConfig {
     /// Directory for the plugins' private directories; made with mode 0700 if need be. It must be the host user's own. Several hosts may share one:
     /// each has a locked part of its own, and a host that starts removes the parts of hosts that are gone.
     pub run_dir: PathBuf,
-    /// Variables of the host's environment that a plugin sees. Default `LANG`, `LC_ALL`, `TZ`, `RUST_BACKTRACE`. Everything else is
+    /// Variables of the host's environment that a plugin sees. Default `LANG`, `LC_ALL`, `TZ`. Everything else is
     /// withheld, because environments hold secrets.
     pub env_allow: Vec<OsString>,
     /// Further variables that every plugin sees. Default none.
@@ -27,9 +27,7 @@ impl ProcessConfig {
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
         Self {
             run_dir: run_dir.into(),
-            env_allow: ["LANG", "LC_ALL", "TZ", "RUST_BACKTRACE"]
-                .map(OsString::from)
-                .to_vec(),
+            env_allow: ["LANG", "LC_ALL", "TZ"].map(OsString::from).to_vec(),
             env: Vec::new(),
             args: Vec::new(),
             stuck_grace: Duration::from_secs(1),

@@ -8,7 +8,7 @@ use mortise_wire::Code;
 
 use crate::{
     fake::Begin,
-    fixture::{Bench, DO, ECHO, PATIENCE, ask, context, eventually, within},
+    fixture::{Bench, DO, ECHO, PATIENCE, ask, context, eventually, freeze, runs, within},
 };
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn usage_names_the_process_and_its_memory() {
     let bench = Bench::new(Begin::Well);
     let instance = bench.start().await;
     let usage = instance.usage();
-    assert!(crate::fixture::runs(usage.pid.unwrap()));
+    assert!(runs(usage.pid.unwrap()));
     if cfg!(target_os = "linux") {
         assert!(usage.memory_bytes.unwrap() > 100 << 10, "{usage:?}");
     }
@@ -214,8 +214,8 @@ async fn callers_wait_for_a_plugin_that_does_not_read() {
     bench.limits.payload_bytes_max = 1 << 20;
     bench.limits.concurrency = 64;
     let instance: Arc<dyn Instance> = bench.start().await.into();
-    let pid = rustix::process::Pid::from_raw(instance.usage().pid.unwrap().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let pid = instance.usage().pid.unwrap();
+    freeze(pid).await;
     let calls = (0..64_u64).map(|number| {
         let instance = Arc::clone(&instance);
         tokio::spawn(async move {
@@ -239,10 +239,7 @@ async fn callers_wait_for_a_plugin_that_does_not_read() {
             "{kind:?}"
         );
     }
-    eventually("the stopped process is killed", || {
-        (!crate::fixture::runs(pid.as_raw_nonzero().get() as u32)).then_some(())
-    })
-    .await;
+    eventually("the stopped process is killed", || (!runs(pid)).then_some(())).await;
 }
 
 /// The future's value if it has one now.

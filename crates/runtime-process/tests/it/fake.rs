@@ -20,11 +20,11 @@ use prost::Message;
 use crate::fixture;
 
 /// Set for the plugin: how it behaves until it is ready.
-pub const ENV_FAKE: &str = "MORTISE_FAKE";
+pub(crate) const ENV_FAKE: &str = "MORTISE_FAKE";
 
 /// How the plugin behaves until it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+pub(crate) enum Begin {
     Well,
     ExitsAtOnce,
     NeverSaysHello,
@@ -41,7 +41,7 @@ pub enum Begin {
 }
 
 impl Begin {
-    pub const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Well,
         Self::ExitsAtOnce,
         Self::NeverSaysHello,
@@ -57,7 +57,7 @@ impl Begin {
         Self::WorksOnOneCallAtOnce,
     ];
 
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{self:?}")
     }
 }
@@ -262,7 +262,7 @@ impl Fake {
                 self.socket
                     .lock()
                     .unwrap()
-                    .shutdown(std::net::Shutdown::Both)
+                    .shutdown(std::net::Shutdown::Write)
                     .unwrap();
                 thread::sleep(Duration::from_secs(600));
                 return;

@@ -25,29 +25,29 @@ use prost_types::{
 
 use crate::fake::{Begin, ENV_FAKE};
 
-pub const DO: MethodIndex = MethodIndex(0);
-pub const ECHO: MethodIndex = MethodIndex(1);
+pub(crate) const DO: MethodIndex = MethodIndex(0);
+pub(crate) const ECHO: MethodIndex = MethodIndex(1);
 /// Longer than anything here takes, shorter than a person's patience. Nothing waits for it to pass.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the plugin logged: the record, and the host's id of the call it belongs to.
-pub type Logged = (LogRecord, Option<u64>);
+pub(crate) type Logged = (LogRecord, Option<u64>);
 
 /// Records what it is told and answers a few targets.
 #[derive(Default)]
-pub struct TestServices {
-    pub logged: Mutex<Vec<Logged>>,
-    pub called: Mutex<Vec<(String, Option<u64>)>>,
+pub(crate) struct TestServices {
+    pub(crate) logged: Mutex<Vec<Logged>>,
+    pub(crate) called: Mutex<Vec<(String, Option<u64>)>>,
     /// Calls that are in `test.Host/Never` now.
-    pub waiting: Arc<AtomicU64>,
+    pub(crate) waiting: Arc<AtomicU64>,
 }
 
 /// A runtime with its directory and a host around it.
-pub struct Bench {
-    pub runtime: ProcessRuntime,
-    pub services: Arc<TestServices>,
-    pub limits: Limits,
-    pub run_dir: PathBuf,
+pub(crate) struct Bench {
+    pub(crate) runtime: ProcessRuntime,
+    pub(crate) services: Arc<TestServices>,
+    pub(crate) limits: Limits,
+    pub(crate) run_dir: PathBuf,
     _dir: tempfile::TempDir,
     next: AtomicU64,
 }
@@ -89,7 +89,7 @@ impl HostServices for TestServices {
 
 impl TestServices {
     /// Waits until a line is there whose message contains `text`.
-    pub async fn wait_for_log(&self, text: &str) -> Logged {
+    pub(crate) async fn wait_for_log(&self, text: &str) -> Logged {
         eventually(&format!("a log line with {text:?}"), || {
             self.logged
                 .lock()
@@ -103,11 +103,11 @@ impl TestServices {
 }
 
 impl Bench {
-    pub fn new(begin: Begin) -> Self {
+    pub(crate) fn new(begin: Begin) -> Self {
         Self::with(begin, |_| {})
     }
 
-    pub fn with(begin: Begin, change: impl FnOnce(&mut ProcessConfig)) -> Self {
+    pub(crate) fn with(begin: Begin, change: impl FnOnce(&mut ProcessConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = dir.path().join("run");
         let mut config = ProcessConfig::new(&run_dir);
@@ -130,12 +130,12 @@ impl Bench {
         }
     }
 
-    pub async fn prepare(&self) -> Prepared {
+    pub(crate) async fn prepare(&self) -> Prepared {
         let verified = artifact().verify(metadata()).unwrap();
         self.runtime.prepare(&verified, &Grant::default()).await.unwrap()
     }
 
-    pub fn start_with(&self) -> Start {
+    pub(crate) fn start_with(&self) -> Start {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         Start {
             instance: InstanceId(format!("fake@1.0.0#{number}").into()),
@@ -145,16 +145,16 @@ impl Bench {
         }
     }
 
-    pub async fn try_start(&self) -> Result<Box<dyn Instance>, RuntimeError> {
+    pub(crate) async fn try_start(&self) -> Result<Box<dyn Instance>, RuntimeError> {
         self.runtime.start(self.prepare().await, self.start_with()).await
     }
 
-    pub async fn start(&self) -> Box<dyn Instance> {
+    pub(crate) async fn start(&self) -> Box<dyn Instance> {
         self.try_start().await.unwrap()
     }
 
     /// Private directories that are there now.
-    pub fn private_dirs(&self) -> Vec<PathBuf> {
+    pub(crate) fn private_dirs(&self) -> Vec<PathBuf> {
         let parts = std::fs::read_dir(&self.run_dir)
             .unwrap()
             .map(|it| it.unwrap().path())
@@ -183,11 +183,11 @@ impl Drop for Counted {
     }
 }
 
-pub fn context(call_id: u64) -> CallContext {
+pub(crate) fn context(call_id: u64) -> CallContext {
     within(call_id, PATIENCE)
 }
 
-pub fn within(call_id: u64, time: Duration) -> CallContext {
+pub(crate) fn within(call_id: u64, time: Duration) -> CallContext {
     CallContext {
         call_id,
         deadline: Some(Instant::now() + time),
@@ -196,7 +196,7 @@ pub fn within(call_id: u64, time: Duration) -> CallContext {
 }
 
 /// Calls `Do` with a word.
-pub async fn ask(instance: &dyn Instance, word: &str) -> Result<String, CallError> {
+pub(crate) async fn ask(instance: &dyn Instance, word: &str) -> Result<String, CallError> {
     let cx = context(4711);
     let reply = instance
         .call()
@@ -207,7 +207,7 @@ pub async fn ask(instance: &dyn Instance, word: &str) -> Result<String, CallErro
 }
 
 /// Waits for a state, never for a time.
-pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -219,15 +219,26 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
 }
 
 /// Whether a process with this id runs, a zombie not counted.
-pub fn runs(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    let state = stat.rsplit_once(") ").unwrap().1.chars().next().unwrap();
-    !matches!(state, 'Z' | 'X')
+pub(crate) fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|it| !matches!(it, 'Z' | 'X'))
 }
 
-pub fn artifact() -> Artifact {
+/// Stops a process with SIGSTOP and waits until it stands still.
+pub(crate) async fn freeze(pid: u32) {
+    let id = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+    eventually("the process stands still", || {
+        (state(pid) == Some('T')).then_some(())
+    })
+    .await;
+}
+
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").unwrap().1.chars().next()
+}
+
+pub(crate) fn artifact() -> Artifact {
     let path = std::env::current_exe().unwrap();
     Artifact {
         plugin: PluginId {
@@ -242,7 +253,7 @@ pub fn artifact() -> Artifact {
     }
 }
 
-pub fn metadata() -> Metadata {
+pub(crate) fn metadata() -> Metadata {
     let contract = contract();
     let method = |name: &str| Method {
         service: "test.v1.Fake".to_owned(),

@@ -47,7 +47,7 @@ fn hundred_plugins_leave_nothing() {
     executor.block_on(async {
         let bench = Bench::new(Begin::Well);
         let failing = Bench::new(Begin::ExitsAtOnce);
-        let mut before = None;
+        let mut most = None;
         for round in 0..50 {
             let instance = bench.start().await;
             ask(&*instance, "head").await.unwrap();
@@ -61,12 +61,18 @@ fn hundred_plugins_leave_nothing() {
                 continue;
             }
             // What a dropped instance holds is given back a moment later.
-            let left = eventually("everything is given back", || {
-                let left = (count("/proc/self/fd"), count("/proc/self/task"), children());
-                (before.is_none() && left.2 == 0 || before == Some(left)).then_some(left)
-            });
-            before = Some(left.await);
+            let now = || [count("/proc/self/fd"), count("/proc/self/task"), children()];
+            let limit = *most.get_or_insert_with(now);
+            eventually("everything is given back", || {
+                let now = now();
+                now.iter()
+                    .zip(limit)
+                    .all(|(now, limit)| *now <= limit)
+                    .then_some(())
+            })
+            .await;
         }
+        eventually("every child is reaped", || (children() == 0).then_some(())).await;
         eventually("the directories are removed", || {
             (bench.private_dirs().is_empty() && failing.private_dirs().is_empty()).then_some(())
         })

@@ -6,7 +6,7 @@ use mortise_runtime::{CallErrorKind, Instance, StopReport};
 
 use crate::{
     fake::Begin,
-    fixture::{Bench, ask, eventually, runs},
+    fixture::{Bench, ask, eventually, freeze, runs},
 };
 
 #[tokio::test]
@@ -57,10 +57,15 @@ async fn process_that_can_not_be_asked_is_killed() {
     let instance = bench.start().await;
     let pid = instance.usage().pid.unwrap();
     // A stopped process gets no frame and no SIGTERM.
-    let id = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+    freeze(pid).await;
     let report = instance.stop(Duration::from_millis(100)).await;
-    assert!(report.forced.unwrap().ends_with("and was killed"));
+    assert!(
+        report
+            .forced
+            .as_ref()
+            .is_some_and(|it| it.ends_with("and was killed")),
+        "{report:?}"
+    );
     assert_eq!(report.left, None);
     assert!(!runs(pid));
 }
