@@ -68,7 +68,8 @@ impl Admission {
         {
             return answer;
         }
-        tokio::time::timeout_at(deadline.into(), self.wait())
+        let left = deadline.saturating_duration_since(Instant::now());
+        tokio::time::timeout(left, self.wait())
             .await
             .unwrap_or(Err(Turned::TooLate))
     }

@@ -10,6 +10,7 @@ use std::{
 use futures_util::future::join_all;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName};
+use mortise_routing::Rule;
 use mortise_runtime::Runtime;
 use mortise_store::{DataDir, EmbeddedPackage, KvLimits, Package, StoreError};
 
@@ -30,6 +31,7 @@ pub struct HostBuilder {
     builtin: BTreeMap<String, Package>,
     probation: ProbationPolicy,
     restarts: RestartPolicy,
+    rules: Vec<Rule>,
     lookup: Arc<dyn NameLookup>,
 }
 
@@ -50,6 +52,7 @@ impl Default for HostBuilder {
             builtin: BTreeMap::new(),
             probation: ProbationPolicy::default(),
             restarts: RestartPolicy::default(),
+            rules: Vec::new(),
             lookup: Arc::new(SystemLookup),
         }
     }
@@ -109,6 +112,12 @@ impl HostBuilder {
         self
     }
 
+    /// Sends calls with certain headers to one of several plugins that could answer them. Earlier rules win.
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rules.push(rule);
+        self
+    }
+
     /// Who turns names into addresses for plugins' HTTP requests. What it answers is checked all the same. Default: the system.
     pub fn name_lookup(mut self, lookup: impl NameLookup) -> Self {
         self.lookup = Arc::new(lookup);
@@ -129,6 +138,7 @@ impl HostBuilder {
             probation,
             restarts,
             lookup,
+            rules,
         } = self;
         let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
         let opening = tokio::task::spawn_blocking(move || open(chosen));
@@ -142,6 +152,7 @@ impl HostBuilder {
             builtin,
             prefer: config.prefer,
             propagate: config.routing.propagate,
+            rules,
             probation,
             restarts,
             lookup,

@@ -260,7 +260,7 @@ fn turned_away(generation: &Generation, turned: Turned, since: Instant) -> CallE
 // === call ids ===
 
 /// A number that no other call of this process has. Threads take them in blocks, so that they do not meet at one counter.
-fn next_call_id() -> u64 {
+pub(crate) fn next_call_id() -> u64 {
     const BLOCK: u64 = 1024;
     static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
     thread_local!(static MINE: Cell<u64> = const { Cell::new(0) });

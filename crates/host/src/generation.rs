@@ -31,6 +31,7 @@ use crate::{
     services::Services,
     stats::{Stats, Totals},
     supervisor::Command,
+    table::Offer,
 };
 
 /// One running copy of one loaded (artifact, configuration), with everything that a call needs.
@@ -92,6 +93,8 @@ pub(crate) struct Status {
     pub(crate) runtime: Option<RuntimeName>,
     pub(crate) digest: Option<Digest>,
     pub(crate) reasons: Vec<String>,
+    /// What it offers, if it ever served.
+    pub(crate) offer: Option<Offer>,
     /// The one that serves.
     pub(crate) current: Option<Arc<Generation>>,
     /// Others that still have calls or stand by.
@@ -112,6 +115,18 @@ impl fmt::Debug for Generation {
     }
 }
 
+impl Generation {
+    /// What its address offers while it is the newest.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer {
+            version: self.plugin.version.clone(),
+            contract: self.contract.clone(),
+            metadata: self.metadata.clone(),
+            generation: self.number,
+        }
+    }
+}
+
 // === impl Address ===
 
 impl Address {
@@ -129,6 +144,7 @@ impl Address {
             runtime: None,
             digest: None,
             reasons: Vec::new(),
+            offer: None,
             current: None,
             others: Vec::new(),
             past: Totals::default(),

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
+use mortise_routing::Rule;
 use mortise_runtime::{CallError, CallErrorKind, Runtime, Support};
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
 use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) builtin: BTreeMap<String, Package>,
     pub(crate) prefer: Vec<RuntimeName>,
     pub(crate) propagate: Vec<String>,
+    pub(crate) rules: Vec<Rule>,
     pub(crate) probation: ProbationPolicy,
     pub(crate) restarts: RestartPolicy,
     pub(crate) lookup: Arc<dyn NameLookup>,
@@ -74,6 +76,7 @@ pub(crate) struct Parts {
     pub(crate) builtin: BTreeMap<String, Package>,
     pub(crate) prefer: Vec<RuntimeName>,
     pub(crate) propagate: Vec<String>,
+    pub(crate) rules: Vec<Rule>,
     pub(crate) probation: ProbationPolicy,
     pub(crate) restarts: RestartPolicy,
     pub(crate) lookup: Arc<dyn NameLookup>,
@@ -365,7 +368,10 @@ impl PluginCaller {
 impl Caller for PluginCaller {
     async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
         let shared = self.host.shared();
-        let found = shared.table.load().get_at(&self.name, target).cloned();
+        let found = shared
+            .find(&self.name)
+            .ok()
+            .and_then(|it| shared.table.load().at(&it, target).cloned());
         let target = match found {
             Some(found) => found,
             None => return Err(shared.refusal_at(&self.name, target).into()),
@@ -385,6 +391,7 @@ impl Shared {
             builtin,
             prefer,
             propagate,
+            rules,
             probation,
             restarts,
             lookup,
@@ -399,6 +406,7 @@ impl Shared {
             builtin,
             prefer,
             propagate,
+            rules,
             probation,
             restarts,
             lookup,
@@ -419,15 +427,13 @@ impl Shared {
     }
 
     fn resolve(&self, target: &str, headers: &[Header]) -> Result<Arc<Target>, CallError> {
-        let _ = headers;
-        let table = self.table.load();
-        match table.get(target) {
-            Some(found) => Ok(found.clone()),
-            None if *self.closing.borrow() => Err(CallError::new(
+        match self.table.load().resolve(target, headers) {
+            Ok(found) => Ok(found.clone()),
+            Err(_) if *self.closing.borrow() => Err(CallError::new(
                 CallErrorKind::Unavailable,
                 "the host is shut down",
             )),
-            None => Err(table.refusal(target)),
+            Err(refused) => Err(refused),
         }
     }
 
@@ -460,6 +466,7 @@ impl Shared {
         let name: Arc<str> = name.into();
         let address = Arc::new(Address::new(name.clone(), commands, source.to_string().into()));
         addresses.insert(name, address.clone());
+        self.store_table(&addresses);
         self.tokio
             .spawn(Supervisor::new(self.clone(), address.clone(), inbox).run());
         Ok(address)
@@ -548,7 +555,8 @@ impl Shared {
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.
     fn store_table(&self, addresses: &BTreeMap<Arc<str>, Arc<Address>>) {
-        self.table.store(Arc::new(Table::of(addresses.values().cloned())));
+        self.table
+            .store(Arc::new(Table::of(addresses.values().cloned(), &self.rules)));
     }
 
     // --- journal ---

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Permissions, RuntimeName};
-use mortise_runtime::{Digest, Enforcement, PluginId, Refusal, StopReport, Support, Usage};
+use mortise_runtime::{Digest, Enforcement, PluginId, Refusal, Support, Usage};
 use serde::{
     Serialize, Serializer,
     ser::{SerializeMap, SerializeSeq},
@@ -149,17 +149,6 @@ pub struct UnloadReport {
     pub forced: Option<String>,
     /// What is left on purpose, and why.
     pub left: Option<String>,
-}
-
-impl UnloadReport {
-    pub(crate) fn new(name: &str, cancelled: u64, stop: StopReport) -> Self {
-        Self {
-            name: name.to_owned(),
-            cancelled,
-            forced: stop.forced,
-            left: stop.left,
-        }
-    }
 }
 
 /// What the static checks found, for every variant. Nothing was started.

@@ -273,7 +273,7 @@ fn ungranted(manifest: &Manifest, grant: &Grant, refusals: &mut Vec<Refusal>) {
 fn unprovided(shared: &Shared, manifest: &Manifest, refusals: &mut Vec<Refusal>) {
     let table = shared.table.load();
     for required in manifest.requires.iter().filter(|it| !it.optional && !it.lazy) {
-        let Err(found) = table.provides(&required.service, &required.version) else {
+        let Err(found) = table.offers(&required.service, &required.version) else {
             continue;
         };
         let (service, range) = (&required.service, &required.version);

@@ -218,18 +218,10 @@ impl Services {
         let gone = || Status::new(Code::Unavailable, "the host is shutting down");
         let shared = self.shared.upgrade().ok_or_else(gone)?;
         let table = shared.table.load();
-        let Some(target) = table.get_in_range(target, &required.version) else {
-            return Err(match table.get(target) {
-                Some(other) => Status::new(
-                    Code::FailedPrecondition,
-                    format!(
-                        "plugin `{}` needs `{service}` {}, and version {} provides it",
-                        self.about.address, required.version, other.version
-                    ),
-                ),
-                None => to_status(table.refusal(target)),
-            });
-        };
+        let headers = parent.map_or(&[][..], |it| &it.metadata);
+        let target = table
+            .resolve_in(target, headers, &required.version)
+            .map_err(to_status)?;
         let target = target.clone();
         drop(table);
         call::call(&target, payload, Origin::plugin(&self.about.address, parent))

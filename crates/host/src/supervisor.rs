@@ -368,6 +368,7 @@ impl Supervisor {
         let number = generation.number;
         let watch = self.watch(baseline.unwrap_or_default());
         self.address.publish(|status| {
+            status.offer = Some(generation.offer());
             let replaced = status.current.replace(generation.clone());
             status.others.extend(replaced.filter(|it| it.number != number));
             (status.source, status.runtime) = (launch.source.clone(), Some(generation.runtime));
@@ -533,6 +534,7 @@ impl Supervisor {
         tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}");
         let told = format!("version {from} was rolled back to {to} and quarantined: {reason}");
         self.address.publish(|status| {
+            status.offer = Some(good.generation.offer());
             status.current = Some(good.generation.clone());
             status.others.retain(|it| it.number != good.generation.number);
             status.others.push(bad.generation.clone());

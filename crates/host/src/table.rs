@@ -1,17 +1,23 @@
 //! Who answers a target: one immutable table, replaced as a whole when a plugin comes, goes or changes its methods.
 //!
-//! Every spelling of a target has an entry of its own, so resolving is one lookup whatever is written:
-//! `package.Service/Method`, `plugin.NAME.Method` and `plugin.NAME@VERSION.Method`. Of several plugins that provide a service, the
-//! first in the order of [`Target::rank`] answers the first spelling.
+//! `mortise_routing` decides: versions, header rules, weights. In front of it stands a map of every spelling of every target that
+//! only one plugin can answer, whatever the headers; that is nearly all of them, and then resolving is one lookup.
+//!
+//! A plugin that is down keeps its entries, so that a call to it hears that it is down and not that there is no such method.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use mortise_contract::Contract;
+use mortise_routing::{Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
 use mortise_runtime::{CallError, CallErrorKind};
+use mortise_wire::{Header, Metadata};
 use rustc_hash::FxHashMap;
 use semver::{Version, VersionReq};
 
-use crate::generation::{Address, Generation, Occupant};
+use crate::{
+    call,
+    generation::{Address, Occupant},
+};
 
 /// One method of one address.
 #[derive(Debug)]
@@ -21,21 +27,30 @@ pub(crate) struct Target {
     /// `package.Service/Method`.
     pub(crate) full: Box<str>,
     /// Length of `package.Service` in it.
-    pub(crate) service_len: usize,
+    service_len: usize,
     pub(crate) version: Version,
     pub(crate) contract: Arc<Contract>,
     pub(crate) generation: u64,
 }
 
-/// All spellings of all methods.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
-    entries: FxHashMap<Box<str>, Entry>,
-    addresses: Vec<Arc<Address>>,
+/// What an address offers: that of its newest generation that was ever healthy.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) version: Version,
+    pub(crate) contract: Arc<Contract>,
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) generation: u64,
 }
 
-/// Who answers one spelling, best first; never empty.
-type Entry = Box<[Arc<Target>]>;
+/// All methods of all addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    only: FxHashMap<Box<str>, Arc<Target>>,
+    routing: RoutingTable<Arc<Address>>,
+    /// By address, then by the method's number.
+    targets: FxHashMap<Arc<str>, Vec<Arc<Target>>>,
+    addresses: Vec<Arc<Address>>,
+}
 
 // === impl Target ===
 
@@ -47,177 +62,217 @@ impl Target {
     pub(crate) fn method(&self) -> &str {
         &self.full[self.service_len + 1..]
     }
-
-    /// Order of those who provide the same method: a plugin under its own name before one that runs beside it, then the highest version, then
-    /// the name.
-    fn rank(&self) -> (bool, Reverse<&Version>, &str) {
-        (
-            self.address.is_beside(),
-            Reverse(&self.version),
-            &self.address.name,
-        )
-    }
 }
 
 // === impl Table ===
 
 impl Table {
-    /// The table of what these addresses serve now.
-    pub(crate) fn of(addresses: impl IntoIterator<Item = Arc<Address>>) -> Self {
+    /// The table of what these addresses offer now.
+    pub(crate) fn of(addresses: impl IntoIterator<Item = Arc<Address>>, rules: &[Rule]) -> Self {
         let addresses: Vec<_> = addresses.into_iter().collect();
-        let mut all: FxHashMap<Box<str>, Vec<Arc<Target>>> = FxHashMap::default();
-        for address in &addresses {
-            let occupant = address.cell.acquire();
-            let Occupant::Serving(generation) = &*occupant else {
-                continue;
-            };
-            for target in targets(address, generation) {
-                for spelling in spellings(&target) {
-                    all.entry(spelling.into()).or_default().push(target.clone());
-                }
-            }
-        }
-        let rank = |(spelling, mut targets): (_, Vec<Arc<Target>>)| {
-            targets.sort_by(|a, b| a.rank().cmp(&b.rank()));
-            (spelling, targets.into_boxed_slice())
-        };
-        Self {
-            entries: all.into_iter().map(rank).collect(),
-            addresses,
-        }
-    }
-
-    /// Who answers this spelling.
-    pub(crate) fn get(&self, target: &str) -> Option<&Arc<Target>> {
-        match &**self.entries.get(target)? {
-            [only] => Some(only),
-            // `plugin.NAME.Method` for a name that two services of the plugin share.
-            [first, second, ..] if target.starts_with("plugin.") && first.full != second.full => None,
-            [first, ..] => Some(first),
-            [] => None,
-        }
-    }
-
-    /// Who answers `package.Service/Method` in a version that `range` allows.
-    pub(crate) fn get_in_range(&self, target: &str, range: &VersionReq) -> Option<&Arc<Target>> {
-        self.entries
-            .get(target)?
+        let mut builder = rules
             .iter()
-            .find(|it| range.matches(&it.version))
-    }
-
-    /// Who answers `package.Service/Method` at this address (`name` or `name@version`).
-    pub(crate) fn get_at(&self, address: &str, target: &str) -> Option<&Arc<Target>> {
-        self.entries.get(target)?.iter().find(|it| names(it, address))
-    }
-
-    /// Whether a service is provided in a version that `range` allows; with what is there instead.
-    pub(crate) fn provides(&self, service: &str, range: &VersionReq) -> Result<(), Vec<Version>> {
-        let of_service = |it: &&Arc<Target>| it.service() == service;
-        let mut found: Vec<Version> = Vec::new();
-        for target in self.entries.values().flatten().filter(of_service) {
-            if range.matches(&target.version) {
-                return Ok(());
+            .cloned()
+            .fold(RoutingTable::builder(), |builder, rule| builder.rule(rule));
+        let mut targets = FxHashMap::default();
+        for address in &addresses {
+            let status = address.status.load();
+            let Some(offer) = &status.offer else { continue };
+            let first = addresses.iter().find(|it| *it.name == *address.base());
+            // T1 of the routing table: one provider of each name and version. The plain name wins.
+            let first_offer = first.and_then(|it| it.status.load().offer.clone());
+            if address.is_beside() && first_offer.as_ref().is_some_and(|it| it.version == offer.version) {
+                continue;
             }
-            if !found.contains(&target.version) {
-                found.push(target.version.clone());
-            }
+            builder = builder.provider(Provider {
+                name: address.base().into(),
+                version: offer.version.clone(),
+                weight: u32::from(!address.is_beside() || first_offer.is_none()),
+                methods: offer
+                    .metadata
+                    .methods
+                    .iter()
+                    .map(|it| Method::new(&*it.service, &*it.name))
+                    .collect(),
+                handle: address.clone(),
+            });
+            targets.insert(address.name.clone(), targets_of(address, offer));
         }
-        Err(found)
-    }
-
-    /// Why nobody answers, and what there is instead.
-    #[cold]
-    pub(crate) fn refusal(&self, target: &str) -> CallError {
-        let unknown = |what: String| CallError::new(CallErrorKind::NotFound, what);
-        if let Some(rest) = target.strip_prefix("plugin.") {
-            let known = |name: &str| self.addresses.iter().find(|it| *it.name == *name);
-            let named = rest
-                .match_indices('.')
-                .filter_map(|(dot, _)| known(&rest[..dot]).map(|it| (it, &rest[dot + 1..])));
-            let Some((address, method)) = named.last() else {
-                let name = rest.split('.').next().unwrap_or(rest);
-                return unknown(format!("there is no plugin `{name}`")).with_hint(self.list_of_plugins());
-            };
-            if let Occupant::Vacant(why) = &*address.cell.acquire() {
-                return CallError::new(CallErrorKind::Unavailable, why.to_string());
-            }
-            if let Some(several) = self.entries.get(target) {
-                let full: Vec<_> = several.iter().map(|it| format!("`{}`", it.full)).collect();
-                return unknown(format!(
-                    "`{method}` of plugin `{}` is the name of several methods",
-                    address.name
-                ))
-                .with_hint(format!("write one of {}", full.join(", ")));
-            }
-            return unknown(format!("plugin `{}` has no method `{method}`", address.name))
-                .with_hint(self.list_of_methods(&address.name));
-        }
-        let Some((service, method)) = target.split_once('/') else {
-            return CallError::new(
-                CallErrorKind::Malformed,
-                format!("`{target}` is not the name of a method"),
-            )
-            .with_hint("write `package.Service/Method` or `plugin.NAME.METHOD`");
-        };
-        let of_service = |it: &&Arc<Target>| it.service() == service;
-        match self.entries.values().flatten().find(of_service) {
-            Some(other) => unknown(format!("service `{service}` has no method `{method}`"))
-                .with_hint(self.list_of_methods(&other.address.name)),
-            None => unknown(format!("no plugin provides `{service}`")).with_hint(self.list_of_plugins()),
-        }
-    }
-
-    fn list_of_plugins(&self) -> String {
-        match self.addresses.as_slice() {
-            [] => "no plugin is loaded".to_owned(),
-            some => {
-                let names: Vec<_> = some.iter().map(|it| format!("`{}`", it.name)).collect();
-                format!("loaded are {}", names.join(", "))
-            }
-        }
-    }
-
-    fn list_of_methods(&self, address: &str) -> String {
-        let own = self.entries.iter().filter(|(spelling, targets)| {
-            spelling.contains('/') && targets.iter().any(|it| *it.address.name == *address)
+        let routing = builder.build().unwrap_or_else(|error| {
+            tracing::error!(target: "mortise::life", %error, "the method table cannot be built; nothing is routed");
+            RoutingTable::default()
         });
-        let mut names: Vec<_> = own.map(|(spelling, _)| format!("`{spelling}`")).collect();
-        names.sort_unstable();
-        format!("it has {}", names.join(", "))
+        let mut table = Self {
+            only: FxHashMap::default(),
+            routing,
+            targets,
+            addresses,
+        };
+        table.only = table.without_a_choice();
+        table
+    }
+
+    /// Who answers.
+    ///
+    /// # Errors
+    /// Why nobody does, and what there is instead.
+    pub(crate) fn resolve(&self, target: &str, headers: &[Header]) -> Result<&Arc<Target>, CallError> {
+        if let Some(only) = self.only.get(target) {
+            return Ok(only);
+        }
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|it| (it.name.as_str(), it.value.as_str()))
+            .collect();
+        self.look_up(target, &headers, None)
+    }
+
+    /// Who answers a plugin that requires a range of versions.
+    ///
+    /// # Errors
+    /// As [`Table::resolve`].
+    pub(crate) fn resolve_in(
+        &self,
+        target: &str,
+        headers: &[Header],
+        range: &VersionReq,
+    ) -> Result<&Arc<Target>, CallError> {
+        if let Some(only) = self.only.get(target)
+            && range.matches(&only.version)
+        {
+            return Ok(only);
+        }
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|it| (it.name.as_str(), it.value.as_str()))
+            .collect();
+        self.look_up(target, &headers, Some(range))
+    }
+
+    /// Who answers `package.Service/Method` at this very address.
+    pub(crate) fn at(&self, address: &Address, target: &str) -> Option<&Arc<Target>> {
+        self.targets
+            .get(&address.name)?
+            .iter()
+            .find(|it| *it.full == *target)
+    }
+
+    /// Whether a service is offered in a version that `range` allows; else the versions it is offered in.
+    pub(crate) fn offers(&self, service: &str, range: &VersionReq) -> Result<(), Vec<Version>> {
+        let mut found = Vec::new();
+        for provider in self.routing.providers() {
+            if provider.methods.iter().any(|it| *it.service == *service) {
+                found.push(provider.version.clone());
+            }
+        }
+        if found.iter().any(|it| range.matches(it)) {
+            Ok(())
+        } else {
+            Err(found)
+        }
+    }
+
+    fn look_up(
+        &self,
+        target: &str,
+        headers: &[(&str, &str)],
+        range: Option<&VersionReq>,
+    ) -> Result<&Arc<Target>, CallError> {
+        let query = Query {
+            target,
+            headers,
+            range,
+            key: Key::Spread(call::next_call_id()),
+        };
+        match self.routing.lookup(&query) {
+            Ok(choice) => {
+                let targets = self.targets.get(&choice.provider.handle.name);
+                let found = targets.and_then(|it| it.get(choice.method));
+                found.ok_or_else(|| {
+                    CallError::new(CallErrorKind::HostBug, format!("`{target}` was routed to nobody"))
+                })
+            }
+            Err(error) => Err(self.refusal(target, &error)),
+        }
+    }
+
+    /// Every spelling that leads to one method of one plugin, whatever the headers say.
+    fn without_a_choice(&self) -> FxHashMap<Box<str>, Arc<Target>> {
+        let mut spellings: FxHashMap<Box<str>, Vec<&Arc<Target>>> = FxHashMap::default();
+        for target in self.targets.values().flatten() {
+            let (name, method, version) = (target.address.base(), target.method(), &target.version);
+            for text in [
+                target.full.to_string(),
+                format!("plugin.{name}.{method}"),
+                format!("plugin.{name}@{version}.{method}"),
+            ] {
+                spellings.entry(text.into()).or_default().push(target);
+            }
+        }
+        let single = spellings
+            .into_iter()
+            .filter_map(|(text, found)| match found.as_slice() {
+                [only] => Some((text, Arc::clone(only))),
+                _ => None,
+            });
+        single.collect()
+    }
+
+    #[cold]
+    fn refusal(&self, target: &str, error: &LookupError) -> CallError {
+        // A plugin that is known and never served has no entries: it is down, not missing.
+        if let LookupError::NoPlugin { name } = error
+            && let Some(address) = self.addresses.iter().find(|it| *it.name == **name)
+            && let Occupant::Vacant(why) = &*address.cell.acquire()
+        {
+            return CallError::new(CallErrorKind::Unavailable, why.to_string());
+        }
+        let kind = match error {
+            LookupError::Target(_) => CallErrorKind::Malformed,
+            LookupError::NoWeight { .. } => CallErrorKind::Unavailable,
+            LookupError::NoneInRange { .. } => CallErrorKind::Incompatible,
+            _ => CallErrorKind::NotFound,
+        };
+        let hint = match error {
+            LookupError::NoPlugin { .. } | LookupError::NoService { .. } => self.list(),
+            LookupError::Target(_) => "write `package.Service/Method` or `plugin.NAME.METHOD`".to_owned(),
+            LookupError::NoWeight { .. } => "name the plugin, as in `plugin.NAME.METHOD`".to_owned(),
+            LookupError::NoneInRange { .. } => {
+                "load a version of the provider that the caller can use".to_owned()
+            }
+            _ => format!("`mortise inspect` shows what answers `{target}`"),
+        };
+        CallError::new(kind, error.to_string()).with_hint(hint)
+    }
+
+    fn list(&self) -> String {
+        let names: Vec<_> = self
+            .addresses
+            .iter()
+            .take(20)
+            .map(|it| format!("`{}`", it.name))
+            .collect();
+        if names.is_empty() {
+            "no plugin is loaded".to_owned()
+        } else {
+            format!("loaded are {}", names.join(", "))
+        }
     }
 }
 
-/// Whether `address` (`name` or `name@version`) means the address of this target.
-fn names(target: &Target, address: &str) -> bool {
-    *target.address.name == *address
-        || address.split_once('@').is_some_and(|(name, version)| {
-            *target.address.name == *name && Version::parse(version).is_ok_and(|it| it == target.version)
-        })
-}
-
-fn targets(address: &Arc<Address>, generation: &Generation) -> Vec<Arc<Target>> {
-    let numbers = address.seat_numbers(&generation.metadata);
-    let methods = generation.metadata.methods.iter().zip(numbers);
+fn targets_of(address: &Arc<Address>, offer: &Offer) -> Vec<Arc<Target>> {
+    let numbers = address.seat_numbers(&offer.metadata);
+    let methods = offer.metadata.methods.iter().zip(numbers);
     let target = |(method, seat): (&mortise_wire::plugin::Method, usize)| {
         Arc::new(Target {
             address: address.clone(),
             seat,
             full: format!("{}/{}", method.service, method.name).into(),
             service_len: method.service.len(),
-            version: generation.plugin.version.clone(),
-            contract: generation.contract.clone(),
-            generation: generation.number,
+            version: offer.version.clone(),
+            contract: offer.contract.clone(),
+            generation: offer.generation,
         })
     };
     methods.map(target).collect()
-}
-
-fn spellings(target: &Target) -> Vec<String> {
-    let (name, method) = (&target.address.name, target.method());
-    let mut all = vec![target.full.to_string(), format!("plugin.{name}.{method}")];
-    if !target.address.is_beside() {
-        all.push(format!("plugin.{name}@{}.{method}", target.version));
-    }
-    all
 }

@@ -1,0 +1,503 @@
+//! A runtime that runs Rust closures, and packages for it: the variant's file is the encoded metadata, and the code is looked up by
+//! `name@version`.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mortise_contract::Contract;
+use mortise_host::{CallOptions, Host, HostBuilder, LoadRequest, PluginInfo, Source, State};
+use mortise_manifest::{Grant, Permissions, RuntimeName};
+use mortise_runtime::{
+    Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, Enforcement,
+    HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex, Prepared, Runtime,
+    RuntimeError, RuntimeErrorKind, Start, StopReport, Support, Usage, Verified,
+};
+use mortise_wire::{Code, Health, Level, LogRecord, METADATA_FORMAT, Metadata, Status, plugin::Method};
+use prost::Message as _;
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
+    ServiceDescriptorProto,
+    field_descriptor_proto::{Label, Type},
+};
+use tokio::sync::watch;
+
+pub const SERVICE: &str = "test.v1.Echo";
+/// What the methods do is in [`Copy::work`].
+pub const METHODS: [&str; 6] = ["Call", "Fail", "Log", "Nap", "Panic", "Relay"];
+
+/// The code of one plugin version, and what is seen of it.
+pub struct Program {
+    /// Payloads that `Call` got, in order.
+    pub seen: Mutex<Vec<Bytes>>,
+    /// Contexts of all calls.
+    pub contexts: Mutex<Vec<CallContext>>,
+    /// Instances that exist now.
+    pub live: AtomicUsize,
+    /// Instances that were ever started.
+    pub started: AtomicUsize,
+    /// `Nap`s that are asleep now: entered and neither finished nor cancelled.
+    pub napping: AtomicUsize,
+    /// What `health` says.
+    pub healthy: AtomicBool,
+    /// Whether `start` fails.
+    pub refuses: AtomicBool,
+    /// Code with which every `Call` fails; 0 = it answers.
+    pub broken: Mutex<Option<Code>>,
+    /// How long `Call` takes.
+    pub slow: Mutex<Duration>,
+    /// Whether there is a direct path.
+    pub direct: AtomicBool,
+    crashes: watch::Sender<u64>,
+}
+
+impl Program {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            seen: Mutex::default(),
+            contexts: Mutex::default(),
+            live: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
+            napping: AtomicUsize::new(0),
+            healthy: AtomicBool::new(true),
+            refuses: AtomicBool::new(false),
+            broken: Mutex::new(None),
+            slow: Mutex::new(Duration::ZERO),
+            direct: AtomicBool::new(false),
+            crashes: watch::Sender::new(0),
+        })
+    }
+
+    /// Ends all its instances.
+    pub fn crash(&self) {
+        self.crashes.send_modify(|it| *it += 1);
+    }
+
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+}
+
+/// All programs, by `name@version`.
+#[derive(Clone, Default)]
+pub struct Closures(Arc<Mutex<HashMap<String, Arc<Program>>>>);
+
+struct Copy {
+    id: InstanceId,
+    program: Arc<Program>,
+    services: Arc<dyn HostServices>,
+    crashes: watch::Receiver<u64>,
+    stopped: AtomicBool,
+}
+
+// === runtime ===
+
+impl Closures {
+    fn program(&self, name: &str, version: &str) -> Option<Arc<Program>> {
+        self.0.lock().unwrap().get(&format!("{name}@{version}")).cloned()
+    }
+}
+
+impl Runtime for Closures {
+    fn support(&self) -> Support {
+        Support {
+            runtime: RuntimeName::Wasm,
+            available: true,
+            isolation: Isolation::None,
+            interrupt: Interrupt::Trap,
+            memory_limit: Enforcement::NotEnforced("closures share the host's memory"),
+            restartable: true,
+            lacks: Vec::new(),
+        }
+    }
+
+    fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
+        Metadata::decode(artifact.bytes.clone()).map_err(|error| {
+            RuntimeError::new(
+                RuntimeErrorKind::NotAPlugin,
+                "these bytes are no plugin",
+                "build it",
+            )
+            .with_source(error)
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        artifact: &'a Verified,
+        _grant: &'a Grant,
+    ) -> BoxFuture<'a, Result<Prepared, RuntimeError>> {
+        assert!(
+            artifact
+                .artifact()
+                .path
+                .as_ref()
+                .is_some_and(|it| it.is_absolute()),
+            "it was placed by digest"
+        );
+        let metadata = artifact.metadata().clone();
+        let program = self.program(&metadata.name, &metadata.version);
+        Box::pin(async move {
+            let missing =
+                || RuntimeError::new(RuntimeErrorKind::MissingImport, "it has no code", "register it");
+            Ok(Prepared::new(metadata, program.ok_or_else(missing)?))
+        })
+    }
+
+    fn start(
+        &self,
+        prepared: Prepared,
+        start: Start,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
+        Box::pin(async move {
+            let program = prepared.into_inner::<Arc<Program>>().expect("made by prepare");
+            if program.refuses.load(Ordering::SeqCst) {
+                return Err(RuntimeError::new(
+                    RuntimeErrorKind::StartFailed,
+                    "it declined: no licence",
+                    "buy one",
+                ));
+            }
+            program.started.fetch_add(1, Ordering::SeqCst);
+            program.live.fetch_add(1, Ordering::SeqCst);
+            let mut crashes = program.crashes.subscribe();
+            crashes.mark_unchanged();
+            let stopped = AtomicBool::new(false);
+            Ok(Box::new(Copy {
+                id: start.instance,
+                program,
+                services: start.services,
+                crashes,
+                stopped,
+            }) as Box<dyn Instance>)
+        })
+    }
+}
+
+// === instance ===
+
+impl Copy {
+    async fn work(&self, cx: &CallContext, method: &str, payload: Bytes) -> Result<Bytes, CallError> {
+        self.program.contexts.lock().unwrap().push(cx.clone());
+        match method {
+            // Echoes, notes the payload.
+            "Call" => {
+                self.program.seen.lock().unwrap().push(payload.clone());
+                let slow = *self.program.slow.lock().unwrap();
+                if !slow.is_zero() {
+                    std::thread::sleep(slow);
+                }
+                match *self.program.broken.lock().unwrap() {
+                    Some(code) => Err(CallError::returned(Status::new(code, "broken"))),
+                    None => Ok(payload),
+                }
+            }
+            // Fails with the code that the payload names.
+            "Fail" => {
+                let code = Code::from_i32(text(&payload).parse().unwrap());
+                Err(CallError::returned(Status::new(code, "as you wish")))
+            }
+            // Writes so many lines.
+            "Log" => {
+                for number in 0..text(&payload).parse::<u32>().unwrap() {
+                    let record = LogRecord {
+                        level: Level::Info.into(),
+                        message: format!("line {number}"),
+                        ..LogRecord::default()
+                    };
+                    self.services.log(LogLine {
+                        record: &record,
+                        call: Some(cx),
+                    });
+                }
+                Ok(Bytes::new())
+            }
+            // Sleeps so many milliseconds.
+            "Nap" => {
+                let _napping = Napping::new(&self.program.napping);
+                tokio::time::sleep(Duration::from_millis(text(&payload).parse().unwrap())).await;
+                Ok(payload)
+            }
+            "Panic" => Err(CallError::new(CallErrorKind::GuestFault, "it panicked")),
+            // Calls `target payload`; `self` as target goes round until somebody refuses.
+            "Relay" => {
+                let text = text(&payload);
+                let (target, inner) = text.split_once(' ').unwrap_or((&text, ""));
+                let (target, inner) = if target == "self" {
+                    ("test.v1.Echo/Relay", "self")
+                } else {
+                    (target, inner)
+                };
+                let inner = Bytes::copy_from_slice(inner.as_bytes());
+                self.services
+                    .call(Some(cx), target, inner)
+                    .await
+                    .map_err(CallError::returned)
+            }
+            _ => unreachable!("the host calls only what the metadata lists"),
+        }
+    }
+}
+
+fn text(payload: &Bytes) -> String {
+    String::from_utf8(payload.to_vec()).unwrap()
+}
+
+struct Napping<'a>(&'a AtomicUsize);
+
+impl<'a> Napping<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Napping<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Call for Copy {
+    fn call<'a>(
+        &'a self,
+        cx: &'a CallContext,
+        method: MethodIndex,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<Bytes, CallError>> {
+        Box::pin(async move {
+            assert!(
+                !self.stopped.load(Ordering::SeqCst),
+                "S3: a stopped instance is not called"
+            );
+            let mut crashes = self.crashes.clone();
+            let left = cx
+                .deadline
+                .expect("the host always sets one")
+                .saturating_duration_since(Instant::now());
+            let work = tokio::time::timeout(left, self.work(cx, METHODS[method.0 as usize], payload));
+            tokio::select! {
+                done = work => done.unwrap_or_else(|_| Err(CallError::new(CallErrorKind::Deadline, "too late"))),
+                _ = crashes.changed() => Err(CallError::new(CallErrorKind::GuestFault, "it exited in the middle of the call")),
+            }
+        })
+    }
+
+    fn direct(&self, method: MethodIndex) -> Option<Arc<dyn DirectCall>> {
+        let offered = self.program.direct.load(Ordering::SeqCst) && METHODS[method.0 as usize] == "Call";
+        offered.then(|| Arc::new(Direct(self.program.clone())) as Arc<dyn DirectCall>)
+    }
+}
+
+struct Direct(Arc<Program>);
+
+impl DirectCall for Direct {
+    fn call(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), CallError> {
+        assert!(self.0.live() > 0, "S3: a stopped instance is not called");
+        self.0.seen.lock().unwrap().push(Bytes::copy_from_slice(payload));
+        out.extend_from_slice(payload);
+        Ok(())
+    }
+}
+
+impl Instance for Copy {
+    fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    fn call(&self) -> Option<&dyn Call> {
+        Some(self)
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
+        let serving = self.program.healthy.load(Ordering::SeqCst);
+        Box::pin(async move {
+            Ok(Health {
+                serving,
+                detail: "out of sorts".to_owned(),
+            })
+        })
+    }
+
+    fn ended(&self) -> BoxFuture<'_, EndCause> {
+        let mut crashes = self.crashes.clone();
+        Box::pin(async move {
+            crashes.changed().await.expect("the program outlives its copies");
+            EndCause::Exited(3)
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            pid: Some(7),
+            ..Usage::default()
+        }
+    }
+
+    fn stop(&self, _grace: Duration) -> BoxFuture<'_, StopReport> {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            self.program.live.fetch_sub(1, Ordering::SeqCst);
+        }
+        Box::pin(async { StopReport::default() })
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            self.program.live.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+// === packages and hosts ===
+
+/// A host's parts on disk, removed with it.
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub closures: Closures,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            closures: Closures::default(),
+        }
+    }
+
+    pub fn builder(&self) -> HostBuilder {
+        Host::builder()
+            .runtime(self.closures.clone())
+            .data_dir(self.dir.path().join("data"))
+    }
+
+    pub async fn host(&self) -> Host {
+        self.builder().start().await.unwrap()
+    }
+
+    /// Writes a package and registers its code; `more` is appended to its manifest.
+    pub fn package(&self, name: &str, version: &str, more: &str) -> (PathBuf, Arc<Program>) {
+        let program = Program::new();
+        self.closures
+            .0
+            .lock()
+            .unwrap()
+            .insert(format!("{name}@{version}"), program.clone());
+        let folder = self.dir.path().join(format!("{name}-{version}"));
+        write_package(&folder, name, version, more);
+        (folder, program)
+    }
+
+    /// Writes a package and loads it under its own name.
+    pub async fn load(&self, host: &Host, name: &str, version: &str) -> (PluginInfo, Arc<Program>) {
+        let (folder, program) = self.package(name, version, "");
+        (host.load(request(&folder)).await.unwrap(), program)
+    }
+}
+
+pub fn request(folder: &Path) -> LoadRequest {
+    LoadRequest::new(Source::Folder(folder.to_owned()))
+}
+
+pub fn grant(permissions: Permissions) -> Grant {
+    Grant { permissions }
+}
+
+fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
+    let contract_bytes = contract();
+    let contract = Contract::from_descriptor_set(&contract_bytes, &[SERVICE.to_owned()]).unwrap();
+    let methods = contract.methods().iter().map(|it| Method {
+        service: it.service().to_owned(),
+        name: it.name().to_owned(),
+        wire_hash: it.wire_hash().to_vec(),
+        full_hash: it.full_hash().to_vec(),
+        flags: 0,
+    });
+    let metadata = Metadata {
+        format: METADATA_FORMAT,
+        name: name.to_owned(),
+        version: version.to_owned(),
+        api: 1,
+        contract_hash: contract.hash().to_vec(),
+        methods: methods.collect(),
+        ..Metadata::default()
+    };
+    std::fs::create_dir_all(folder).unwrap();
+    let manifest = format!(
+        "[plugin]\nname = \"{name}\"\nversion = \"{version}\"\napi = 1\n[contract]\nprovides = [\"{SERVICE}\"]\n\
+         [[variant]]\nruntime = \"wasm\"\nfile = \"p.wasm\"\n{more}"
+    );
+    std::fs::write(folder.join("plugin.toml"), manifest).unwrap();
+    std::fs::write(folder.join("contract.binpb"), &contract_bytes).unwrap();
+    std::fs::write(folder.join("p.wasm"), metadata.encode_to_vec()).unwrap();
+}
+
+fn contract() -> Vec<u8> {
+    let message = DescriptorProto {
+        name: Some("Blob".to_owned()),
+        field: vec![FieldDescriptorProto {
+            name: Some("data".to_owned()),
+            number: Some(1),
+            label: Some(Label::Optional.into()),
+            r#type: Some(Type::Bytes.into()),
+            ..FieldDescriptorProto::default()
+        }],
+        ..DescriptorProto::default()
+    };
+    let method = |name: &str| MethodDescriptorProto {
+        name: Some(name.to_owned()),
+        input_type: Some(".test.v1.Blob".to_owned()),
+        output_type: Some(".test.v1.Blob".to_owned()),
+        ..MethodDescriptorProto::default()
+    };
+    let service = ServiceDescriptorProto {
+        name: Some("Echo".to_owned()),
+        method: METHODS.map(method).to_vec(),
+        ..ServiceDescriptorProto::default()
+    };
+    let file = FileDescriptorProto {
+        name: Some("echo.proto".to_owned()),
+        package: Some("test.v1".to_owned()),
+        message_type: vec![message],
+        service: vec![service],
+        syntax: Some("proto3".to_owned()),
+        ..FileDescriptorProto::default()
+    };
+    FileDescriptorSet { file: vec![file] }.encode_to_vec()
+}
+
+// === calls and waiting ===
+
+pub async fn call(host: &Host, target: &str, payload: &str) -> Result<String, CallError> {
+    let payload = Bytes::copy_from_slice(payload.as_bytes());
+    host.call(target, payload, CallOptions::default())
+        .await
+        .map(|it| text(&it))
+}
+
+pub fn info(host: &Host, name: &str) -> PluginInfo {
+    host.inspect(name).unwrap().info
+}
+
+pub fn state(host: &Host, name: &str) -> State {
+    info(host, name).state
+}
+
+/// Waits until something is so. Fails after a time that only a hang can take.
+pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    for _ in 0..20_000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never came true: {what}");
+}
