@@ -69,7 +69,10 @@ struct Sealed {
 }
 
 /// What wasmtime compiles WebAssembly to.
-#[allow(unsafe_code, reason = "loading machine code cannot be safe; the caller has the proof")]
+#[allow(
+    unsafe_code,
+    reason = "loading machine code cannot be safe; the caller has the proof"
+)]
 pub(crate) trait MachineCode: Clone + Send + Sync + Sized + 'static {
     /// Compiles.
     fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self>;
@@ -85,7 +88,10 @@ pub(crate) trait MachineCode: Clone + Send + Sync + Sized + 'static {
     unsafe fn thaw(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Self>;
 }
 
-#[allow(unsafe_code, reason = "loading machine code cannot be safe; the caller has the proof")]
+#[allow(
+    unsafe_code,
+    reason = "loading machine code cannot be safe; the caller has the proof"
+)]
 impl MachineCode for Component {
     fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self> {
         Self::from_binary(engine, wasm)
@@ -105,7 +111,10 @@ impl MachineCode for Component {
     }
 }
 
-#[allow(unsafe_code, reason = "loading machine code cannot be safe; the caller has the proof")]
+#[allow(
+    unsafe_code,
+    reason = "loading machine code cannot be safe; the caller has the proof"
+)]
 impl MachineCode for Module {
     fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self> {
         Self::from_binary(engine, wasm)
@@ -137,7 +146,10 @@ pub(crate) fn compile_for<C: MachineCode>(
     unsafe { C::thaw(engine, &code) }
 }
 
-#[allow(unsafe_code, reason = "the one place where bytes become code; A1 to A4 are why it may")]
+#[allow(
+    unsafe_code,
+    reason = "the one place where bytes become code; A1 to A4 are why it may"
+)]
 fn thaw<C: MachineCode>(engine: &wasmtime::Engine, sealed: &Sealed) -> wasmtime::Result<C> {
     // SAFETY: `Sealed` exists only for bytes under whose HMAC this host wrote them, with a key that nobody else can read (A1, A2). What it
     // seals is `serialize`'s output, unchanged, and the entry under the same seal binds it to the WebAssembly, to this kind of code through
@@ -191,14 +203,25 @@ impl AotCache {
         let refuse = |what: &str, error: io::Error| {
             RuntimeError::new(
                 RuntimeErrorKind::Loader,
-                format!("the cache of compiled WebAssembly in {} cannot be used: {what}: {error}", dir.display()),
+                format!(
+                    "the cache of compiled WebAssembly in {} cannot be used: {what}: {error}",
+                    dir.display()
+                ),
                 "name a folder that only the host's user may write to, or leave `cache_dir` out",
             )
         };
         make_dir(dir).map_err(|error| refuse("the folder", error))?;
         let key = read_or_make_key(&dir.join("key")).map_err(|error| refuse("its key", error))?;
         let zero = || AtomicU64::new(0);
-        Ok(Self { dir: dir.to_owned(), key, bytes_max, hits: zero(), misses: zero(), tampered: zero(), temporary: zero() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            key,
+            bytes_max,
+            hits: zero(),
+            misses: zero(),
+            tampered: zero(),
+            temporary: zero(),
+        })
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -282,7 +305,9 @@ impl AotCache {
     }
 
     fn is_ours(&self, entry: Entry, file: &[u8]) -> bool {
-        let Some((header, code)) = file.split_at_checked(HEADER_BYTES) else { return false };
+        let Some((header, code)) = file.split_at_checked(HEADER_BYTES) else {
+            return false;
+        };
         let (magic, header) = header.split_at(MAGIC.len());
         let (seal, header) = header.split_at(SEAL_BYTES);
         let (named, length) = header.split_at(ENTRY_BYTES);
@@ -307,7 +332,11 @@ impl AotCache {
             let file = file?;
             if file.path().extension().is_some_and(|it| it == "aot") {
                 let metadata = file.metadata()?;
-                files.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), file.path()));
+                files.push((
+                    metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                    metadata.len(),
+                    file.path(),
+                ));
             }
         }
         let mut total: u64 = files.iter().map(|it| it.1).sum();
@@ -327,7 +356,10 @@ fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     if bytes > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {bytes} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has {bytes} bytes"),
+        ));
     }
     let mut contents = Vec::with_capacity(bytes as usize);
     file.take(bytes_max).read_to_end(&mut contents)?;
@@ -340,7 +372,10 @@ fn read_or_make_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
             Ok(key) => {
                 check_private(path)?;
                 return key.try_into().map_err(|key: Vec<u8>| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("it has {} bytes instead of {KEY_BYTES}", key.len()))
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("it has {} bytes instead of {KEY_BYTES}", key.len()),
+                    )
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -374,7 +409,11 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 #[cfg(unix)]
 fn create_private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    File::options().write(true).create_new(true).mode(0o600).open(path)
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Ours alone: nobody else may own it, read it or write to it.
@@ -384,11 +423,19 @@ fn check_private(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     let us = rustix::process::geteuid().as_raw();
     if metadata.uid() != us {
-        let text = format!("{} belongs to user {} and the host runs as {us}", path.display(), metadata.uid());
+        let text = format!(
+            "{} belongs to user {} and the host runs as {us}",
+            path.display(),
+            metadata.uid()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     if metadata.mode() & 0o077 != 0 {
-        let text = format!("{} has mode {:o}, and others have no business in it", path.display(), metadata.mode() & 0o777);
+        let text = format!(
+            "{} has mode {:o}, and others have no business in it",
+            path.display(),
+            metadata.mode() & 0o777
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     Ok(())

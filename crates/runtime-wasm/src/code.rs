@@ -41,6 +41,8 @@ pub(crate) struct Loader {
     config: WasmConfig,
     compiles: Semaphore,
     in_use: Mutex<HashMap<Digest, WeakCode>>,
+    /// Who makes what; whoever wants the same waits for the lock and then finds it in use.
+    making: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 /// Code of one artifact, in either ABI.
@@ -75,7 +77,15 @@ pub(crate) struct Linked<A: Abi> {
 impl Loader {
     pub(crate) fn new(engines: Arc<Engines>, cache: Option<AotCache>, config: WasmConfig) -> Self {
         let compiles = Semaphore::new(config.compiles_max.max(1));
-        Self { engines, cache, config, compiles, in_use: Mutex::new(HashMap::new()) }
+        let (in_use, making) = Default::default();
+        Self {
+            engines,
+            cache,
+            config,
+            compiles,
+            in_use,
+            making,
+        }
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -91,15 +101,26 @@ impl Loader {
     }
 
     /// The code of `wasm`, whose scan said `abi`.
-    pub(crate) async fn load(self: &Arc<Self>, digest: Digest, wasm: &Bytes, abi: AbiKind) -> Result<Code, RuntimeError> {
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        digest: Digest,
+        wasm: &Bytes,
+        abi: AbiKind,
+    ) -> Result<Code, RuntimeError> {
         if let Some(code) = self.find(digest) {
             return Ok(code);
         }
-        let _turn = self.compiles.acquire().await.expect("the semaphore is never closed");
-        // Whoever had the turn before may have made it.
+        let making = self.making(digest);
+        let _mine = making.lock().await;
+        // Whoever had the lock before may have made it.
         if let Some(code) = self.find(digest) {
             return Ok(code);
         }
+        let _turn = self
+            .compiles
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let code = match abi {
             AbiKind::Component => Code::Component(self.make(wasm).await?),
             AbiKind::CoreModule => Code::CoreModule(self.make(wasm).await?),
@@ -111,7 +132,22 @@ impl Loader {
     }
 
     fn find(&self, digest: Digest) -> Option<Code> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).get(&digest)?.upgrade()
+        self.in_use
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&digest)?
+            .upgrade()
+    }
+
+    fn making(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = making.get(&digest).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        making.insert(digest, Arc::downgrade(&lock));
+        lock
     }
 
     async fn make<A: Abi>(self: &Arc<Self>, wasm: &Bytes) -> Result<Arc<Tiers<A>>, RuntimeError> {
@@ -129,7 +165,11 @@ impl Loader {
             Err(_) => {
                 return Err(RuntimeError::new(
                     RuntimeErrorKind::Exhausted,
-                    format!("compiling {} KiB of WebAssembly took longer than {:?}", wasm.len() >> 10, self.config.compile_max),
+                    format!(
+                        "compiling {} KiB of WebAssembly took longer than {:?}",
+                        wasm.len() >> 10,
+                        self.config.compile_max
+                    ),
                     "raise `compile_max` of the WebAssembly runtime, or make the plugin smaller (`opt-level = \"s\"`, `lto = true`)",
                 ));
             }
@@ -144,12 +184,19 @@ impl Loader {
     }
 
     fn find_or_compile<A: Abi>(self: &Arc<Self>, wasm: &Bytes) -> Result<Linked<A>, RuntimeError> {
-        let tiers: &[Tier] = if self.engines.has_baseline() { &[Tier::Optimised, Tier::Baseline] } else { &[Tier::Optimised] };
+        let tiers: &[Tier] = if self.engines.has_baseline() {
+            &[Tier::Optimised, Tier::Baseline]
+        } else {
+            &[Tier::Optimised]
+        };
         if let Some(cache) = &self.cache {
             for &tier in tiers {
                 let engine = self.engines.lane(tier).wasmtime();
                 if let Some(code) = cache.get(engine, Entry::of(engine, wasm)) {
-                    return Ok(Linked { abi: A::link(engine, code)?, tier });
+                    return Ok(Linked {
+                        abi: A::link(engine, code)?,
+                        tier,
+                    });
                 }
             }
             cache.count_miss();
@@ -161,7 +208,10 @@ impl Loader {
             match compile::<A::Code>(engine, wasm) {
                 Ok(code) => {
                     self.keep(engine, wasm, &code);
-                    return Ok(Linked { abi: A::link(engine, code)?, tier });
+                    return Ok(Linked {
+                        abi: A::link(engine, code)?,
+                        tier,
+                    });
                 }
                 Err(error) => failed = Some(error),
             }
@@ -184,7 +234,10 @@ impl Loader {
             let Some(cache) = &loader.cache else { return };
             match code.freeze() {
                 Ok(bytes) => cache.put(Entry::of(&engine, &wasm), &bytes),
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "compiled WebAssembly could not be kept"),
+                Err(error) => tracing::warn!(
+                    error = format!("{error:#}"),
+                    "compiled WebAssembly could not be kept"
+                ),
             }
         };
         tokio::task::spawn_blocking(write);
@@ -214,7 +267,9 @@ impl<A: Abi> Tiers<A> {
         let tiers = Arc::clone(self);
         tokio::spawn(async move {
             let loader = Arc::clone(&tiers.loader);
-            let Ok(_turn) = loader.compiles.acquire().await else { return };
+            let Ok(_turn) = loader.compiles.acquire().await else {
+                return;
+            };
             // It may take its time; an error leaves things as they are.
             let _ = tokio::task::spawn_blocking(move || tiers.tier_up()).await;
         });
@@ -222,7 +277,9 @@ impl<A: Abi> Tiers<A> {
 
     /// Compiles on this thread alone, so that the service's other cores go on serving.
     fn tier_up(&self) {
-        let Some(wasm) = self.wasm.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(wasm) = self.wasm.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         let engine = self.loader.engines.lane(Tier::Optimised).wasmtime();
         let linked = compile_for::<A::Code>(self.loader.engines.background(), engine, &wasm)
             .map_err(|error| format!("{error:#}"))
@@ -231,8 +288,14 @@ impl<A: Abi> Tiers<A> {
                 A::link(engine, code).map_err(|error| error.to_string())
             });
         match linked {
-            Ok(abi) => self.current.store(Arc::new(Linked { abi, tier: Tier::Optimised })),
-            Err(error) => tracing::warn!(error, "optimised code could not be made; the plugin goes on with what it has"),
+            Ok(abi) => self.current.store(Arc::new(Linked {
+                abi,
+                tier: Tier::Optimised,
+            })),
+            Err(error) => tracing::warn!(
+                error,
+                "optimised code could not be made; the plugin goes on with what it has"
+            ),
         }
     }
 }
@@ -240,7 +303,11 @@ impl<A: Abi> Tiers<A> {
 /// Compiles. A compiler that panics over a stranger's code is a compiler that refuses it.
 fn compile<C: MachineCode>(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<C> {
     let compiled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| C::compile(engine, wasm)));
-    compiled.unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked; see the host's standard error")))
+    compiled.unwrap_or_else(|_| {
+        Err(wasmtime::Error::msg(
+            "the compiler panicked; see the host's standard error",
+        ))
+    })
 }
 
 impl Code {

@@ -86,7 +86,10 @@ pub enum Reuse {
 
 impl Reuse {
     /// Eight instances, replaced after 10 000 calls.
-    pub const WARM: Self = Self::Warm { instances: 8, calls_max: 10_000 };
+    pub const WARM: Self = Self::Warm {
+        instances: 8,
+        calls_max: 10_000,
+    };
 }
 
 /// Where guest memory comes from.

@@ -28,7 +28,9 @@ use std::{
 
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
 use tokio::sync::Semaphore;
-use wasmtime::{Config, Enabled, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+use wasmtime::{
+    Config, Enabled, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+};
 
 use crate::config::{Pooling, Tiering, WasmConfig};
 
@@ -86,17 +88,27 @@ impl Engines {
         let optimised = Lane::new(config, base)?;
         // Winch is of wasmtime's first tier on x86-64 only.
         let wanted = config.tiering == Tiering::BaselineFirst && cfg!(target_arch = "x86_64");
-        let baseline = if wanted { Some(Lane::new(config, winch)?) } else { None };
+        let baseline = if wanted {
+            Some(Lane::new(config, winch)?)
+        } else {
+            None
+        };
         let mut serial = base();
         serial.parallel_compilation(false);
         if !optimised.pooled {
             mapped(&mut serial);
         }
         let background = wasmtime::Engine::new(&serial).map_err(no_engine)?;
-        let pulse =
-            Arc::new(Pulse { active: AtomicUsize::new(0), parked: AtomicBool::new(false), over: AtomicBool::new(false) });
-        let weak: Vec<EngineWeak> =
-            [Some(&optimised), baseline.as_ref()].into_iter().flatten().map(|it| it.wasmtime.weak()).collect();
+        let pulse = Arc::new(Pulse {
+            active: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        });
+        let weak: Vec<EngineWeak> = [Some(&optimised), baseline.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|it| it.wasmtime.weak())
+            .collect();
         let (beat, tick) = (Arc::clone(&pulse), config.tick.max(Duration::from_micros(100)));
         let ticker = std::thread::Builder::new()
             .name("mortise-wasm-tick".to_owned())
@@ -109,7 +121,13 @@ impl Engines {
                     "raise the limit on threads (`ulimit -u`, pids cgroup)",
                 )
             })?;
-        Ok(Self { optimised, baseline, background, pulse, ticker: Some(ticker) })
+        Ok(Self {
+            optimised,
+            baseline,
+            background,
+            pulse,
+            ticker: Some(ticker),
+        })
     }
 
     /// The lane that runs code of `tier`. Without a baseline there is only one.
@@ -152,7 +170,13 @@ impl Lane {
             let mut pooled = base();
             pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config.instances_max)));
             match wasmtime::Engine::new(&pooled) {
-                Ok(wasmtime) => return Ok(Self { wasmtime, slots, pooled: true }),
+                Ok(wasmtime) => {
+                    return Ok(Self {
+                        wasmtime,
+                        slots,
+                        pooled: true,
+                    });
+                }
                 Err(error) => tracing::warn!(
                     error = format!("{error:#}"),
                     "no address space for a pool of {} WebAssembly guests; each is mapped on its own, which is slower. Lift `ulimit -v`, \
@@ -164,7 +188,11 @@ impl Lane {
         let mut config = base();
         mapped(&mut config);
         let wasmtime = wasmtime::Engine::new(&config).map_err(no_engine)?;
-        Ok(Self { wasmtime, slots, pooled: false })
+        Ok(Self {
+            wasmtime,
+            slots,
+            pooled: false,
+        })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -236,7 +264,10 @@ fn no_engine(error: wasmtime::Error) -> RuntimeError {
 /// the pool did.
 fn mapped(config: &mut Config) {
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
-    config.memory_reservation(0).memory_reservation_for_growth(1 << 20).memory_guard_size(64 << 10);
+    config
+        .memory_reservation(0)
+        .memory_reservation_for_growth(1 << 20)
+        .memory_guard_size(64 << 10);
 }
 
 fn base() -> Config {
@@ -261,7 +292,10 @@ fn base() -> Config {
 /// As `base`, compiled by Winch, which knows neither tail calls nor relaxed SIMD. Code that needs them is compiled by Cranelift at once.
 fn winch() -> Config {
     let mut config = base();
-    config.strategy(Strategy::Winch).wasm_tail_call(false).wasm_relaxed_simd(false);
+    config
+        .strategy(Strategy::Winch)
+        .wasm_tail_call(false)
+        .wasm_relaxed_simd(false);
     config
 }
 

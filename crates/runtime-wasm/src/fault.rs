@@ -31,6 +31,25 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// A message longer than is carried. Travels like [`Interrupted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong {
+    pub(crate) bytes: usize,
+    pub(crate) bytes_max: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes, and at most {} are carried",
+            self.bytes, self.bytes_max
+        )
+    }
+}
+
+impl std::error::Error for TooLong {}
+
 /// Why a guest did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -50,12 +69,7 @@ pub(crate) enum Fault {
     /// It declined to start.
     Declined(Status),
     /// It sent more than is carried.
-    TooLong {
-        /// What it sent.
-        bytes: usize,
-        /// What is carried.
-        bytes_max: usize,
-    },
+    TooLong(TooLong),
     /// It trapped, or broke its ABI.
     Guest(String),
 }
@@ -71,8 +85,14 @@ impl Fault {
         if let Some(limit) = error.downcast_ref::<PoolConcurrencyLimitError>() {
             return Self::NoSlot(limit.to_string());
         }
+        if let Some(too_long) = error.downcast_ref::<TooLong>() {
+            return Self::TooLong(*too_long);
+        }
         match cell.refused() {
-            Some(refused) => Self::Memory { refused, death: describe(error) },
+            Some(refused) => Self::Memory {
+                refused,
+                death: describe(error),
+            },
             None => Self::Guest(describe(error)),
         }
     }
@@ -102,8 +122,8 @@ impl Fault {
                 let text = format!("a fresh instance of plugin `{plugin}` declined to start for `{doing}`: {status}");
                 CallError::new(K::GuestFault, text).with_hint("its `start` runs again for every call; see its log")
             }
-            Self::TooLong { bytes, bytes_max } => {
-                let text = format!("plugin `{plugin}` answered `{doing}` with {bytes} bytes, and at most {bytes_max} are carried");
+            Self::TooLong(reply) => {
+                let text = format!("plugin `{plugin}` answered `{doing}` with {reply}");
                 CallError::new(K::Exhausted, text).with_hint("raise the plugin's limit on payloads, or page its replies")
             }
             Self::Guest(why) => {
@@ -120,12 +140,16 @@ impl Fault {
         let (kind, message, hint) = match self {
             Self::Deadline => (
                 K::StartFailed,
-                format!("plugin `{plugin}` was not ready after {limit:?}: it was stopped while it was instantiated or in `start`"),
+                format!(
+                    "plugin `{plugin}` was not ready after {limit:?}: it was stopped while it was instantiated or in `start`"
+                ),
                 "look for a loop in the module's start function or in the plugin's `start`, or raise `limits.start`",
             ),
-            Self::Halted => {
-                (K::StartFailed, format!("plugin `{plugin}` was stopped by force while it started"), "start it again")
-            }
+            Self::Halted => (
+                K::StartFailed,
+                format!("plugin `{plugin}` was stopped by force while it started"),
+                "start it again",
+            ),
             Self::Memory { refused, death } => (
                 K::Exhausted,
                 format!("plugin `{plugin}` needs more memory to start than it may have: {refused}; {death}"),
@@ -144,9 +168,9 @@ impl Fault {
                 );
                 return error.with_source(status);
             }
-            Self::TooLong { bytes, bytes_max } => (
+            Self::TooLong(reply) => (
                 K::StartFailed,
-                format!("plugin `{plugin}` answered `start` with {bytes} bytes, and at most {bytes_max} are carried"),
+                format!("plugin `{plugin}` answered `start` with {reply}"),
                 "raise the plugin's limit on payloads",
             ),
             Self::Guest(why) => (
@@ -179,7 +203,11 @@ fn describe(error: &wasmtime::Error) -> String {
 }
 
 fn frame(frame: &wasmtime::FrameInfo) -> String {
-    let name = frame.symbols().first().and_then(|it| it.name()).or_else(|| frame.func_name());
+    let name = frame
+        .symbols()
+        .first()
+        .and_then(|it| it.name())
+        .or_else(|| frame.func_name());
     match name {
         Some(name) => format!("`{name}`"),
         None => match frame.module_offset() {

@@ -11,7 +11,9 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 /// Appends the encoded `CallHead` of `cx` at `now`.
 pub(crate) fn encode(cx: &CallContext, now: Instant, out: &mut Vec<u8>) {
     number(1, cx.call_id, out);
-    let left = cx.deadline.map_or(0, |at| at.saturating_duration_since(now).as_nanos().max(1));
+    let left = cx
+        .deadline
+        .map_or(0, |at| at.saturating_duration_since(now).as_nanos().max(1));
     number(2, u64::try_from(left).unwrap_or(u64::MAX), out);
     text(3, &cx.traceparent, out);
     for header in cx.metadata.iter() {
@@ -41,7 +43,11 @@ fn text(tag: u32, value: &str, out: &mut Vec<u8>) {
 }
 
 fn text_len(tag: u32, value: &str) -> usize {
-    if value.is_empty() { 0 } else { key_len(tag) + encoded_len_varint(value.len() as u64) + value.len() }
+    if value.is_empty() {
+        0
+    } else {
+        key_len(tag) + encoded_len_varint(value.len() as u64) + value.len()
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use std::{
 
 use bytes::Bytes;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Instance, InstanceId, MethodIndex, RuntimeError, Start,
-    StopReport, Usage,
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Instance, InstanceId, MethodIndex,
+    RuntimeError, Start, StopReport, Usage,
 };
 use mortise_wire::{Health, Metadata, StartRequest, Status};
 use prost::Message;
@@ -29,7 +29,7 @@ use crate::{
     code::{Linked, Tiers},
     config::Reuse,
     engine::Tier,
-    fault::Fault,
+    fault::{Fault, TooLong},
     head,
     store::{Cell, Shared, new_store},
 };
@@ -100,16 +100,32 @@ impl<A: Abi> WasmInstance<A> {
         Ok(instance)
     }
 
-    async fn answer(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {
+    async fn answer(
+        &self,
+        cx: &CallContext,
+        method: MethodIndex,
+        payload: Bytes,
+    ) -> Result<Bytes, CallError> {
         if self.stopped.load(Ordering::Relaxed) {
-            return Err(CallError::new(CallErrorKind::Draining, format!("plugin `{}` is stopped", self.shared.plugin)));
+            return Err(CallError::new(
+                CallErrorKind::Draining,
+                format!("plugin `{}` is stopped", self.shared.plugin),
+            ));
         }
         let Some(target) = self.metadata.methods.get(method.0 as usize) else {
             let (plugin, methods) = (&self.shared.plugin, self.metadata.methods.len());
-            let text = format!("plugin `{plugin}` has {methods} methods, and no number {}", method.0);
+            let text = format!(
+                "plugin `{plugin}` has {methods} methods, and no number {}",
+                method.0
+            );
             return Err(CallError::new(CallErrorKind::NotFound, text));
         };
-        let fail = |fault: Fault| fault.of_call(&self.shared.plugin, &format!("{}/{}", target.service, target.name));
+        let fail = |fault: Fault| {
+            fault.of_call(
+                &self.shared.plugin,
+                &format!("{}/{}", target.service, target.name),
+            )
+        };
         let now = Instant::now();
         let deadline = cx.deadline.unwrap_or_else(|| now + self.shared.limits.deadline);
         if deadline <= now {
@@ -120,7 +136,11 @@ impl<A: Abi> WasmInstance<A> {
         let mut head = std::mem::take(&mut lease.store.data_mut().scratch);
         head.clear();
         head::encode(cx, now, &mut head);
-        let answer = lease.linked.abi.invoke(&lease.guest, &mut lease.store, method.0, &head, &payload).await;
+        let answer = lease
+            .linked
+            .abi
+            .invoke(&lease.guest, &mut lease.store, method.0, &head, &payload)
+            .await;
         lease.store.data_mut().scratch = head;
         let answer = lease.settle(answer).map_err(fail)?;
         lease.calls += 1;
@@ -151,13 +171,22 @@ impl<A: Abi> WasmInstance<A> {
         let lane = self.code.engines().lane(linked.tier);
         let slot = place(lane.slots(), linked.abi.slots(), deadline).await?;
         let mut store = new_store(lane.wasmtime(), &self.shared, deadline);
-        store.data_mut().begin(cx.cloned(), deadline.min(Instant::now() + self.shared.limits.start));
+        store.data_mut().begin(
+            cx.cloned(),
+            deadline.min(Instant::now() + self.shared.limits.start),
+        );
         let guest = match linked.abi.instantiate(&mut store).await {
             Ok(guest) => guest,
             Err(error) => return Err(Fault::of(&error, store.data())),
         };
         let answer = linked.abi.start(&guest, &mut store, &self.start_request).await;
-        let mut lease = Lease { store, guest, linked, calls: 0, _slot: slot };
+        let mut lease = Lease {
+            store,
+            guest,
+            linked,
+            calls: 0,
+            _slot: slot,
+        };
         match lease.settle(answer)? {
             Ok(()) => {
                 lease.begin(cx.cloned(), deadline);
@@ -169,7 +198,9 @@ impl<A: Abi> WasmInstance<A> {
 
     /// Keeps a guest whose call ended in order, if the policy says so.
     async fn give_back(&self, mut lease: Lease<A>) {
-        let Reuse::Warm { instances, calls_max } = self.reuse else { return };
+        let Reuse::Warm { instances, calls_max } = self.reuse else {
+            return;
+        };
         lease.store.data_mut().end();
         let memory_max = self.shared.limits.memory_bytes_max / 2;
         let worn = lease.calls >= calls_max
@@ -201,12 +232,18 @@ impl<A: Abi> WasmInstance<A> {
     async fn check_health(&self) -> Result<Health, CallError> {
         let fail = |fault: Fault| fault.of_call(&self.shared.plugin, "health");
         let deadline = Instant::now() + HEALTH_MAX;
-        let cx = CallContext { deadline: Some(deadline), ..CallContext::default() };
+        let cx = CallContext {
+            deadline: Some(deadline),
+            ..CallContext::default()
+        };
         let _running = self.code.engines().enter();
         let mut lease = self.lease(&cx, deadline).await.map_err(fail)?;
         let answer = lease.linked.abi.health(&lease.guest, &mut lease.store).await;
         let health = match answer {
-            Ok(None) => Health { serving: true, detail: String::new() },
+            Ok(None) => Health {
+                serving: true,
+                detail: String::new(),
+            },
             Ok(Some(encoded)) => Health::decode(encoded.as_slice())
                 .map_err(|error| fail(Fault::Guest(format!("its answer is no Health message: {error}"))))?,
             Err(error) => return Err(fail(Fault::of(&error, lease.store.data()))),
@@ -231,12 +268,18 @@ impl<A: Abi> WasmInstance<A> {
         }
         while self.shared.stores() > 0 {
             if Instant::now() >= end && report.forced.is_none() {
-                report.forced = Some(format!("{} calls were still running after {grace:?}", self.shared.stores()));
+                report.forced = Some(format!(
+                    "{} calls were still running after {grace:?}",
+                    self.shared.stores()
+                ));
                 self.shared.halt();
             }
             // A store goes when its caller is polled; a caller that never polls again holds it, and no force of ours changes that.
             if report.forced.is_some() && Instant::now() >= end + HEALTH_MAX {
-                report.left = Some(format!("{} calls whose callers do not go on", self.shared.stores()));
+                report.left = Some(format!(
+                    "{} calls whose callers do not go on",
+                    self.shared.stores()
+                ));
                 break;
             }
             tokio::time::sleep(STOP_POLL).await;
@@ -262,24 +305,37 @@ impl<A: Abi> Lease<A> {
         let answer = answer.map_err(|error| Fault::of(&error, cell))?;
         let bytes = answer.as_ref().map_or_else(Vec::len, AsBytes::len);
         let bytes_max = cell.payload_bytes_max();
-        if bytes > bytes_max { Err(Fault::TooLong { bytes, bytes_max }) } else { Ok(answer) }
+        if bytes > bytes_max {
+            Err(Fault::TooLong(TooLong { bytes, bytes_max }))
+        } else {
+            Ok(answer)
+        }
     }
 }
 
 /// A place for one guest, or the deadline.
-async fn place(slots: &Arc<Semaphore>, wanted: u32, deadline: Instant) -> Result<OwnedSemaphorePermit, Fault> {
+async fn place(
+    slots: &Arc<Semaphore>,
+    wanted: u32,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit, Fault> {
     if let Ok(slot) = Arc::clone(slots).try_acquire_many_owned(wanted) {
         return Ok(slot);
     }
     match tokio::time::timeout_at(deadline.into(), Arc::clone(slots).acquire_many_owned(wanted)).await {
         Ok(slot) => slot.map_err(|_| Fault::Halted),
-        Err(_) => Err(Fault::NoSlot("all instances of the runtime were busy until the deadline".to_owned())),
+        Err(_) => Err(Fault::NoSlot(
+            "all instances of the runtime were busy until the deadline".to_owned(),
+        )),
     }
 }
 
 fn decode_status(encoded: &[u8]) -> Status {
     Status::decode(encoded).unwrap_or_else(|error| {
-        Status::new(mortise_wire::Code::Unknown, format!("the plugin answered with an error that is no Status message: {error}"))
+        Status::new(
+            mortise_wire::Code::Unknown,
+            format!("the plugin answered with an error that is no Status message: {error}"),
+        )
     })
 }
 
@@ -320,7 +376,11 @@ impl<A: Abi> Instance for WasmInstance<A> {
 
     fn usage(&self) -> Usage {
         let memory = self.code.current().abi.code_bytes() + self.shared.memory.now();
-        Usage { memory_bytes: Some(memory), pid: None, retired_mappings: 0 }
+        Usage {
+            memory_bytes: Some(memory),
+            pid: None,
+            retired_mappings: 0,
+        }
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, StopReport> {

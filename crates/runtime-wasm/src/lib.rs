@@ -20,17 +20,17 @@
 //! See `examples/ratios.rs`, which measures and prints them.
 #![deny(unsafe_code)]
 
-mod config;
-mod runtime;
-mod scan;
-mod code;
-mod cache;
-mod engine;
-mod store;
 mod abi;
+mod cache;
+mod code;
+mod config;
+mod engine;
+mod fault;
 mod head;
 mod instance;
-mod fault;
+mod runtime;
+mod scan;
+mod store;
 
 pub use cache::CacheStats;
 pub use config::{Pooling, Reuse, Tiering, WasmConfig};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use mortise_manifest::{Grant, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime, RuntimeError, RuntimeErrorKind,
-    Start, Support, Verified,
+    Artifact, BoxFuture, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime, RuntimeError,
+    RuntimeErrorKind, Start, Support, Verified,
 };
 use mortise_wire::Metadata;
 use prost::Message;
@@ -38,9 +38,15 @@ impl WasmRuntime {
     /// # Errors
     /// `Loader` if the cache folder is not the host's own, or if the machine cannot run WebAssembly at all.
     pub fn new(config: WasmConfig) -> Result<Self, RuntimeError> {
-        let cache = config.cache_dir.as_deref().map(|dir| AotCache::open(dir, config.cache_bytes_max)).transpose()?;
+        let cache = config
+            .cache_dir
+            .as_deref()
+            .map(|dir| AotCache::open(dir, config.cache_bytes_max))
+            .transpose()?;
         let engines = Arc::new(Engines::new(&config)?);
-        Ok(Self { loader: Arc::new(Loader::new(engines, cache, config)) })
+        Ok(Self {
+            loader: Arc::new(Loader::new(engines, cache, config)),
+        })
     }
 
     /// How often compiled code was found on disk. All zero without a cache.
@@ -54,7 +60,11 @@ impl WasmRuntime {
         if bytes.len() > config.artifact_bytes_max {
             return Err(RuntimeError::new(
                 RuntimeErrorKind::Exhausted,
-                format!("the artifact has {} bytes, and at most {} are compiled", bytes.len(), config.artifact_bytes_max),
+                format!(
+                    "the artifact has {} bytes, and at most {} are compiled",
+                    bytes.len(),
+                    config.artifact_bytes_max
+                ),
                 "make the plugin smaller (`opt-level = \"s\"`, `lto = true`, `strip = true`), or raise `artifact_bytes_max`",
             ));
         }
@@ -65,9 +75,16 @@ impl WasmRuntime {
         }
         if !scan.missing_exports.is_empty() {
             let (missing, hint) = match scan.abi {
-                AbiKind::Component => (format!("`{GUEST_INTERFACE}`"), "build the plugin with `mortise build`"),
+                AbiKind::Component => (
+                    format!("`{GUEST_INTERFACE}`"),
+                    "build the plugin with `mortise build`",
+                ),
                 AbiKind::CoreModule => (
-                    scan.missing_exports.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", "),
+                    scan.missing_exports
+                        .iter()
+                        .map(|it| format!("`{it}`"))
+                        .collect::<Vec<_>>()
+                        .join(", "),
                     "export what `wit/core-abi.md` lists, or turn the module into a component with `mortise build`",
                 ),
             };
@@ -124,7 +141,10 @@ impl Runtime for WasmRuntime {
         Metadata::decode(section).map_err(|error| {
             RuntimeError::new(
                 RuntimeErrorKind::Malformed,
-                format!("the custom section `{METADATA_SECTION}` ({} bytes) is no Metadata message: {error}", section.len()),
+                format!(
+                    "the custom section `{METADATA_SECTION}` ({} bytes) is no Metadata message: {error}",
+                    section.len()
+                ),
                 "build the plugin again with `mortise build`; do not edit its output",
             )
         })
@@ -145,7 +165,11 @@ impl Runtime for WasmRuntime {
         })
     }
 
-    fn start(&self, prepared: Prepared, start: Start) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
+    fn start(
+        &self,
+        prepared: Prepared,
+        start: Start,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
         Box::pin(async move {
             let metadata = Arc::clone(&prepared.metadata);
             let Ready { code, reuse } = prepared.into_inner::<Ready>().ok_or_else(|| {
@@ -156,7 +180,9 @@ impl Runtime for WasmRuntime {
                 )
             })?;
             Ok(match code {
-                Code::Component(code) => Box::new(WasmInstance::start(code, metadata, reuse, start).await?) as Box<dyn Instance>,
+                Code::Component(code) => {
+                    Box::new(WasmInstance::start(code, metadata, reuse, start).await?) as Box<dyn Instance>
+                }
                 Code::CoreModule(code) => Box::new(WasmInstance::start(code, metadata, reuse, start).await?),
             })
         })
@@ -166,7 +192,9 @@ impl Runtime for WasmRuntime {
 fn foreign_imports(abi: AbiKind, foreign: &[String]) -> RuntimeError {
     let offered = match abi {
         AbiKind::Component => format!("`{HOST_INTERFACE}`"),
-        AbiKind::CoreModule => HOST_FUNCTIONS.map(|it| format!("`{HOST_MODULE}.{it}`")).join(" and "),
+        AbiKind::CoreModule => HOST_FUNCTIONS
+            .map(|it| format!("`{HOST_MODULE}.{it}`"))
+            .join(" and "),
     };
     let wasi = foreign.iter().any(|it| it.starts_with("`wasi"));
     let hint = if wasi {
@@ -177,7 +205,10 @@ fn foreign_imports(abi: AbiKind, foreign: &[String]) -> RuntimeError {
     };
     RuntimeError::new(
         RuntimeErrorKind::MissingImport,
-        format!("the artifact imports {}; a plugin may import {offered} and nothing else", foreign.join(", ")),
+        format!(
+            "the artifact imports {}; a plugin may import {offered} and nothing else",
+            foreign.join(", ")
+        ),
         hint,
     )
 }

@@ -66,12 +66,18 @@ impl<'a> Scan<'a> {
             match payload.map_err(malformed)? {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::CodeSectionStart { count, .. } => scan.functions = scan.functions.saturating_add(count),
+                Payload::CodeSectionStart { count, .. } => {
+                    scan.functions = scan.functions.saturating_add(count)
+                }
                 Payload::InstanceSection(section) => {
                     scan.core_instances = scan.core_instances.saturating_add(section.count());
                 }
                 Payload::CustomSection(section) if section.name() == METADATA_SECTION => {
-                    let place = if depth == 0 { &mut scan.metadata } else { &mut nested };
+                    let place = if depth == 0 {
+                        &mut scan.metadata
+                    } else {
+                        &mut nested
+                    };
                     if place.is_some() && depth == 0 {
                         return Err(twice());
                     }
@@ -91,13 +97,20 @@ impl<'a> Scan<'a> {
                 Payload::ExportSection(section) if depth == 0 => {
                     for export in section {
                         let export = export.map_err(malformed)?;
-                        exports.extend(CORE_EXPORTS.iter().filter(|it| **it == (export.name, export.kind)).map(|it| it.0));
+                        exports.extend(
+                            CORE_EXPORTS
+                                .iter()
+                                .filter(|it| **it == (export.name, export.kind))
+                                .map(|it| it.0),
+                        );
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
                         let export = export.map_err(malformed)?;
-                        if export.kind == ComponentExternalKind::Instance && is_version_of(export.name.name, GUEST_INTERFACE) {
+                        if export.kind == ComponentExternalKind::Instance
+                            && is_version_of(export.name.name, GUEST_INTERFACE)
+                        {
                             exports.push(GUEST_INTERFACE);
                         }
                     }
@@ -110,25 +123,37 @@ impl<'a> Scan<'a> {
             AbiKind::Component => &[GUEST_INTERFACE],
             AbiKind::CoreModule => &CORE_EXPORTS.map(|it| it.0),
         };
-        scan.missing_exports = wanted.iter().copied().filter(|it| !exports.contains(it)).collect();
+        scan.missing_exports = wanted
+            .iter()
+            .copied()
+            .filter(|it| !exports.contains(it))
+            .collect();
         Ok(scan)
     }
 
     /// Imports that no grant can satisfy.
     pub(crate) fn foreign_imports(&self) -> impl Iterator<Item = &str> {
         let abi = self.abi;
-        self.imports.iter().map(String::as_str).filter(move |import| match abi {
-            AbiKind::Component => !is_version_of(import, HOST_INTERFACE),
-            AbiKind::CoreModule => !HOST_FUNCTIONS
-                .iter()
-                .any(|function| import.strip_prefix(HOST_MODULE).and_then(|it| it.strip_prefix('.')) == Some(function)),
-        })
+        self.imports
+            .iter()
+            .map(String::as_str)
+            .filter(move |import| match abi {
+                AbiKind::Component => !is_version_of(import, HOST_INTERFACE),
+                AbiKind::CoreModule => !HOST_FUNCTIONS.iter().any(|function| {
+                    import
+                        .strip_prefix(HOST_MODULE)
+                        .and_then(|it| it.strip_prefix('.'))
+                        == Some(function)
+                }),
+            })
     }
 }
 
 /// Whether `name` is `interface` or an older or newer minor version of it, as the component linker matches them.
 fn is_version_of(name: &str, interface: &str) -> bool {
-    let (Some((name, version)), Some((interface, offered))) = (name.split_once('@'), interface.split_once('@')) else {
+    let (Some((name, version)), Some((interface, offered))) =
+        (name.split_once('@'), interface.split_once('@'))
+    else {
         return false;
     };
     let major = |version: &str| version.split('.').next().map(ToOwned::to_owned);
@@ -160,7 +185,10 @@ fn recognise(bytes: &[u8]) -> Result<AbiKind, RuntimeError> {
         }
         _ => Err(RuntimeError::new(
             RuntimeErrorKind::NotAPlugin,
-            format!("the artifact is not WebAssembly: it is {}, and a .wasm file begins with `\\0asm`", look(bytes)),
+            format!(
+                "the artifact is not WebAssembly: it is {}, and a .wasm file begins with `\\0asm`",
+                look(bytes)
+            ),
             "point the variant's `file` in plugin.toml at a .wasm file, or change its `runtime`",
         )),
     }
@@ -182,7 +210,11 @@ fn look(bytes: &[u8]) -> &'static str {
 fn malformed(error: wasmparser::BinaryReaderError) -> RuntimeError {
     RuntimeError::new(
         RuntimeErrorKind::Malformed,
-        format!("the WebAssembly file is broken at byte {}: {}", error.offset(), error.message()),
+        format!(
+            "the WebAssembly file is broken at byte {}: {}",
+            error.offset(),
+            error.message()
+        ),
         "the file may be cut off or damaged; build the plugin again with `mortise build`",
     )
 }

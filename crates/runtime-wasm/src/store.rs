@@ -120,7 +120,12 @@ pub(crate) struct Refused {
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it asked for {} KiB of linear memory, and may have {}", self.asked_bytes >> 10, self.limit_bytes >> 10)
+        write!(
+            f,
+            "it asked for {} KiB of linear memory, and may have {}",
+            self.asked_bytes >> 10,
+            self.limit_bytes >> 10
+        )
     }
 }
 
@@ -148,7 +153,13 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
     let mut store = Store::new(engine, cell);
     store.limiter(|cell| cell);
     // A message and its copy, and room for the rest of what crosses (a target, a status).
-    store.set_hostcall_fuel(shared.limits.payload_bytes_max.saturating_mul(2).saturating_add(1 << 20));
+    store.set_hostcall_fuel(
+        shared
+            .limits
+            .payload_bytes_max
+            .saturating_mul(2)
+            .saturating_add(1 << 20),
+    );
     store.epoch_deadline_callback(|store| match store.data().verdict(Instant::now()) {
         Some(why) => Err(wasmtime::Error::new(why)),
         None => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
@@ -206,7 +217,10 @@ impl Cell {
                 ..LogRecord::default()
             },
         };
-        self.shared.services.log(LogLine { record: &record, call: self.call.as_ref() });
+        self.shared.services.log(LogLine {
+            record: &record,
+            call: self.call.as_ref(),
+        });
     }
 
     /// A call of the guest to the host. The parent is always the call that the guest is in, whatever it says: it could escape its own deadline
@@ -229,7 +243,9 @@ impl Cell {
                 () = shared.until_halted() => return Err(Interrupted::Halted),
             };
             Ok(match answer {
-                Ok(reply) if reply.len() > bytes_max => Err(too_long("reply", reply.len(), bytes_max).encode_to_vec()),
+                Ok(reply) if reply.len() > bytes_max => {
+                    Err(too_long("reply", reply.len(), bytes_max).encode_to_vec())
+                }
                 Ok(reply) => Ok(reply.into()),
                 Err(status) => Err(status.encode_to_vec()),
             })
@@ -238,7 +254,10 @@ impl Cell {
 }
 
 fn too_long(what: &str, bytes: usize, bytes_max: usize) -> Status {
-    Status::new(Code::ResourceExhausted, format!("the {what} has {bytes} bytes, and at most {bytes_max} are carried"))
+    Status::new(
+        Code::ResourceExhausted,
+        format!("the {what} has {bytes} bytes, and at most {bytes_max} are carried"),
+    )
 }
 
 impl Drop for Cell {
@@ -253,7 +272,10 @@ impl ResourceLimiter for Cell {
         let total = self.memory_bytes.saturating_add(grown);
         let limit_bytes = self.shared.limits.memory_bytes_max;
         if total > limit_bytes {
-            self.refused = Some(Refused { asked_bytes: total, limit_bytes });
+            self.refused = Some(Refused {
+                asked_bytes: total,
+                limit_bytes,
+            });
             return Ok(false);
         }
         self.memory_bytes = total;

@@ -107,7 +107,9 @@ impl Exports {
         let guest = component.get_export_index(None, GUEST_INTERFACE);
         let mut missing = BTreeSet::new();
         let mut find = |name: &'static str| {
-            let found = guest.as_ref().and_then(|guest| component.get_export_index(Some(guest), name));
+            let found = guest
+                .as_ref()
+                .and_then(|guest| component.get_export_index(Some(guest), name));
             if found.is_none() {
                 missing.insert(name);
             }
@@ -115,7 +117,12 @@ impl Exports {
         };
         let found = (find("start"), find("invoke"), find("health"), find("stop"));
         if let (Some(start), Some(invoke), Some(health), Some(stop)) = found {
-            return Ok(Self { start, invoke, health, stop });
+            return Ok(Self {
+                start,
+                invoke,
+                health,
+                stop,
+            });
         }
         let missing: Vec<&str> = missing.into_iter().collect();
         Err(RuntimeError::new(
@@ -130,10 +137,13 @@ impl Exports {
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
     let mut linker = Linker::new(engine);
     let mut host = linker.instance(HOST_INTERFACE)?;
-    host.func_wrap("log", |store: StoreContextMut<'_, Cell>, (record,): (WasmList<u8>,)| {
-        store.data().log(record.as_le_slice(&store));
-        Ok(())
-    })?;
+    host.func_wrap(
+        "log",
+        |store: StoreContextMut<'_, Cell>, (record,): (WasmList<u8>,)| {
+            store.data().log(record.as_le_slice(&store));
+            Ok(())
+        },
+    )?;
     host.func_wrap_async(
         "call",
         |store: StoreContextMut<'_, Cell>, (_parent, target, payload): (u64, String, Vec<u8>)| {

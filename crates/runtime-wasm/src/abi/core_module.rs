@@ -6,11 +6,13 @@
 use bytes::Bytes;
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
 use wasmtime::{
-    AsContext, AsContextMut, Caller, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Store, TypedFunc,
+    AsContext, AsContextMut, Caller, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Store,
+    TypedFunc,
 };
 
 use super::{Abi, Answer};
 use crate::{
+    fault::TooLong,
     scan::{CORE_EXPORTS, HOST_MODULE},
     store::Cell,
 };
@@ -36,13 +38,15 @@ impl Abi for CoreAbi {
     type Guest = Guest;
 
     fn link(engine: &Engine, module: Module) -> Result<Self, RuntimeError> {
-        let pre = linker(engine).and_then(|linker| linker.instantiate_pre(&module)).map_err(|error| {
-            RuntimeError::new(
-                RuntimeErrorKind::MissingImport,
-                format!("the module does not fit this host's module `{HOST_MODULE}`: {error:#}"),
-                "declare the imports with the types that `wit/core-abi.md` gives them",
-            )
-        })?;
+        let pre = linker(engine)
+            .and_then(|linker| linker.instantiate_pre(&module))
+            .map_err(|error| {
+                RuntimeError::new(
+                    RuntimeErrorKind::MissingImport,
+                    format!("the module does not fit this host's module `{HOST_MODULE}`: {error:#}"),
+                    "declare the imports with the types that `wit/core-abi.md` gives them",
+                )
+            })?;
         check_exports(&module)?;
         Ok(Self { pre })
     }
@@ -59,7 +63,9 @@ impl Abi for CoreAbi {
 
     async fn instantiate(&self, store: &mut Store<Cell>) -> wasmtime::Result<Guest> {
         let instance = self.pre.instantiate_async(&mut *store).await?;
-        let memory = instance.get_memory(&mut *store, "memory").ok_or_else(|| Error::msg("`memory` is no memory"))?;
+        let memory = instance
+            .get_memory(&mut *store, "memory")
+            .ok_or_else(|| Error::msg("`memory` is no memory"))?;
         Ok(Guest {
             memory,
             alloc: instance.get_typed_func(&mut *store, "mortise_alloc")?,
@@ -72,7 +78,9 @@ impl Abi for CoreAbi {
     }
 
     async fn start(&self, guest: &Guest, store: &mut Store<Cell>, request: &[u8]) -> Answer<()> {
-        let Some(start) = &guest.start else { return Ok(Ok(())) };
+        let Some(start) = &guest.start else {
+            return Ok(Ok(()));
+        };
         let at = guest.put(store, request).await?;
         let result = start.call_async(&mut *store, (at, length(request)?)).await?;
         Ok(guest.take(store, result).await?.map(drop))
@@ -94,11 +102,15 @@ impl Abi for CoreAbi {
     }
 
     async fn health(&self, guest: &Guest, store: &mut Store<Cell>) -> wasmtime::Result<Option<Vec<u8>>> {
-        let Some(health) = &guest.health else { return Ok(None) };
+        let Some(health) = &guest.health else {
+            return Ok(None);
+        };
         let result = health.call_async(&mut *store, ()).await?;
         match guest.take(store, result).await? {
             Ok(health) => Ok(Some(health)),
-            Err(_) => Err(Error::msg("`mortise_health` answered with an error; it has none to give")),
+            Err(_) => Err(Error::msg(
+                "`mortise_health` answered with an error; it has none to give",
+            )),
         }
     }
 
@@ -121,11 +133,15 @@ impl Guest {
     /// Copies an answer out of the guest and frees it there.
     async fn take(&self, store: &mut Store<Cell>, result: u32) -> Answer<Vec<u8>> {
         let triple = slice(self.memory.data(&*store), result, 12, "the result")?;
-        let word = |at: usize| u32::from_le_bytes([triple[at], triple[at + 1], triple[at + 2], triple[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([triple[at], triple[at + 1], triple[at + 2], triple[at + 3]]);
         let (tag, at, len) = (word(0), word(4), word(8));
         let bytes_max = store.data().payload_bytes_max();
         if len as usize > bytes_max {
-            return Err(Error::msg(format!("the reply has {len} bytes, and at most {bytes_max} are carried")));
+            return Err(Error::new(TooLong {
+                bytes: len as usize,
+                bytes_max,
+            }));
         }
         let bytes = slice(self.memory.data(&*store), at, len, "the reply")?.to_vec();
         if len != 0 {
@@ -134,30 +150,47 @@ impl Guest {
         match tag {
             0 => Ok(Ok(bytes)),
             1 => Ok(Err(bytes)),
-            other => Err(Error::msg(format!("the result's tag is {other}; 0 is a reply, 1 is a Status"))),
+            other => Err(Error::msg(format!(
+                "the result's tag is {other}; 0 is a reply, 1 is a Status"
+            ))),
         }
     }
 }
 
 fn length(bytes: &[u8]) -> wasmtime::Result<u32> {
-    u32::try_from(bytes.len()).map_err(|_| Error::msg(format!("{} bytes do not fit a 32-bit guest", bytes.len())))
+    u32::try_from(bytes.len())
+        .map_err(|_| Error::msg(format!("{} bytes do not fit a 32-bit guest", bytes.len())))
 }
 
 fn slice<'a>(memory: &'a [u8], at: u32, len: u32, what: &str) -> wasmtime::Result<&'a [u8]> {
     let range = at as usize..(at as usize).saturating_add(len as usize);
-    memory.get(range).ok_or_else(|| outside(what, at, len, memory.len()))
+    memory
+        .get(range)
+        .ok_or_else(|| outside(what, at, len, memory.len()))
 }
 
 fn write(mut store: impl AsContextMut, memory: Memory, at: u32, bytes: &[u8]) -> wasmtime::Result<()> {
     let memory = memory.data_mut(&mut store);
-    let (range, size) = (at as usize..(at as usize).saturating_add(bytes.len()), memory.len());
-    let place = memory.get_mut(range).ok_or_else(|| outside("what `mortise_alloc` gave", at, length(bytes).unwrap_or(u32::MAX), size))?;
+    let (range, size) = (
+        at as usize..(at as usize).saturating_add(bytes.len()),
+        memory.len(),
+    );
+    let place = memory.get_mut(range).ok_or_else(|| {
+        outside(
+            "what `mortise_alloc` gave",
+            at,
+            length(bytes).unwrap_or(u32::MAX),
+            size,
+        )
+    })?;
     place.copy_from_slice(bytes);
     Ok(())
 }
 
 fn outside(what: &str, at: u32, len: u32, size: usize) -> Error {
-    Error::msg(format!("{what} ({len} bytes at {at:#x}) is outside the guest's memory of {size} bytes"))
+    Error::msg(format!(
+        "{what} ({len} bytes at {at:#x}) is outside the guest's memory of {size} bytes"
+    ))
 }
 
 fn check_exports(module: &Module) -> Result<(), RuntimeError> {
@@ -185,29 +218,39 @@ fn check_exports(module: &Module) -> Result<(), RuntimeError> {
                 };
                 return Err(RuntimeError::new(
                     RuntimeErrorKind::AbiMismatch,
-                    format!("the module's `{name}` {found}; it must take {params} and return {results} values of type i32"),
+                    format!(
+                        "the module's `{name}` {found}; it must take {params} and return {results} values of type i32"
+                    ),
                     "export the functions that `wit/core-abi.md` lists, with its types",
                 ));
             }
         }
     }
-    debug_assert!(CORE_EXPORTS.iter().any(|it| it.0 == "memory"), "the scan has seen to the memory");
+    debug_assert!(
+        CORE_EXPORTS.iter().any(|it| it.0 == "memory"),
+        "the scan has seen to the memory"
+    );
     Ok(())
 }
 
 /// The whole of what a core module may import.
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
     let mut linker = Linker::new(engine);
-    linker.func_wrap(HOST_MODULE, "log", |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
-        let memory = memory_of(&mut caller)?;
-        let (memory, cell) = memory.data_and_store_mut(&mut caller);
-        cell.log(slice(memory, at, len, "the log record")?);
-        wasmtime::Result::Ok(())
-    })?;
+    linker.func_wrap(
+        HOST_MODULE,
+        "log",
+        |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
+            let memory = memory_of(&mut caller)?;
+            let (memory, cell) = memory.data_and_store_mut(&mut caller);
+            cell.log(slice(memory, at, len, "the log record")?);
+            wasmtime::Result::Ok(())
+        },
+    )?;
     linker.func_wrap_async(
         HOST_MODULE,
         "call",
-        |mut caller: Caller<'_, Cell>, (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
+        |mut caller: Caller<'_, Cell>,
+         (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
             Box::new(async move {
                 let memory = memory_of(&mut caller)?;
                 let data = memory.data(&caller);
@@ -216,13 +259,19 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                     .to_owned();
                 let payload = Bytes::copy_from_slice(slice(data, at, len, "the payload")?);
                 slice(data, result, 8, "the place for the result")?;
-                let answer = caller.data().call_host(target, payload).await.map_err(Error::new)?;
+                let answer = caller
+                    .data()
+                    .call_host(target, payload)
+                    .await
+                    .map_err(Error::new)?;
                 let (tag, bytes) = match answer {
                     Ok(bytes) => (0_u32, bytes),
                     Err(status) => (1, status),
                 };
                 let alloc = caller.get_export("mortise_alloc").and_then(Extern::into_func);
-                let alloc = alloc.ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?.typed::<u32, u32>(caller.as_context())?;
+                let alloc = alloc
+                    .ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?
+                    .typed::<u32, u32>(caller.as_context())?;
                 let at = alloc.call_async(&mut caller, length(&bytes)?).await?;
                 write(&mut caller, memory, at, &bytes)?;
                 let mut pair = [0; 8];
@@ -237,5 +286,8 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
 }
 
 fn memory_of(caller: &mut Caller<'_, Cell>) -> wasmtime::Result<Memory> {
-    caller.get_export("memory").and_then(Extern::into_memory).ok_or_else(|| Error::msg("`memory` is no memory"))
+    caller
+        .get_export("memory")
+        .and_then(Extern::into_memory)
+        .ok_or_else(|| Error::msg("`memory` is no memory"))
 }

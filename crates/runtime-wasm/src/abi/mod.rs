@@ -36,7 +36,10 @@ pub(crate) trait Abi: Send + Sync + Sized + 'static {
     fn slots(&self) -> u32;
 
     /// Makes an instance. Runs the module's own start function, if it has one.
-    fn instantiate(&self, store: &mut Store<Cell>) -> impl Future<Output = wasmtime::Result<Self::Guest>> + Send;
+    fn instantiate(
+        &self,
+        store: &mut Store<Cell>,
+    ) -> impl Future<Output = wasmtime::Result<Self::Guest>> + Send;
 
     /// `start`, once, before anything else.
     fn start(
@@ -64,5 +67,9 @@ pub(crate) trait Abi: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = wasmtime::Result<Option<Vec<u8>>>> + Send;
 
     /// `stop`, the last call.
-    fn stop(&self, guest: &Self::Guest, store: &mut Store<Cell>) -> impl Future<Output = wasmtime::Result<()>> + Send;
+    fn stop(
+        &self,
+        guest: &Self::Guest,
+        store: &mut Store<Cell>,
+    ) -> impl Future<Output = wasmtime::Result<()>> + Send;
 }

@@ -1,0 +1,247 @@
+//! Guests that do not come back by themselves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mortise_manifest::Limits;
+use mortise_runtime::{CallErrorKind, Instance, Runtime, RuntimeErrorKind};
+use mortise_runtime_wasm::{Pooling, Reuse, Tiering};
+
+use crate::{
+    guests::{BOTH, BUSY, COUNT, ECHO, Guest, HOST, RECURSE, SPIN},
+    world::{call, call_within, refused, runtime, runtime_with, start, start_with, word},
+};
+
+const SHORT: Duration = Duration::from_millis(150);
+
+/// What an instance uses while no guest lives.
+fn at_rest(instance: &dyn Instance) -> u64 {
+    instance.usage().memory_bytes.expect("it is known")
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn an_endless_loop_ends_at_its_deadline_and_the_only_thread_stays_alive() {
+    for tiering in [Tiering::BaselineFirst, Tiering::OptimisedOnly] {
+        for pooling in [Pooling::Auto, Pooling::Off] {
+            let runtime = runtime_with(|it| (it.tiering, it.pooling) = (tiering, pooling));
+            for abi in BOTH {
+                let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
+                let beats = Arc::new(AtomicUsize::new(0));
+                let beating = Arc::clone(&beats);
+                let beat = tokio::spawn(async move {
+                    loop {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        beating.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+                let error = call_within(&*instance, SPIN, "", SHORT)
+                    .await
+                    .expect_err("it never answers");
+                beat.abort();
+                assert_eq!(error.kind(), CallErrorKind::Deadline, "{abi:?}: {error}");
+                assert!(
+                    beats.load(Ordering::SeqCst) > 1,
+                    "{abi:?}: timers fired while the guest was spinning"
+                );
+                assert_eq!(
+                    call(&*instance, ECHO, "still here").await.expect("it answers"),
+                    "still here"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_ticker_wakes_from_its_sleep() {
+    let runtime = runtime_with(|it| it.tick = Duration::from_millis(1));
+    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    for _ in 0..3 {
+        // Long enough for 20 idle ticks.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let error = call_within(&*instance, SPIN, "", Duration::from_millis(20))
+            .await
+            .expect_err("it never answers");
+        assert_eq!(error.kind(), CallErrorKind::Deadline);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn dropping_a_call_stops_it_and_touches_no_other() {
+    let runtime = runtime();
+    for abi in BOTH {
+        let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
+        call(&*instance, ECHO, "")
+            .await
+            .expect("the first guest is used up");
+        let rest = at_rest(&*instance);
+        let busy = 30_000_000_u32.to_le_bytes();
+        let siblings = futures_util::future::join_all((0..4).map(|_| call(&*instance, BUSY, busy.to_vec())));
+        let cancelled = async {
+            for method in [SPIN, HOST, SPIN] {
+                let doomed = call(&*instance, method, "test.Host/Never");
+                assert!(
+                    tokio::time::timeout(Duration::from_millis(30), doomed)
+                        .await
+                        .is_err(),
+                    "it waits for ever"
+                );
+            }
+        };
+        let (siblings, ()) = futures_util::future::join(siblings, cancelled).await;
+        for sibling in siblings {
+            assert_eq!(word(&sibling.expect("a sibling is not disturbed")), 42, "{abi:?}");
+        }
+        assert_eq!(
+            services.dropped.load(Ordering::SeqCst),
+            1,
+            "{abi:?}: the host call went with its caller"
+        );
+        assert_eq!(at_rest(&*instance), rest, "{abi:?}: every store is gone");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_deadline_also_ends_a_wait_for_the_host() {
+    let runtime = runtime();
+    for abi in BOTH {
+        let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
+        let error = call_within(&*instance, HOST, "test.Host/Never", SHORT)
+            .await
+            .expect_err("the host never answers");
+        assert_eq!(error.kind(), CallErrorKind::Deadline, "{abi:?}: {error}");
+        assert_eq!(services.dropped.load(Ordering::SeqCst), 1, "{abi:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_a_deadline_gets_the_plugins_own() {
+    let runtime = runtime();
+    let limits = Limits {
+        deadline: SHORT,
+        ..Limits::default()
+    };
+    let (instance, _) = start_with(&runtime, Guest::new(BOTH[0]).build(), limits)
+        .await
+        .expect("it starts");
+    let cx = mortise_runtime::CallContext::default();
+    let error = instance
+        .call()
+        .expect("it answers")
+        .call(&cx, mortise_runtime::MethodIndex(SPIN), "".into())
+        .await;
+    assert_eq!(
+        error.expect_err("it never answers").kind(),
+        CallErrorKind::Deadline
+    );
+}
+
+#[tokio::test]
+async fn time_that_is_over_does_not_reach_the_guest() {
+    let runtime = runtime_with(|it| it.reuse = Reuse::WARM);
+    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let error = call_within(&*instance, COUNT, "", Duration::ZERO)
+        .await
+        .expect_err("it is over");
+    assert_eq!(error.kind(), CallErrorKind::Deadline);
+    assert_eq!(word(&call(&*instance, COUNT, "").await.expect("it counts")), 1);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_start_that_never_ends_is_stopped() {
+    let runtime = runtime();
+    let limits = Limits {
+        start: SHORT,
+        ..Limits::default()
+    };
+    let hazards = [
+        (
+            "`start`",
+            Guest {
+                start: "(loop $l (br $l))",
+                ..Guest::new(BOTH[0])
+            },
+        ),
+        (
+            "the start function",
+            Guest {
+                extra: "(func $init (loop $l (br $l))) (start $init)",
+                ..Guest::new(BOTH[0])
+            },
+        ),
+    ];
+    for (what, guest) in hazards {
+        for abi in BOTH {
+            let guest = Guest { abi, ..guest.clone() };
+            let error = refused(start_with(&runtime, guest.build(), limits.clone()).await);
+            assert_eq!(
+                error.kind(),
+                RuntimeErrorKind::StartFailed,
+                "{what} {abi:?}: {error}"
+            );
+            assert!(
+                error.to_string().contains("not ready after 150ms"),
+                "{what} {abi:?}: {error}"
+            );
+        }
+    }
+    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    call(&*instance, ECHO, "")
+        .await
+        .expect("the runtime is none the worse");
+}
+
+#[tokio::test]
+async fn endless_recursion_is_a_stack_overflow() {
+    let runtime = runtime();
+    for abi in BOTH {
+        let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
+        let error = call(&*instance, RECURSE, "").await.expect_err("it overflows");
+        assert_eq!(error.kind(), CallErrorKind::GuestFault);
+        assert!(error.to_string().contains("stack"), "{abi:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_ends_by_force_what_does_not_end_in_its_grace() {
+    let runtime = runtime();
+    for abi in BOTH {
+        for method in [SPIN, HOST] {
+            let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
+            let instance: Arc<dyn Instance> = instance.into();
+            let running = Arc::clone(&instance);
+            let stuck = tokio::spawn(async move { call(&*running, method, "test.Host/Never").await });
+            while method == HOST && services.waiting.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let report = instance.stop(Duration::from_millis(50)).await;
+            assert!(
+                report.forced.is_some() && report.left.is_none(),
+                "{abi:?}: {report:?}"
+            );
+            let error = stuck.await.expect("no panic").expect_err("it was stopped");
+            assert_eq!(error.kind(), CallErrorKind::Unavailable, "{abi:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_says_nothing_about_its_end() {
+    let runtime = runtime();
+    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    call_within(&*instance, SPIN, "", Duration::from_millis(20))
+        .await
+        .expect_err("it never answers");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(20), instance.ended())
+            .await
+            .is_err()
+    );
+    assert!(runtime.support().restartable);
+}

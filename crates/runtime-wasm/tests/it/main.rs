@@ -1,0 +1,12 @@
+//! The runtime against guests that misbehave, in both ABIs.
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
+
+mod guests;
+mod world;
+
+mod cache;
+mod calls;
+mod interrupt;
+mod languages;
+mod limits;
+mod refuse;
