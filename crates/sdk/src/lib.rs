@@ -79,6 +79,9 @@ pub mod guest;
 #[cfg(feature = "serde")]
 pub mod json;
 mod kv;
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub mod linked;
 mod log;
 mod macros;
 #[cfg(not(target_family = "wasm"))]

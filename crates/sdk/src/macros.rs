@@ -1,9 +1,12 @@
 //! The macros that put the pieces of a plugin together. Their unsafe tokens are this crate's, not the plugin's.
 
 /// Includes what `mortise-build` generated from the contract, as module `contract`.
+///
+/// `contract!()` takes it from build.rs; `contract!("src/generated")` from a folder of the crate, for those who commit generated code and
+/// have no build.rs (then also `#[plugin(generated = "src/generated")]`).
 #[macro_export]
 macro_rules! contract {
-    () => {
+    ($($generated:literal)?) => {
         /// Messages, traits and clients of the contract.
         #[allow(
             missing_docs,
@@ -16,13 +19,7 @@ macro_rules! contract {
             reason = "generated"
         )]
         pub mod contract {
-            ::core::include!(::core::concat!(
-                ::core::env!(
-                    "OUT_DIR",
-                    "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
-                ),
-                "/mortise.rs"
-            ));
+            ::core::include!($crate::__generated!($($generated,)? "mortise.rs"));
         }
     };
 }
@@ -38,11 +35,20 @@ macro_rules! main {
     };
 }
 
+/// The plugin as a value, for a host that has it linked in: `mortise_sdk::linked!(my_plugin)` with the path of the module in which
+/// `#[plugin]` stands.
+#[macro_export]
+macro_rules! linked {
+    ($($plugin:ident)::+) => {
+        $($plugin)::+::__mortise_linked()
+    };
+}
+
 /// The symbols by which hosts know a plugin. Used by `#[plugin]`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {
-    ($plugin:ty) => {
+    ($plugin:ty $(, $generated:literal)?) => {
         #[doc(hidden)]
         pub mod __mortise {
             /// The encoded metadata, in the section where hosts look for it.
@@ -53,7 +59,8 @@ macro_rules! __export {
                 not(any(target_vendor = "apple", target_family = "wasm")),
                 unsafe(link_section = ".mortise")
             )]
-            pub static METADATA: [u8; $crate::__metadata!().len()] = *$crate::__metadata!();
+            pub static METADATA: [u8; $crate::__metadata!($($generated)?).len()] =
+                *$crate::__metadata!($($generated)?);
         }
 
         const _: () = $crate::guest::check_services::<$plugin>();
@@ -129,35 +136,49 @@ macro_rules! __export {
         pub fn __mortise_main() -> ::std::process::ExitCode {
             $crate::process::main::<$plugin>(&__mortise::METADATA)
         }
+
+        /// What `mortise_sdk::linked!` gives.
+        #[doc(hidden)]
+        #[cfg(not(target_family = "wasm"))]
+        pub fn __mortise_linked() -> $crate::linked::LinkedPlugin {
+            $crate::linked::plugin::<$plugin>()
+        }
     };
 }
 
-/// The encoded metadata that build.rs left. Used by `#[plugin]`.
+/// The encoded metadata. Used by `#[plugin]`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __metadata {
-    () => {
-        ::core::include_bytes!(::core::concat!(
-            ::core::env!(
-                "OUT_DIR",
-                "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
-            ),
-            "/mortise.meta"
-        ))
+    ($($generated:literal)?) => {
+        ::core::include_bytes!($crate::__generated!($($generated,)? "mortise.meta"))
     };
 }
 
-/// The constants that build.rs left. Used by `#[plugin]`.
+/// What mortise-build knows. Used by `#[plugin]`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __build {
-    () => {
-        ::core::include!(::core::concat!(
+    ($($generated:literal)?) => {
+        ::core::include!($crate::__generated!($($generated,)? "mortise_metadata.rs"))
+    };
+}
+
+/// Path of a generated file.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __generated {
+    ($file:literal) => {
+        ::core::concat!(
             ::core::env!(
                 "OUT_DIR",
                 "there is no build.rs; write one with `fn main() { mortise_build::plugin(); }`"
             ),
-            "/mortise_metadata.rs"
-        ))
+            "/",
+            $file
+        )
+    };
+    ($generated:literal, $file:literal) => {
+        ::core::concat!(::core::env!("CARGO_MANIFEST_DIR"), "/", $generated, "/", $file)
     };
 }

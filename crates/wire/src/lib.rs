@@ -7,11 +7,13 @@
 //!   compares them with the files (`BLESS=1` rewrites them).
 //! - [`Code`] and [`Status`]: what went wrong.
 //! - [`frame`]: the frames of the process lane, as a pure decoder and encoder.
+//! - [`linked`]: a plugin that is linked into its host.
 //! - [`client`]: the traits that generated clients are written against.
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod frame;
+pub mod linked;
 mod status;
 
 pub use plugin::{CallHead, Header, Health, LogRecord, Metadata, StartRequest, Status, log_record::Level};
