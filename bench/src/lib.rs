@@ -1,7 +1,19 @@
 //! Benchmarks with their anchors, and the load generator.
 //!
 //! A figure here never stands alone: beside it, in the same run, stands its anchor (a plain function pointer, bare wasmtime, a bare axum
-//! server), and what counts is the ratio. Absolute times drift with the machine.
-#![forbid(unsafe_code)]
+//! server), and what counts is the ratio. Absolute times drift with the machine. `cargo xtask bench` prints the table; `cargo bench -p mortise-bench`
+//! runs the same subjects under criterion.
+//!
+//! - [`table`]: what a row is and how it is printed.
+//! - [`native`], [`wasm`], [`loading`], [`rpc`]: the rows.
+//! - [`load`]: the load generator.
+//! - [`bare`]: the anchors that need unsafe code.
 
+pub mod bare;
 pub mod load;
+pub mod loading;
+pub mod native;
+pub mod rpc;
+pub mod subject;
+pub mod table;
+pub mod wasm;

@@ -1,0 +1,77 @@
+//! `cargo xtask bench`: every figure beside its anchor, in one run.
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use mortise::manifest::RuntimeName;
+use mortise_bench::{loading, native, rpc, table, wasm};
+
+/// Measures Mortise beside its anchors.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Every row
+    Table {
+        /// Seconds per server, number of connections and round: twelve times this in all
+        #[arg(long, default_value_t = 6)]
+        seconds: u64,
+        /// Only rows of this group
+        #[arg(long, value_parser = ["native", "wasm", "loading", "rpc"])]
+        only: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    #[command(hide = true)]
+    ServeAxum,
+    #[command(hide = true)]
+    ServeMortise,
+    #[command(hide = true)]
+    Measure { runtime: String },
+    #[command(hide = true)]
+    Idle,
+    #[command(hide = true)]
+    IdleBare,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let data = data.path();
+    match Arguments::parse().task {
+        Task::ServeAxum => rpc::serve_axum().await,
+        Task::ServeMortise => rpc::serve_mortise(data).await,
+        Task::Measure { runtime } => {
+            let runtime = RuntimeName::parse(&runtime).context("no such runtime")?;
+            loading::measure(runtime, data).await
+        }
+        Task::Idle => loading::idle(data).await,
+        Task::IdleBare => loading::idle_bare(),
+        Task::Table { seconds, only, json } => {
+            let wanted = |group| only.as_deref().is_none_or(|only| only == group);
+            let mut groups = Vec::new();
+            if wanted("native") {
+                groups.push(("Native calls", native::rows(&data.join("native")).await?));
+            }
+            if wanted("wasm") {
+                groups.push(("WebAssembly calls and loads", wasm::rows(&data.join("wasm")).await?));
+            }
+            if wanted("loading") {
+                groups.push(("Loading and memory", loading::rows()?));
+            }
+            if wanted("rpc") {
+                groups.push(("JSON-RPC over HTTP", rpc::rows(seconds).await?));
+            }
+            if json {
+                println!("{}", serde_json::to_string_pretty(&groups)?);
+            } else {
+                groups.iter().for_each(|(title, rows)| table::print(title, rows));
+            }
+            Ok(())
+        }
+    }
+}

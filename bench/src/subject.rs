@@ -1,0 +1,65 @@
+//! Hosts and packages to measure.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use mortise::{Host, LoadRequest, Source, manifest::RuntimeName, runtime};
+
+/// The package made of a folder of `plugins/`, as `cargo xtask guests` leaves it.
+///
+/// # Errors
+/// If it is not there.
+pub fn package(folder: &str) -> Result<PathBuf> {
+    let packages = std::env::var_os("MORTISE_PACKAGES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mortise-packages"),
+        PathBuf::from,
+    );
+    let package = packages.join(folder);
+    ensure!(package.exists(), "{} is not there\nhint: run `cargo xtask guests`", package.display());
+    Ok(package)
+}
+
+/// How WebAssembly instances live.
+pub use runtime::wasm::Reuse;
+
+/// A host with one runtime, or with all three, and nothing loaded.
+///
+/// # Errors
+/// What the host says.
+pub async fn host(runtimes: &[RuntimeName], data: &Path, reuse: Reuse) -> Result<Host> {
+    let mut builder = Host::builder().data_dir(data.join("data"));
+    for name in runtimes {
+        builder = match name {
+            RuntimeName::Native => {
+                let config = runtime::native::NativeConfig::new(data.join("native"));
+                builder.runtime(runtime::native::NativeRuntime::new(config))
+            }
+            RuntimeName::Process => {
+                let config = runtime::process::ProcessConfig::new(data.join("run"));
+                builder.runtime(runtime::process::ProcessRuntime::new(config)?)
+            }
+            RuntimeName::Wasm => {
+                let config = runtime::wasm::WasmConfig {
+                    cache_dir: Some(data.join("aot")),
+                    reuse,
+                    ..Default::default()
+                };
+                builder.runtime(runtime::wasm::WasmRuntime::new(config)?)
+            }
+            RuntimeName::Builtin => builder,
+        };
+    }
+    Ok(builder.start().await?)
+}
+
+/// Loads a package under `name`.
+///
+/// # Errors
+/// What the host says.
+pub async fn load(host: &Host, name: &str, runtime: RuntimeName, package: &Path) -> Result<()> {
+    let mut request = LoadRequest::new(Source::Folder(package.to_owned()));
+    request.name = Some(name.to_owned());
+    request.runtime = Some(runtime);
+    host.load(request).await.with_context(|| format!("{} on {runtime}", package.display()))?;
+    Ok(())
+}
