@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod bench;
 mod deny;
 mod guests;
 mod layers;
@@ -42,6 +43,8 @@ struct Arguments {
 enum Task {
     /// One plugin, three runtimes, real photographs, and a swap under load
     Demo(demo::Args),
+    /// Every figure beside its anchor, in one run
+    Bench(bench::Args),
     /// Gets what the other tasks need; safe to run again
     Setup(setup::Args),
     /// Runs set-up, every check and every test: what CI runs
@@ -77,6 +80,7 @@ fn perform(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Demo(args) => demo::run(&args, &workspace),
+        Task::Bench(args) => bench::run(&args, &workspace),
         Task::Setup(args) => setup::run(&args, &workspace),
         Task::Test(args) => test::run(&args, &workspace),
         Task::Guests(args) => guests::run(&args, &workspace),
