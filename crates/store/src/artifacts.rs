@@ -264,3 +264,24 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     let _ = dir;
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The device that is always full.
+    #[test]
+    fn full_disk_is_named() {
+        let mut full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("Linux has /dev/full");
+        let source = write_all_synced(&mut full, b"bytes").expect_err("it is full");
+        let error = StoreError::io("write", Path::new("/data/x"), source);
+        assert_eq!(error.kind(), StoreErrorKind::DiskFull);
+        assert_eq!(
+            error.to_string(),
+            "could not write `/data/x`: no space is left on its disk"
+        );
+    }
+}

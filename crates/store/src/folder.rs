@@ -358,3 +358,6 @@ fn lacks_openat2(source: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(source), Some(Errno::NOSYS | Errno::PERM))
 }
+
+#[cfg(test)]
+mod tests;
