@@ -72,7 +72,9 @@ impl BoundMethod {
         }
         let _runtime = self.runtime.enter();
         let payload = Bytes::copy_from_slice(payload);
-        let reply = block_on(call::call(&self.route.0, payload, Origin::default()))?;
+        // On a thread that is polling a task, that task's budget would never be renewed while it blocks here.
+        let call = tokio::task::coop::unconstrained(call::call(&self.route.0, payload, Origin::default()));
+        let reply = block_on(call)?;
         out.extend_from_slice(&reply);
         Ok(())
     }

@@ -197,17 +197,24 @@ fn of_store(error: StoreError) -> HostError {
 async fn load_all(host: &Host, requests: Vec<LoadRequest>) {
     let mut entries = read_all(host, requests).await;
     while !entries.is_empty() {
-        let pending: HashSet<&String> = entries
-            .iter()
-            .flat_map(|it| &it.package.manifest().provides)
-            .collect();
-        let waits = |entry: &Entry| {
-            let manifest = entry.package.manifest();
-            let hard = manifest.requires.iter().filter(|it| !it.optional && !it.lazy);
-            hard.into_iter()
-                .any(|it| pending.contains(&it.service) && !manifest.provides.contains(&it.service))
+        let waits = |(index, entry): (usize, &Entry)| {
+            let others = || {
+                entries
+                    .iter()
+                    .enumerate()
+                    .filter(move |(other, _)| *other != index)
+            };
+            let provided =
+                |service: &String| others().any(|(_, it)| it.package.manifest().provides.contains(service));
+            let hard = entry
+                .package
+                .manifest()
+                .requires
+                .iter()
+                .filter(|it| !it.optional && !it.lazy);
+            hard.into_iter().any(|it| provided(&it.service))
         };
-        let waiting: Vec<bool> = entries.iter().map(waits).collect();
+        let waiting: Vec<bool> = entries.iter().enumerate().map(waits).collect();
         // In a cycle all wait for each other; their checks say so better than we could.
         let stuck = waiting.iter().all(|it| *it);
         let (later, now): (Vec<_>, Vec<_>) = entries

@@ -101,6 +101,9 @@ pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Res
     if origin.depth > DEPTH_MAX {
         return Err(too_deep(&target.full, &origin.caller));
     }
+    // A plugin in this process may answer without ever being pending. A task that only calls it must still let others run: the supervisor
+    // that wants to replace the plugin, for one.
+    tokio::task::coop::consume_budget().await;
     let mut picked = pick(target)?;
     let (generation, seat) = picked.seat(target)?;
     let mut cx = CallContext {

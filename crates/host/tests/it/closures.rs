@@ -228,14 +228,12 @@ impl Copy {
             "Panic" => Err(CallError::new(CallErrorKind::GuestFault, "it panicked")),
             // Calls `target payload`; `self` as target goes round until somebody refuses.
             "Relay" => {
-                let text = text(&payload);
-                let (target, inner) = text.split_once(' ').unwrap_or((&text, ""));
-                let (target, inner) = if target == "self" {
-                    ("test.v1.Echo/Relay", "self")
-                } else {
-                    (target, inner)
+                let space = payload.iter().position(|it| *it == b' ').unwrap_or(payload.len());
+                let target = text(&payload.slice(..space));
+                let (target, inner) = match target.as_str() {
+                    "self" => ("test.v1.Echo/Relay", Bytes::from_static(b"self")),
+                    other => (other, payload.slice(payload.len().min(space + 1)..)),
                 };
-                let inner = Bytes::copy_from_slice(inner.as_bytes());
                 self.services
                     .call(Some(cx), target, inner)
                     .await

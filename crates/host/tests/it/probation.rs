@@ -14,7 +14,6 @@ use crate::closures::{Program, World, call, info, request, state, until};
 async fn swapped(world: &World) -> (Host, Arc<Program>, Arc<Program>) {
     let host = world.host().await;
     let (_, one) = world.load(&host, "echo", "1.0.0").await;
-    until("version 1 is active", || state(&host, "echo") == State::Active).await;
     for _ in 0..100 {
         call(&host, "plugin.echo.Call", "").await.unwrap();
     }
@@ -90,7 +89,7 @@ async fn a_version_that_is_no_worse_passes_and_its_predecessor_is_stopped() {
     assert_eq!(of(2), born);
     assert_eq!(
         of(1),
-        [&born[..], &["replaced", "superseded", "drained", "released"]].concat()
+        [&born[..6], &["replaced", "superseded", "drained", "released"]].concat()
     );
 }
 
