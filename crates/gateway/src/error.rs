@@ -5,7 +5,7 @@
 
 use http::StatusCode;
 use mortise_host::{HostError, HostErrorKind};
-use mortise_runtime::{Blame, CallError, CallErrorKind};
+use mortise_runtime::{Blame, CallError, CallErrorKind, Refusal};
 use mortise_wire::Code;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -239,6 +239,9 @@ impl RpcError {
         let kind = error.kind();
         let inside = matches!(kind, CallErrorKind::GuestFault | CallErrorKind::HostBug);
         let hidden = inside && call.detail == Detail::Public;
+        if hidden {
+            tracing::warn!(plugin = call.plugin, trace = call.trace, kind = kind.as_str(), %error, hint = error.hint(), "a call failed");
+        }
         let (message, hint) = if hidden {
             let what = match (kind, call.plugin) {
                 (CallErrorKind::GuestFault, Some(plugin)) => {
@@ -274,35 +277,6 @@ impl RpcError {
         }
     }
 
-    /// What the control socket could not do, with every reason.
-    pub(crate) fn from_host(error: &HostError) -> Self {
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            message += &format!(": {error}");
-            cause = error.source();
-        }
-        let reason = |it: &mortise_runtime::Refusal| {
-            serde_json::value::to_raw_value(&Reason {
-                what: it.what.clone(),
-                why: it.why.clone(),
-                hint: it.hint.clone(),
-            })
-        };
-        let data = ErrorData {
-            kind: error.kind().as_str().to_owned(),
-            plugin: error.plugin().map(str::to_owned),
-            hint: error.hint().map(str::to_owned),
-            details: error.reasons().iter().filter_map(|it| reason(it).ok()).collect(),
-            ..ErrorData::default()
-        };
-        Self {
-            code: host_code(error.kind()),
-            message,
-            data: Some(Box::new(data)),
-        }
-    }
-
     /// Every reason of a refusal.
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
@@ -323,6 +297,41 @@ impl RpcError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.data.as_ref()?.hint.as_deref()
+    }
+}
+
+/// What could not be done to a plugin, with every reason and every cause.
+impl From<&HostError> for RpcError {
+    fn from(error: &HostError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            // Some errors say their cause themselves.
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message += &format!(": {text}");
+            }
+            cause = error.source();
+        }
+        let reason = |it: &Refusal| {
+            serde_json::value::to_raw_value(&Reason {
+                what: it.what.clone(),
+                why: it.why.clone(),
+                hint: it.hint.clone(),
+            })
+        };
+        let data = ErrorData {
+            kind: error.kind().as_str().to_owned(),
+            plugin: error.plugin().map(str::to_owned),
+            hint: error.hint().map(str::to_owned),
+            details: error.reasons().iter().filter_map(|it| reason(it).ok()).collect(),
+            ..ErrorData::default()
+        };
+        Self {
+            code: host_code(error.kind()),
+            message,
+            data: Some(Box::new(data)),
+        }
     }
 }
 

@@ -24,4 +24,5 @@ pub mod transcode;
 pub use error::{Detail, RpcError};
 pub use http::{Gateway, TIMEOUT_HEADER};
 pub use options::Options;
+pub use rpc::call_json;
 pub use tokio_util::sync::CancellationToken;

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use mortise_host::{CallOptions, Host};
 use mortise_runtime::{CallError, CallErrorKind};
-use mortise_wire::Header;
+use mortise_wire::{Code, Header};
 
 use crate::{
-    error::{Detail, FailedCall, RpcError},
+    error::{Detail, FailedCall, RpcError, code},
     jsonrpc::{Methods, Request},
     trace::Trace,
     transcode,
@@ -43,7 +43,12 @@ impl Methods for PluginMethods {
         let route = self
             .host
             .resolve(&request.method, &caller.headers)
-            .map_err(|error| failed(error, None, None))?;
+            .map_err(|error| {
+                let mut answer = failed(error, None, None);
+                // Whatever is wrong with the name of a method: there is none of that name.
+                answer.code = code::METHOD_NOT_FOUND;
+                answer
+            })?;
         let pool = route.contract().pool();
         let failed = |error: CallError| failed(error, Some(route.plugin()), Some(pool));
         let method = route.method().ok_or_else(|| {
@@ -53,7 +58,14 @@ impl Methods for PluginMethods {
             ))
         })?;
 
-        let payload = transcode::request(&method.input(), request.params)?;
+        let payload = transcode::request(&method.input(), request.params).map_err(|mut error| {
+            if let Some(data) = &mut error.data {
+                data.plugin = Some(route.plugin().to_owned());
+                data.status = Some(Code::InvalidArgument.as_str().to_owned());
+                data.trace = Some(caller.trace.id().to_owned());
+            }
+            error
+        })?;
         let options = CallOptions {
             deadline: caller.deadline,
             headers: caller.headers.clone(),
@@ -74,4 +86,42 @@ impl PluginMethods {
     pub(crate) fn new(host: Host, detail: Detail) -> Arc<Self> {
         Arc::new(Self { host, detail })
     }
+}
+
+/// Calls one method with a request in JSON and brings the reply in JSON, as `POST /rpc` would, with everything that is known about a
+/// failure. For programs that hold a host themselves, as `mortise run` does.
+///
+/// # Errors
+/// What the answer's `error` member would be.
+///
+/// # Cancel safety
+/// Dropping the future cancels the call.
+pub async fn call_json(
+    host: &Host,
+    target: &str,
+    params: &str,
+    deadline: Option<Instant>,
+) -> Result<String, RpcError> {
+    let methods = PluginMethods {
+        host: host.clone(),
+        detail: Detail::Full,
+    };
+    let caller = Caller {
+        headers: Vec::new(),
+        trace: Trace::of(None),
+        deadline,
+    };
+    let mut out = Vec::new();
+    methods
+        .call(
+            &caller,
+            &Request {
+                id: None,
+                method: target.into(),
+                params: Some(params.trim()),
+            },
+            &mut out,
+        )
+        .await?;
+    Ok(String::from_utf8(out).expect("serde_json writes UTF-8"))
 }

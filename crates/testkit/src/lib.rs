@@ -1,1 +1,280 @@
-//! Test a plugin without a daemon.
+//! Test a plugin without a daemon: a real host in the test's own process, with the plugin's type in it.
+//!
+//! What a test sees is what an operator would: calls go through the host's routing, admission, deadlines and grants, key-value data is
+//! in a database (a temporary one), and calls to other plugins reach other plugins. Only the runtime is the test's own: the plugin's code
+//! is linked into the test, so that a debugger, a sanitizer and a coverage tool see it. This crate has no fakes, and it does
+//! not check what only a real artifact shows (section, ABI, sandbox): that is `mortise check` and the conformance suite.
+//!
+//! ```no_run
+//! # use mortise_sdk::guest::Plugin;
+//! # fn test<MyPlugin: Plugin>() {
+//! use mortise_testkit::TestHost;
+//!
+//! let host = TestHost::load::<MyPlugin>();
+//! // `GreeterClient::new(&host).greet_blocking(&request)`, with the client that the contract's build generated; or by name:
+//! let reply = host.call("acme.v1.Greeter/Greet", b"\x0a\x03Ada").unwrap();
+//! # }
+//! ```
+//!
+//! In a test that is `async` already, [`TestHost::builder`] and [`Builder::start`] give the same without a runtime of its own.
+#![forbid(unsafe_code)]
+
+mod in_process;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use mortise_host::{CallOptions, Host, LoadRequest, Source};
+use mortise_manifest::{LimitsOverride, Manifest};
+use mortise_runtime::CallError;
+use mortise_sdk::{Header, Status, client, guest::Plugin};
+use mortise_store::Package;
+use prost::Message as _;
+
+pub use in_process::InProcess;
+pub use mortise_host;
+pub use mortise_manifest::{Grant, Permissions};
+
+/// A host for one test. It is shut down when it is dropped.
+pub struct TestHost {
+    host: Host,
+    plugin: String,
+    headers: Vec<Header>,
+    deadline: Option<Duration>,
+    /// `None` inside a test's own runtime.
+    tokio: Option<tokio::runtime::Runtime>,
+}
+
+/// What a [`TestHost`] is made of.
+#[must_use = "a builder does nothing until it is started"]
+pub struct Builder {
+    runtime: InProcess,
+    package: Package,
+    manifest: Manifest,
+    grant: Option<Grant>,
+    config_json: Option<String>,
+    limits: LimitsOverride,
+    data_dir: Option<PathBuf>,
+    headers: Vec<Header>,
+    deadline: Option<Duration>,
+}
+
+// === impl TestHost ===
+
+impl TestHost {
+    /// A host in which `P` runs with everything granted that its manifest asks for, and without configuration.
+    ///
+    /// # Panics
+    /// If the plugin does not start: that is the test's failure.
+    #[must_use]
+    pub fn load<P: Plugin>() -> Self {
+        Self::builder::<P>().load()
+    }
+
+    /// A host to be made for `P`.
+    ///
+    /// # Panics
+    /// If the metadata that the plugin was built with does not parse.
+    pub fn builder<P: Plugin>() -> Builder {
+        let metadata =
+            mortise_wire::Metadata::decode(P::METADATA).expect("the plugin's build wrote its metadata");
+        let text = std::str::from_utf8(&metadata.manifest).expect("the plugin's build checked its manifest");
+        let manifest = Manifest::parse(text, "plugin.toml").unwrap_or_else(|faults| panic!("{faults}"));
+        let package = Package::builtin(&metadata.name, text, &metadata.descriptor_set)
+            .unwrap_or_else(|error| panic!("{error}"));
+        Builder {
+            runtime: InProcess::new::<P>(),
+            package,
+            manifest,
+            grant: None,
+            config_json: None,
+            limits: LimitsOverride::default(),
+            data_dir: None,
+            headers: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    /// The host itself.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The name that the plugin runs under.
+    #[must_use]
+    pub fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    /// Calls `package.Service/Method` with an encoded request, and waits. The plugin under test answers, or another that provides the service.
+    ///
+    /// # Errors
+    /// As [`Host::call`].
+    ///
+    /// # Panics
+    /// In a host that was made by [`Builder::start`]; call [`TestHost::host`] there.
+    pub fn call(&self, target: &str, payload: &[u8]) -> Result<Vec<u8>, CallError> {
+        let options = CallOptions {
+            deadline: self.deadline.map(|it| Instant::now() + it),
+            headers: self.headers.clone(),
+            ..CallOptions::default()
+        };
+        let payload = payload.to_vec().into();
+        Ok(self
+            .blocking()
+            .block_on(self.host.call(target, payload, options))?
+            .into())
+    }
+
+    fn blocking(&self) -> &tokio::runtime::Runtime {
+        self.tokio
+            .as_ref()
+            .expect("a host that was made inside a test's own runtime is asked through `TestHost::host`")
+    }
+}
+
+/// For generated clients: `GreeterClient::new(&host).greet_blocking(&request)`.
+impl client::BlockingCaller for TestHost {
+    fn call_blocking(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
+        Ok(self.call(target, &payload)?)
+    }
+}
+
+/// For generated clients in an `async` test: `GreeterClient::new(&host).greet(&request).await`.
+impl client::Caller for TestHost {
+    async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
+        client::Caller::call(&self.host, target, payload).await
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        if let Some(tokio) = self.tokio.take() {
+            tokio.block_on(self.host.shutdown());
+            // A method that a test left stuck must not keep the test from ending.
+            tokio.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for TestHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestHost")
+            .field("plugin", &self.plugin)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Builder ===
+
+impl Builder {
+    /// The plugin's configuration: JSON text, an object.
+    pub fn config_json(mut self, json: impl Into<String>) -> Self {
+        self.config_json = Some(json.into());
+        self
+    }
+
+    /// What the plugin may use, instead of everything that it asks for.
+    pub fn grant(mut self, grant: Grant) -> Self {
+        self.grant = Some(grant);
+        self
+    }
+
+    /// Limits instead of the manifest's.
+    pub fn limits(mut self, limits: LimitsOverride) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Where the host keeps its data, to see what survives a restart. Default: a temporary folder.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// A header of every call that [`TestHost::call`] makes; it reaches the plugin as if `routing.propagate` named it.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push(Header {
+            name: name.into().to_ascii_lowercase(),
+            value: value.into(),
+        });
+        self
+    }
+
+    /// How long each call that [`TestHost::call`] makes may take, instead of the manifest's limit.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Starts the host and the plugin, with threads of their own.
+    ///
+    /// # Panics
+    /// If the plugin does not start.
+    #[must_use]
+    pub fn load(self) -> TestHost {
+        self.try_load().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Builder::load`], for a plugin that is expected to refuse.
+    ///
+    /// # Errors
+    /// Why the plugin does not start.
+    pub fn try_load(self) -> Result<TestHost, mortise_host::HostError> {
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("threads can be started");
+        let mut host = tokio.block_on(self.start())?;
+        host.tokio = Some(tokio);
+        Ok(host)
+    }
+
+    /// Starts the host and the plugin in the test's own runtime.
+    ///
+    /// # Errors
+    /// Why the plugin does not start.
+    pub async fn start(self) -> Result<TestHost, mortise_host::HostError> {
+        let name = self.manifest.name.clone();
+        let mut config = mortise_manifest::HostConfig::default();
+        config.routing.propagate = self.headers.iter().map(|it| it.name.clone()).collect();
+        let mut builder = Host::builder()
+            .runtime(self.runtime)
+            .builtin(&*name, self.package)
+            .config(config);
+        if let Some(dir) = self.data_dir {
+            builder = builder.data_dir(dir);
+        }
+        let host = builder.start().await?;
+        let granted = self.grant.unwrap_or(Grant {
+            permissions: self.manifest.permissions,
+        });
+        let request = LoadRequest {
+            grant: granted,
+            config_json: self.config_json,
+            limits: self.limits,
+            ..LoadRequest::new(Source::Builtin(name.clone()))
+        };
+        host.load(request).await?;
+        Ok(TestHost {
+            host,
+            plugin: name,
+            headers: self.headers,
+            deadline: self.deadline,
+            tokio: None,
+        })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("plugin", &self.manifest.name)
+            .finish_non_exhaustive()
+    }
+}

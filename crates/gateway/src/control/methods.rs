@@ -113,7 +113,7 @@ impl Methods for ControlMethods {
 
     async fn call(&self, peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), RpcError> {
         let host = &self.host;
-        let of_host = |error| RpcError::from_host(&error);
+        let of_host = |error| RpcError::from(&error);
         match &*request.method {
             Load::METHOD => {
                 let load = params::<Load>(request)?;

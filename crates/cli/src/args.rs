@@ -1,0 +1,291 @@
+//! The command line: this file is the reference that `--help`, the man page and the completions are made from.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
+use clap_complete::Shell;
+
+use crate::{
+    exit::Exit,
+    output::{Color, Format},
+};
+
+/// Plugins for services: build them, check them, run them.
+#[derive(Debug, Parser)]
+#[command(name = "mortise", version, styles = Styles::styled(), after_help = exit_codes(), max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Who reads the output
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "text|json"
+    )]
+    pub(crate) output: Format,
+    /// When to use colours
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "auto|always|never"
+    )]
+    pub(crate) color: Color,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn exit_codes() -> String {
+    let rows: Vec<_> = Exit::ALL
+        .iter()
+        .map(|it| format!("  {}  {}", it.code(), it.meaning()))
+        .collect();
+    format!("Exit codes:\n{}", rows.join("\n"))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a plugin that builds and passes its own test
+    New(New),
+    /// Build a plugin's package: one file per runtime
+    Build(Build),
+    /// Find every fault of a plugin's source or package; nothing of it runs
+    Check(Check),
+    /// Write what an artifact says about itself, for plugins that are not built by cargo
+    Metadata(MetadataArgs),
+    /// Call a method of a package once, without a host
+    Run(Run),
+    /// Run a host
+    Serve(Serve),
+    /// Load a plugin into the running host, or replace it without losing a call
+    Load(Load),
+    /// Drain and stop a plugin
+    Unload(OnePlugin),
+    /// List the plugins
+    List(Remote),
+    /// Show everything about a plugin
+    Inspect(OnePlugin),
+    /// Show the moves in a plugin's life
+    History(OnePlugin),
+    /// Call a method of a plugin in the running host
+    Call(Call),
+    /// Say what each runtime can do on this machine, and how the host is
+    Doctor(Doctor),
+    /// Stop the running host after the calls in flight
+    Shutdown(Remote),
+    /// Write completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual page
+    Man {
+        /// A folder to write one page per command to, instead of one page to standard output
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// Its name: lower-case letters, digits and `-`
+    pub(crate) name: String,
+    /// The folder to make [default: ./NAME]
+    #[arg(long)]
+    pub(crate) path: Option<PathBuf>,
+    /// A checkout of Mortise to take the SDK from [default: the one this command was built in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sdk_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// The plugin's source folder
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// The runtimes to build for [default: all that its source allows]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) runtime: Vec<Variant>,
+    /// The folder to write the package to [default: PATH/target/mortise/NAME-VERSION]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// C sources of a plugin for `native`, compiled with $CC [default: the .c files in PATH/src, if there is no Cargo.toml]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) c: Vec<PathBuf>,
+    /// A WebAssembly core module that was built by other means, to package for `wasm`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) module: Option<PathBuf>,
+}
+
+/// A runtime that a plugin can be built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Variant {
+    Native,
+    Wasm,
+    Process,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// A source folder or a package folder
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArgs {
+    /// The plugin's source folder
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// The form
+    #[arg(long, value_enum)]
+    pub(crate) format: MetadataFormat,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MetadataFormat {
+    /// A C source that puts it into section `.mortise`
+    C,
+    /// The encoded message
+    Bin,
+}
+
+/// What a plugin is loaded with.
+#[derive(Debug, Args)]
+pub(crate) struct Terms {
+    /// The runtime: how far it is trusted [default: the host's preference]
+    #[arg(long)]
+    pub(crate) runtime: Option<String>,
+    /// A permission: `kv`, `net.connect=HOST:PORT`, `fs.read=PATH`, `fs.write=PATH`; may be repeated
+    #[arg(long, value_name = "PERMISSION")]
+    pub(crate) grant: Vec<String>,
+    /// Its configuration: a JSON object, or @FILE
+    #[arg(long, value_name = "JSON")]
+    pub(crate) config: Option<String>,
+    /// Highest memory of one instance
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib: Option<u64>,
+    /// Deadline of a call that brings none
+    #[arg(long, value_name = "MS")]
+    pub(crate) deadline_ms: Option<u64>,
+    /// Calls it works on at once
+    #[arg(long, value_name = "CALLS")]
+    pub(crate) concurrency: Option<u32>,
+}
+
+/// The request of a call.
+#[derive(Debug, Args)]
+pub(crate) struct Payload {
+    /// The request as a JSON object, @FILE, or - for standard input
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(crate) json: String,
+    /// The call's deadline
+    #[arg(long, value_name = "MS")]
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A package folder, or builtin:NAME
+    pub(crate) plugin: String,
+    /// The method: its name, or package.Service/Method
+    pub(crate) method: String,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The host's configuration [default: ./mortise.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The address to serve HTTP on; wins over the configuration
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The control socket; wins over the configuration
+    #[arg(long, value_name = "PATH", env = "MORTISE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The data directory; wins over the configuration
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The form of the log on standard error; MORTISE_LOG chooses levels, as in `info,mortise_host=debug`
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) log: Format,
+}
+
+/// Where the running host is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Remote {
+    /// The host's control socket [default: as in ./mortise.toml, else the user's own]
+    #[arg(long, value_name = "PATH", env = "MORTISE_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// A package folder, builtin:NAME or embedded:NAME
+    pub(crate) source: String,
+    /// The name to register it under [default: its own]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Run it beside the version that runs, as NAME@VERSION, instead of replacing it
+    #[arg(long)]
+    pub(crate) beside: bool,
+    /// Start it although its digest is quarantined
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnePlugin {
+    /// NAME or NAME@VERSION
+    pub(crate) plugin: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    /// NAME, NAME@VERSION, or package.Service/Method alone
+    pub(crate) plugin: String,
+    /// The method: its name, or package.Service/Method
+    pub(crate) method: Option<String>,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+    /// A header as NAME=VALUE, for routing rules and propagation; may be repeated
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Do not look for a running host
+    #[arg(long)]
+    pub(crate) offline: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

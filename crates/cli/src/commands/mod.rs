@@ -1,0 +1,62 @@
+//! One file per command, or per family of commands.
+
+mod build;
+mod call;
+mod check;
+mod doctor;
+mod metadata;
+mod new;
+mod remote;
+mod run;
+mod serve;
+mod show;
+
+use clap::CommandFactory;
+
+use crate::{
+    args::{Cli, Command},
+    output::Output,
+};
+
+pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> {
+    match command {
+        Command::New(args) => new::new(&args, output),
+        Command::Build(args) => build::build(&args, output),
+        Command::Check(args) => check::check(&args, output),
+        Command::Metadata(args) => metadata::metadata(&args, output),
+        Command::Run(args) => run::run(args, output),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Load(args) => remote::load(args, output),
+        Command::Unload(args) => remote::unload(args, output),
+        Command::List(args) => remote::list(&args, output),
+        Command::Inspect(args) => remote::inspect(args, output),
+        Command::History(args) => remote::history(args, output),
+        Command::Shutdown(args) => remote::shutdown(&args, output),
+        Command::Call(args) => call::call(args, output),
+        Command::Doctor(args) => doctor::doctor(&args, output),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mortise", &mut text);
+            output.raw(&text)
+        }
+        Command::Man { dir: None } => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            output.raw(&text)
+        }
+        Command::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            output.note(&format!("wrote the manual pages to {}", dir.display()));
+            Ok(())
+        }
+    }
+}
+
+/// Runs a command that waits for other programs.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}

@@ -1,0 +1,160 @@
+//! Commands that ask a running host over its control socket.
+
+use std::path::{Path, PathBuf};
+
+use mortise::{Source, manifest::HostConfig};
+use mortise_gateway::control::{self, Ask, Client};
+use serde_json::value::RawValue;
+
+use crate::{
+    args::{Load, OnePlugin, Remote, Terms},
+    commands::{call, show},
+    exit::{Failure, Fault},
+    output::Output,
+};
+
+pub(crate) fn load(args: Load, output: &Output) -> anyhow::Result<()> {
+    let load = control::Load {
+        source: absolute(&args.source)?,
+        name: args.name,
+        runtime: args.terms.runtime.clone(),
+        grant: grant(&args.terms)?,
+        limits: limits(&args.terms),
+        config: config(&args.terms)?,
+        beside: args.beside,
+        force: args.force,
+    };
+    let loaded = ask(&args.remote, &load)?;
+    output.answer(&loaded, |it| {
+        let runtime = it.runtime.as_deref().unwrap_or("no runtime");
+        format!(
+            "loaded `{}`: {} in {runtime}, generation {}, {}",
+            it.name, it.plugin, it.generation, it.state
+        )
+    })
+}
+
+pub(crate) fn unload(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
+    let gone = ask(&args.remote, &control::Unload { plugin: args.plugin })?;
+    output.answer(&gone, |it| {
+        let mut text = format!("unloaded `{}`", it.name);
+        if it.cancelled > 0 {
+            text += &format!("; {} calls did not end in time and were cancelled", it.cancelled);
+        }
+        for (word, why) in [("force was needed", &it.forced), ("left on purpose", &it.left)] {
+            if let Some(why) = why {
+                text += &format!("\n{word}: {why}");
+            }
+        }
+        text
+    })
+}
+
+pub(crate) fn list(args: &Remote, output: &Output) -> anyhow::Result<()> {
+    output.answer(&ask(args, &control::List {})?, |all| show::plugins(all))
+}
+
+pub(crate) fn inspect(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
+    output.answer(
+        &ask(&args.remote, &control::Inspect { plugin: args.plugin })?,
+        show::plugin,
+    )
+}
+
+pub(crate) fn history(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
+    output.answer(
+        &ask(&args.remote, &control::History { plugin: args.plugin })?,
+        |all| show::moves(all),
+    )
+}
+
+pub(crate) fn shutdown(args: &Remote, output: &Output) -> anyhow::Result<()> {
+    output.answer(&ask(args, &control::Shutdown {})?, |_| {
+        "the host finishes its calls and stops".to_owned()
+    })
+}
+
+/// Asks the host and waits for its answer.
+pub(crate) fn ask<A: Ask>(remote: &Remote, ask: &A) -> anyhow::Result<A::Answer> {
+    let client = Client::new(socket(remote)?);
+    super::block_on(async {
+        client
+            .ask(ask)
+            .await
+            .map_err(|error| Failure::of_client(&error).into())
+    })
+}
+
+/// Where the host's control socket is: as told, as in ./mortise.toml, else where a host of this user puts it.
+pub(crate) fn socket(remote: &Remote) -> Result<PathBuf, Failure> {
+    if let Some(socket) = &remote.socket {
+        return Ok(socket.clone());
+    }
+    let file = Path::new("mortise.toml");
+    let settings = match std::fs::read_to_string(file) {
+        Ok(text) => {
+            HostConfig::parse(&text, "mortise.toml")
+                .map_err(|all| Failure::of_diagnostics(&all))?
+                .host
+        }
+        Err(_) => HostConfig::default().host,
+    };
+    Ok(super::serve::control_socket(&settings, None, None))
+}
+
+// === what a plugin is loaded with ===
+
+/// A folder as the host, which has another working directory, has to be told of it.
+fn absolute(source: &str) -> Result<String, Failure> {
+    let Source::Folder(folder) = Source::parse(source) else {
+        return Ok(source.to_owned());
+    };
+    let folder = std::fs::canonicalize(&folder).map_err(|error| {
+        let hint = "name a package folder, as `mortise build` writes it";
+        Failure::new(Fault::new(format!("cannot find `{source}`: {error}")).hint(hint))
+    })?;
+    folder.into_os_string().into_string().map_err(|path| {
+        Failure::new(Fault::new(format!(
+            "`{}` is not UTF-8, and the control socket speaks JSON",
+            path.display()
+        )))
+    })
+}
+
+pub(crate) fn grant(terms: &Terms) -> Result<control::Grant, Failure> {
+    let mut grant = control::Grant::default();
+    for permission in &terms.grant {
+        match permission.split_once('=') {
+            None if permission == "kv" => grant.kv = true,
+            Some(("net.connect", value)) => grant.net_connect.push(value.to_owned()),
+            Some(("fs.read", value)) => grant.fs_read.push(value.to_owned()),
+            Some(("fs.write", value)) => grant.fs_write.push(value.to_owned()),
+            _ => {
+                let fault = Fault::new(format!("`{permission}` is no permission"));
+                let hint = "write `kv`, `net.connect=HOST:PORT`, `fs.read=PATH` or `fs.write=PATH`";
+                return Err(Failure::usage(fault.hint(hint)));
+            }
+        }
+    }
+    Ok(grant)
+}
+
+fn limits(terms: &Terms) -> control::Limits {
+    control::Limits {
+        memory_mib: terms.memory_mib,
+        deadline_ms: terms.deadline_ms,
+        concurrency: terms.concurrency,
+        ..control::Limits::default()
+    }
+}
+
+pub(crate) fn config(terms: &Terms) -> Result<Option<Box<RawValue>>, Failure> {
+    let Some(config) = &terms.config else {
+        return Ok(None);
+    };
+    let text = call::at_file(config)?;
+    let from = config.strip_prefix('@').unwrap_or("--config");
+    RawValue::from_string(text.trim().to_owned())
+        .map(Some)
+        .map_err(|error| call::not_json(from, &error))
+}

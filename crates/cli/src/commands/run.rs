@@ -1,0 +1,73 @@
+//! `mortise run`: a host for the length of one call.
+
+use std::time::{Duration, Instant};
+
+use mortise::{
+    LoadRequest, Source,
+    manifest::{Grant, LimitsOverride, Permissions, RuntimeName},
+};
+
+use crate::{
+    args::Run,
+    commands::{call, remote},
+    exit::{Failure, Fault},
+    output::Output,
+    runtimes,
+};
+
+pub(crate) fn run(args: Run, output: &Output) -> anyhow::Result<()> {
+    let request = load_request(&args)?;
+    let params = call::json(&args.payload)?;
+    let reply = super::block_on(async {
+        let host = runtimes::temporary_host().await?;
+        let reply = async {
+            let plugin = host
+                .load(request)
+                .await
+                .map_err(|error| Failure::of_host(&error))?;
+            let target = call::target(&plugin.name, &args.method);
+            let deadline = args
+                .payload
+                .timeout_ms
+                .map(|ms| Instant::now() + Duration::from_millis(ms));
+            let reply = mortise_gateway::call_json(&host, &target, params.get(), deadline).await;
+            Ok(reply.map_err(|error| Failure::of_rpc(&error))?)
+        }
+        .await;
+        host.shutdown().await;
+        reply
+    })?;
+    output.raw(format!("{reply}\n").as_bytes())
+}
+
+fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
+    let runtime = args.terms.runtime.as_deref().map(|name| {
+        RuntimeName::parse(name).ok_or_else(|| {
+            let known = RuntimeName::ALL.map(RuntimeName::as_str).join(", ");
+            Failure::usage(
+                Fault::new(format!("there is no runtime `{name}`")).hint(format!("choose one of {known}")),
+            )
+        })
+    });
+    let grant = remote::grant(&args.terms)?;
+    let limits = LimitsOverride {
+        memory_bytes_max: args.terms.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
+        deadline: args.terms.deadline_ms.map(Duration::from_millis),
+        concurrency: args.terms.concurrency,
+        ..LimitsOverride::default()
+    };
+    Ok(LoadRequest {
+        runtime: runtime.transpose()?,
+        grant: Grant {
+            permissions: Permissions {
+                net_connect: grant.net_connect,
+                fs_read: grant.fs_read,
+                fs_write: grant.fs_write,
+                kv: grant.kv,
+            },
+        },
+        limits,
+        config_json: remote::config(&args.terms)?.map(|it| it.get().to_owned()),
+        ..LoadRequest::new(Source::parse(&args.plugin))
+    })
+}

@@ -1,0 +1,159 @@
+//! What the control socket answers, for people.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mortise_gateway::control::{Move, Plugin, PluginDetail, RuntimeSupport};
+use serde_json::Value;
+
+use crate::output::{ago, table};
+
+pub(crate) fn plugins(all: &[Plugin]) -> String {
+    if all.is_empty() {
+        return "no plugins; load one with `mortise load FOLDER`".to_owned();
+    }
+    let now = now_ms();
+    let rows: Vec<_> = all
+        .iter()
+        .map(|it| {
+            vec![
+                it.name.clone(),
+                it.plugin.rsplit(' ').next().unwrap_or_default().to_owned(),
+                it.runtime.clone().unwrap_or_else(|| "-".to_owned()),
+                it.state.clone(),
+                ago(now.saturating_sub(it.since_unix_ms)),
+                it.calls.to_string(),
+                it.errors.to_string(),
+            ]
+        })
+        .collect();
+    let mut text = table(
+        &["NAME", "VERSION", "RUNTIME", "STATE", "FOR", "CALLS", "ERRORS"],
+        &rows,
+    );
+    for plugin in all.iter().filter(|it| !it.reasons.is_empty()) {
+        let _ = write!(text, "\n\n{}:", plugin.name);
+        for reason in &plugin.reasons {
+            let _ = write!(text, "\n  {reason}");
+        }
+    }
+    text
+}
+
+pub(crate) fn plugin(detail: &PluginDetail) -> String {
+    let it = &detail.plugin;
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let list = |all: &[String]| {
+        if all.is_empty() {
+            "-".to_owned()
+        } else {
+            all.join(", ")
+        }
+    };
+    let state = format!(
+        "{} for {}, generation {}",
+        it.state,
+        ago(now_ms().saturating_sub(it.since_unix_ms)),
+        it.generation
+    );
+    let mut rows = vec![
+        ("plugin", it.plugin.clone()),
+        ("source", it.source.clone()),
+        ("runtime", or_dash(&it.runtime)),
+        ("state", state),
+        ("digest", or_dash(&it.digest)),
+        ("instance", or_dash(&detail.instance)),
+        ("requires", list(&detail.requires)),
+        ("declared", permissions(&detail.declared)),
+        ("granted", permissions(&detail.granted)),
+        ("limits", pairs(&detail.limits)),
+        ("counters", pairs(&detail.counters)),
+        ("usage", pairs(&detail.usage)),
+    ];
+    rows.extend(it.reasons.iter().map(|reason| ("reason", reason.clone())));
+    let mut text = it.name.clone();
+    for (name, value) in rows {
+        let _ = write!(text, "\n  {name:<9} {value}");
+    }
+    text += "\nmethods";
+    for method in &detail.methods {
+        let _ = write!(text, "\n  {}/{}", method.service, method.name);
+        for (flag, word) in [
+            (method.idempotent, "idempotent"),
+            (method.nonblocking, "nonblocking"),
+        ] {
+            if flag {
+                let _ = write!(text, " ({word})");
+            }
+        }
+    }
+    text
+}
+
+pub(crate) fn moves(all: &[Move]) -> String {
+    let now = now_ms();
+    let rows: Vec<_> = all
+        .iter()
+        .map(|it| {
+            vec![
+                format!("{} ago", ago(now.saturating_sub(it.at_unix_ms))),
+                it.generation.to_string(),
+                format!("{} -> {}", it.from, it.to),
+                it.event.clone(),
+                it.detail.clone(),
+            ]
+        })
+        .collect();
+    table(&["WHEN", "GENERATION", "MOVE", "BECAUSE", "DETAIL"], &rows)
+}
+
+pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {
+    let mut text = String::new();
+    for it in all {
+        let word = if it.available { "ready" } else { "not available" };
+        let _ = write!(text, "\n{}: {word}", it.runtime);
+        let _ = write!(
+            text,
+            "\n  isolation     {}\n  interrupt     {}\n  memory limit  {}",
+            it.isolation, it.interrupt, it.memory_limit
+        );
+        for lack in &it.lacks {
+            let _ = write!(text, "\n  lacks {}: {}", lack.what, lack.why);
+        }
+    }
+    text.trim_start().to_owned()
+}
+
+fn permissions(grant: &mortise_gateway::control::Grant) -> String {
+    let named = |name: &str, all: &[String]| all.iter().map(|it| format!("{name}={it}")).collect::<Vec<_>>();
+    let mut all = [
+        named("net.connect", &grant.net_connect),
+        named("fs.read", &grant.fs_read),
+        named("fs.write", &grant.fs_write),
+    ]
+    .concat();
+    if grant.kv {
+        all.push("kv".to_owned());
+    }
+    if all.is_empty() {
+        "nothing".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
+fn pairs(all: &BTreeMap<String, Value>) -> String {
+    let known = all.iter().filter(|(_, value)| !value.is_null());
+    known
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

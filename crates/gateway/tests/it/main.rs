@@ -1,0 +1,10 @@
+//! The edges in front of a real host. Its plugin is the test's own, so that a test can hold a call where it wants it.
+
+mod fixture;
+
+mod http;
+mod rpc;
+mod shutdown;
+
+#[cfg(unix)]
+mod control;
