@@ -96,7 +96,8 @@ typedef struct mt_call {
 
 typedef mt_status (*mt_invoke_fn)(void *self, const mt_call *call, mt_slice in, mt_out *out);
 
-/* complete() is called exactly once, from any thread, possibly before invoke_async returns. */
+/* complete() is called exactly once, from any thread, possibly before invoke_async returns. invoke_async returns MT_PENDING; any
+ * other status but MT_OK refuses the call, and complete() must then not be called. */
 typedef struct mt_done {
   void (*complete)(void *ctx, mt_status status, mt_slice out);
   void *ctx;
@@ -130,7 +131,8 @@ typedef struct mt_instance {
   mt_status (*health)(void *self, mt_out *health);    /* [any] may be NULL; writes an encoded Health */
   mt_status (*save_state)(void *self, mt_out *out);   /* [control] may be NULL */
   mt_status (*load_state)(void *self, mt_slice in, mt_out *err); /* [control] may be NULL */
-  void (*cancel)(void *self, uint64_t call_id);       /* [any] may be NULL; for async methods */
+  /* [any] may be NULL; for async methods. The host sets *cancelled first; the call may be unknown yet, or completed already. */
+  void (*cancel)(void *self, uint64_t call_id);
   void (*destroy)(void *self);                        /* [control] the last call */
   const void *(*get_ext)(void *self, mt_str id);      /* [any] may be NULL; ids such as "mortise.stream/1" */
 } mt_instance;

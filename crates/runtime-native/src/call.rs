@@ -213,22 +213,27 @@ impl Drop for Waiting<'_> {
             return;
         }
         self.frame.cancel();
-        if self.is_async && self.inner.table.can_cancel() {
-            let (inner, frame) = (self.inner.clone(), self.frame.clone());
-            // The plugin's `cancel` may block as any function may; a refusal means that it is being stopped, which cancels all.
-            _ = self.inner.control.run(Box::new(move || {
-                let target: Arc<str> = format!("cancel of {}", frame.target).into();
-                let ticket = inner
-                    .side
-                    .live
-                    .enter(&frame.cx, &target, Bytes::new(), frame.deadline);
-                if let Some(ticket) = ticket {
-                    // SAFETY: the ticket.
-                    unsafe { inner.table.cancel(frame.id) };
-                    drop(ticket);
-                }
-            }));
+        if !self.is_async || !self.inner.table.can_cancel() {
+            return;
         }
+        let (inner, frame) = (self.inner.clone(), self.frame.clone());
+        let target: Arc<str> = format!("cancel of {}", frame.target).into();
+        // Without a ticket it is being stopped, and the stop tells the plugin.
+        let Some(ticket) = inner
+            .side
+            .live
+            .enter(&frame.cx, &target, Bytes::new(), frame.deadline)
+        else {
+            return;
+        };
+        // On a thread of its own: the plugin's `cancel` may block as any function may.
+        _ = self.inner.control.run(Box::new(move || {
+            if frame.is_to_be_told() {
+                // SAFETY: the ticket.
+                unsafe { inner.table.cancel(frame.id) };
+            }
+            drop(ticket);
+        }));
     }
 }
 

@@ -382,7 +382,7 @@ impl Inner {
                 stuck.join(", "),
                 grace.as_millis()
             ));
-            self.cancel_all();
+            self.side.live.all().iter().for_each(|it| it.cancel());
         }
         let last = Instant::now() + LAST_CHANCE;
         self.workers.close();
@@ -425,24 +425,23 @@ impl Inner {
         report
     }
 
-    /// Waits until no call is in the plugin.
+    /// Waits until no call is in the plugin; tells it of those that were cancelled.
     fn drained(&self, until: Instant) -> bool {
         let mut pause = Duration::from_micros(50);
-        while !self.side.live.is_empty() {
+        loop {
+            let live = self.side.live.all();
+            if live.is_empty() {
+                return true;
+            }
+            for frame in live.iter().filter(|it| it.is_to_be_told()) {
+                // SAFETY: the frame may just be leaving, but nothing is destroyed before this function has returned.
+                unsafe { self.table.cancel(frame.id) };
+            }
             if Instant::now() >= until {
                 return false;
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
-        }
-        true
-    }
-
-    fn cancel_all(&self) {
-        for frame in self.side.live.all() {
-            frame.cancel();
-            // SAFETY: the frame may just be leaving, but nothing is destroyed before this function has returned.
-            unsafe { self.table.cancel(frame.id) };
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Frame {
     head: Vec<u8>,
     cancelled: AtomicU32,
     cancel: Notify,
+    /// The plugin's `cancel` was called for it, or is about to be.
+    told: AtomicBool,
     /// The watchdog has told of it.
     overdue: AtomicBool,
 }
@@ -81,6 +83,7 @@ impl Live {
             head: head.encode_to_vec(),
             cancelled: AtomicU32::new(0),
             cancel: Notify::new(),
+            told: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
         });
         let mut shard = self.shard(id);
@@ -149,6 +152,11 @@ impl Frame {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether the plugin's `cancel` is to be called for it now: once for every cancelled call.
+    pub(crate) fn is_to_be_told(&self) -> bool {
+        self.is_cancelled() && !self.told.swap(true, Ordering::AcqRel)
     }
 
     /// Resolves when it is cancelled.
