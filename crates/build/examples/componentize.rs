@@ -10,7 +10,9 @@ fn main() -> ExitCode {
     let outcome = fs::read(core)
         .map_err(|error| format!("cannot read `{core}`: {error}"))
         .and_then(|it| mortise_build::componentize(&it).map_err(|error| error.to_string()))
-        .and_then(|it| fs::write(component, it).map_err(|error| format!("cannot write `{component}`: {error}")));
+        .and_then(|it| {
+            fs::write(component, it).map_err(|error| format!("cannot write `{component}`: {error}"))
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -68,7 +68,8 @@ impl Builder {
         self
     }
 
-    /// Another folder to write to than `$OUT_DIR`.
+    /// Another folder to write to than `$OUT_DIR`, for those who commit generated code. The same source then gives the same bytes on every
+    /// machine: the metadata names no toolchain and no target.
     #[must_use]
     pub fn out_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.out_dir = Some(path.into());
@@ -146,8 +147,10 @@ impl Builder {
             }
             _ => {}
         }
-        metadata.target = env::var("TARGET").unwrap_or_default();
-        metadata.toolchain = toolchain();
+        if self.out_dir.is_none() {
+            metadata.target = env::var("TARGET").unwrap_or_default();
+            metadata.toolchain = toolchain();
+        }
         Ok(metadata)
     }
 

@@ -41,14 +41,15 @@ fn plugin(options: &Options, item: &Item) -> Result<TokenStream> {
         let call = quote_spanned! { stop.span() => #stop(self) };
         quote! { fn stop(&self) { #call } }
     });
+    let generated = options.generated.iter().collect::<Vec<_>>();
     let export = options
         .export
         .unwrap_or(true)
-        .then(|| quote! { ::mortise_sdk::__export!(#plugin); });
+        .then(|| quote! { ::mortise_sdk::__export!(#plugin #(, #generated)*); });
     Ok(quote! {
         impl ::mortise_sdk::guest::Plugin for #plugin {
-            const BUILD: ::mortise_sdk::guest::Build = ::mortise_sdk::__build!();
-            const METADATA: &'static [u8] = ::mortise_sdk::__metadata!();
+            const BUILD: ::mortise_sdk::guest::Build = ::mortise_sdk::__build!(#(#generated)*);
+            const METADATA: &'static [u8] = ::mortise_sdk::__metadata!(#(#generated)*);
             const SERVICES: &'static [::mortise_sdk::guest::Service<Self>] = &[#(#services),*];
 
             fn start(cx: &::mortise_sdk::Cx) -> ::mortise_sdk::Result<Self> {

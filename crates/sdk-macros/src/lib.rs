@@ -24,6 +24,7 @@ use syn::parse_macro_input;
 /// | `health = path` | `fn(&Self) -> Result<()>`: an error is the reason why it cannot serve | always serving |
 /// | `stop = path` | `fn(&Self)`: after the last call | nothing |
 /// | `also(Trait, ..)` | further services of the same type, each with an `impl` of its own | none |
+/// | `generated = "dir"` | the folder of the crate where generated code is committed | `$OUT_DIR` |
 /// | `export = false` | no symbols: the type is a plugin, but the crate is not. For hosts that compile plugins in, and tests | `true` |
 ///
 /// All services together must be those that `provides` in `plugin.toml` names; the build fails if they are not. A crate has one

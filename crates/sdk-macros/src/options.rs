@@ -1,13 +1,12 @@
 //! What stands in the parentheses.
 
 use syn::{
-    Error, Ident, LitBool, Path, Result, Token, parenthesized,
+    Error, Ident, LitBool, LitStr, Path, Result, Token, parenthesized,
     parse::{Parse, ParseStream},
     punctuated::Punctuated,
 };
 
-const KNOWN: &str =
-    "known are `start = path`, `health = path`, `stop = path`, `also(Trait, ..)` and `export = false`";
+const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
 
 /// The options of `#[plugin(..)]`.
 #[derive(Default)]
@@ -16,6 +15,7 @@ pub(crate) struct Options {
     pub(crate) health: Option<Path>,
     pub(crate) stop: Option<Path>,
     pub(crate) also: Option<Vec<Path>>,
+    pub(crate) generated: Option<LitStr>,
     pub(crate) export: Option<bool>,
 }
 
@@ -39,6 +39,7 @@ impl Options {
             "start" => set(&name, &mut self.start, || value(input)),
             "health" => set(&name, &mut self.health, || value(input)),
             "stop" => set(&name, &mut self.stop, || value(input)),
+            "generated" => set(&name, &mut self.generated, || value(input)),
             "export" => set(&name, &mut self.export, || {
                 value::<LitBool>(input).map(|it| it.value)
             }),

@@ -338,10 +338,9 @@ impl Link for NativeLink {
     }
 
     fn wait(&self, duration: Duration) {
-        let until = Instant::now() + duration;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.is_cancelled() {
+        let began = Instant::now();
+        while let Some(left) = duration.checked_sub(began.elapsed()).filter(|it| !it.is_zero()) {
+            if self.is_cancelled() {
                 return;
             }
             std::thread::sleep(left.min(WAIT_STEP));

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     io::{self, IoSlice, Read as _, Write as _},
     os::{
-        fd::{FromRawFd as _, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -67,13 +67,17 @@ pub(super) fn inherited(number: &OsStr) -> Result<UnixStream, String> {
         .filter(|it| *it >= 0);
     let fd = parsed
         .ok_or_else(|| format!("{variable} is {number:?}, and should be the number of an open socket"))?;
-    // SAFETY: the host left this descriptor open for us and nobody else in this process knows its number. If it is not open, the
-    // first operation says so, which is the next line.
-    let socket = unsafe { UnixStream::from(OwnedFd::from_raw_fd(fd)) };
-    // The copy is closed on exec: a process that the plugin starts must not keep the lane open.
-    socket
-        .try_clone()
-        .map_err(|error| format!("{variable} is {fd}, which is not an open socket: {error}"))
+    let no_socket = |error: io::Error| format!("{variable} is {fd}, which is not an open socket: {error}");
+    // SAFETY: borrowed for this one system call, which fails if the descriptor is not open.
+    let copy = unsafe { BorrowedFd::borrow_raw(fd) }
+        .try_clone_to_owned()
+        .map_err(no_socket)?;
+    let socket = UnixStream::from(copy);
+    socket.local_addr().map_err(no_socket)?;
+    // The copy is closed on exec, and the original now: a process that the plugin starts must not keep the lane open.
+    // SAFETY: it is open, as the copy shows; the host left it open for us, and nobody else in this process knows its number.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(socket)
 }
 
 // === impl Lane ===
