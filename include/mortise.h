@@ -113,7 +113,7 @@ typedef struct mt_method {
   uint32_t flags;
   mt_str service; /* "package.Service" */
   mt_str method;
-  uint8_t wire_hash[32];
+  uint8_t wire_hash[32];           /* all zero = not stated; otherwise it must be the metadata's */
   mt_invoke_fn invoke;             /* [any] NULL if the method is async only */
   mt_invoke_async_fn invoke_async; /* [any] NULL if the method is sync only. `in` and `call` stay valid until complete() */
 } mt_method;

@@ -108,13 +108,9 @@ impl Live {
         self.closed.store(true, Ordering::SeqCst);
     }
 
+    /// Empty for good once it is empty after `close`.
     pub(crate) fn all(&self) -> Vec<Arc<Frame>> {
         self.shards.iter().flat_map(|it| lock(it).clone()).collect()
-    }
-
-    /// Final once closed.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shards.iter().all(|it| lock(it).is_empty())
     }
 
     /// A call that should have returned before `limit`, each one once.

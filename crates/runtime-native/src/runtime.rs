@@ -115,6 +115,10 @@ impl Runtime for NativeRuntime {
         }
     }
 
+    fn needs_path(&self) -> bool {
+        false
+    }
+
     fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
         let section = read_section(&artifact.bytes)?;
         decode(section.bytes)

@@ -2,6 +2,7 @@ use super::*;
 
 /// What a plugin does with the buffer, in its three steps.
 fn plugin_writes(out: *mut MtOut, bytes: &[u8]) -> MtStatus {
+    // SAFETY: the buffer is alive and used by nobody else.
     unsafe { write(out, bytes) }
 }
 
@@ -51,6 +52,7 @@ fn impossible_states_are_refused_and_change_nothing() {
         let mut vec = Vec::with_capacity(16);
         vec.extend_from_slice(b"kept");
         let mut buffer = Buffer::new(&mut vec, 16);
+        // SAFETY: as above.
         spoil(unsafe { &mut *buffer.as_out() });
         assert!(buffer.finish().is_err());
         assert_eq!(vec, b"kept");
@@ -62,6 +64,7 @@ fn wild_sizes_are_refused() {
     let mut vec = Vec::new();
     let mut buffer = Buffer::new(&mut vec, usize::MAX);
     let out = buffer.as_out();
+    // SAFETY: as above; `grow` gets the pointer that it belongs to.
     unsafe {
         let grow = (*out).grow.unwrap();
         assert_eq!(grow(out, usize::MAX), MT_E_NOMEM, "no abort for want of memory");

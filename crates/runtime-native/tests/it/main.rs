@@ -6,6 +6,7 @@ mod bench;
 mod asynchronous;
 mod calls;
 mod cycles;
+mod echo_c;
 mod host_calls;
 mod loading;
 mod stopping;
