@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -11,20 +11,21 @@ use futures_util::future::join_all;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName};
 use mortise_routing::Rule;
-use mortise_runtime::Runtime;
+use mortise_runtime::{Runtime, RuntimeError};
 use mortise_store::{DataDir, EmbeddedPackage, KvLimits, Package, StoreError};
 
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, Source,
-    host::{self, is_well},
-    load,
+    host::{self, Runtimes, is_well},
+    load, remember,
     services::{NameLookup, SystemLookup},
 };
 
 /// Collects what a host is made of.
 #[must_use = "a builder does nothing until it is started"]
 pub struct HostBuilder {
-    runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
+    runtimes: HashMap<RuntimeName, MakeRuntime>,
+    remembers: bool,
     data_dir: Option<PathBuf>,
     config: HostConfig,
     embedded: BTreeMap<String, EmbeddedPackage>,
@@ -46,6 +47,7 @@ impl Default for HostBuilder {
     fn default() -> Self {
         Self {
             runtimes: HashMap::new(),
+            remembers: false,
             data_dir: None,
             config: HostConfig::default(),
             embedded: BTreeMap::new(),
@@ -69,7 +71,21 @@ impl fmt::Debug for HostBuilder {
 impl HostBuilder {
     /// Adds a technology that runs plugins. Of two for the same name, the later counts.
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
-        self.runtimes.insert(runtime.support().runtime, Arc::new(runtime));
+        let name = runtime.support().runtime;
+        self.runtimes
+            .insert(name, Box::new(move |_| Ok(Arc::new(runtime))));
+        self
+    }
+
+    /// Adds a technology that keeps something of its own in the data directory: `make` gets that directory's path at start. If it fails, the host
+    /// starts without this runtime, and whoever asks for it hears why.
+    pub fn runtime_in<R: Runtime>(
+        mut self,
+        name: RuntimeName,
+        make: impl FnOnce(&Path) -> Result<R, RuntimeError> + Send + 'static,
+    ) -> Self {
+        let make = |dir: &Path| make(dir).map(|it| Arc::new(it) as Arc<dyn Runtime>);
+        self.runtimes.insert(name, Box::new(make));
         self
     }
 
@@ -84,6 +100,14 @@ impl HostBuilder {
     /// listed with all reasons, and the host starts all the same. Relative paths in it are taken as they are.
     pub fn config(mut self, config: HostConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Loads again at start what [`Host::load`] had loaded before and nobody unloaded, beside what the configuration names (which wins). For a
+    /// daemon, whose operators load plugins while it runs; a service that loads its own plugins at every start has no use for it.
+    /// Default: off. Costs one more write to the disk per load and unload.
+    pub fn remember_loads(mut self) -> Self {
+        self.remembers = true;
         self
     }
 
@@ -139,13 +163,25 @@ impl HostBuilder {
             restarts,
             lookup,
             rules,
+            remembers,
         } = self;
         let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
-        let opening = tokio::task::spawn_blocking(move || open(chosen));
+        let opening = tokio::task::spawn_blocking(move || {
+            let (data, temporary) = open(chosen)?;
+            let make = |(name, make): (_, MakeRuntime)| (name, make(data.path()));
+            let runtimes: Runtimes = runtimes.into_iter().map(make).collect();
+            Ok((data, temporary, runtimes))
+        });
         let opened = opening
             .await
             .map_err(|_| HostError::new(HostErrorKind::Storage, "opening the data directory was given up"))?;
-        let (data, temporary) = opened?;
+        let (data, temporary, runtimes) = opened?;
+        for (name, error) in runtimes
+            .iter()
+            .filter_map(|(name, made)| Some((name, made.as_ref().err()?)))
+        {
+            tracing::warn!(target: "mortise::life", runtime = %name, %error, hint = error.hint(), "a runtime is missing");
+        }
         let parts = host::Parts {
             runtimes,
             embedded,
@@ -160,12 +196,22 @@ impl HostBuilder {
             kv: data.kv(KvLimits::default()).map_err(of_store)?,
             data,
             temporary,
+            remembers,
         };
         let host = Host::new(parts);
         load_all(&host, config.plugins.into_iter().map(LoadRequest::from).collect()).await;
+        if remembers {
+            let recalled = remember::recall(host.shared()).await?;
+            let (beside, plain): (Vec<_>, Vec<_>) = recalled.into_iter().partition(|it| it.beside);
+            load_all(&host, plain).await;
+            load_all(&host, beside).await;
+        }
         Ok(host)
     }
 }
+
+/// Makes a runtime that may keep something in the data directory.
+type MakeRuntime = Box<dyn FnOnce(&Path) -> Result<Arc<dyn Runtime>, RuntimeError> + Send>;
 
 fn open(chosen: Option<PathBuf>) -> Result<(DataDir, Option<tempfile::TempDir>), HostError> {
     let Some(path) = chosen else {
@@ -232,6 +278,8 @@ async fn read_all(host: &Host, requests: Vec<LoadRequest>) -> Vec<Entry> {
         let package = load::fetch(host.shared(), &request.source).await;
         (request, package)
     }));
+    // What the configuration named before wins over what is only remembered.
+    let known: HashSet<String> = host.list().into_iter().map(|it| it.name).collect();
     let mut names = HashSet::new();
     let mut entries = Vec::new();
     for (request, package) in fetched.await {
@@ -247,7 +295,10 @@ async fn read_all(host: &Host, requests: Vec<LoadRequest>) -> Vec<Entry> {
             .name
             .clone()
             .unwrap_or_else(|| package.plugin().name.to_string());
-        if names.insert(name.clone()) {
+        if known.contains(&name) && !request.beside {
+            continue;
+        }
+        if names.insert(name.clone()) || request.beside {
             entries.push(Entry {
                 name,
                 package,

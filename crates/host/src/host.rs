@@ -15,7 +15,9 @@ use bytes::Bytes;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
 use mortise_routing::Rule;
-use mortise_runtime::{CallError, CallErrorKind, Runtime, Support};
+use mortise_runtime::{
+    CallError, CallErrorKind, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError, Support,
+};
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
 use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
 use tokio::{
@@ -29,7 +31,7 @@ use crate::{
     MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
     generation::{Address, Generation},
-    load,
+    load, remember,
     services::NameLookup,
     supervisor::{Command, Supervisor},
     table::{Table, Target},
@@ -45,9 +47,12 @@ pub struct Host {
 /// Closes the host when the last handle is gone; supervisors hold [`Shared`] themselves.
 struct Owner(Arc<Shared>);
 
+/// What the embedder added, or why it could not be made.
+pub(crate) type Runtimes = HashMap<RuntimeName, Result<Arc<dyn Runtime>, RuntimeError>>;
+
 /// What all parts of a host share.
 pub(crate) struct Shared {
-    pub(crate) runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
+    pub(crate) runtimes: Runtimes,
     pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
     pub(crate) builtin: BTreeMap<String, Package>,
     pub(crate) prefer: Vec<RuntimeName>,
@@ -59,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) data: DataDir,
     pub(crate) journal: Journal,
     pub(crate) kv: Kv,
+    pub(crate) remembers: bool,
     pub(crate) table: ArcSwap<Table>,
     pub(crate) closing: watch::Sender<bool>,
     /// The runtime that the host lives on.
@@ -71,7 +77,7 @@ pub(crate) struct Shared {
 
 /// What [`Shared::new`] needs.
 pub(crate) struct Parts {
-    pub(crate) runtimes: HashMap<RuntimeName, Arc<dyn Runtime>>,
+    pub(crate) runtimes: Runtimes,
     pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
     pub(crate) builtin: BTreeMap<String, Package>,
     pub(crate) prefer: Vec<RuntimeName>,
@@ -83,6 +89,7 @@ pub(crate) struct Parts {
     pub(crate) data: DataDir,
     pub(crate) journal: Journal,
     pub(crate) kv: Kv,
+    pub(crate) remembers: bool,
     pub(crate) temporary: Option<tempfile::TempDir>,
 }
 
@@ -116,8 +123,14 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future does not undo the load.
     pub async fn load(&self, request: LoadRequest) -> Result<PluginInfo, HostError> {
-        let package = load::fetch(self.shared(), &request.source).await?;
-        self.load_package(package, request).await
+        let shared = self.shared();
+        let package = load::fetch(shared, &request.source).await?;
+        let remembered = shared.remembers.then(|| request.clone());
+        let loaded = self.load_package(package, request).await?;
+        if let Some(request) = remembered {
+            remember::keep(shared, &loaded.name, request).await?;
+        }
+        Ok(loaded)
     }
 
     pub(crate) async fn load_package(
@@ -170,6 +183,9 @@ impl Host {
     /// Dropping the future does not undo the unload.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport, HostError> {
         let address = self.shared().find(plugin)?;
+        if self.shared().remembers {
+            remember::forget(self.shared(), &address.name).await?;
+        }
         let (reply, answer) = oneshot::channel();
         let gone = || self.shared().unknown_plugin(plugin);
         address
@@ -278,7 +294,11 @@ impl Host {
     /// What each runtime can do on this machine.
     #[must_use]
     pub fn supports(&self) -> Vec<Support> {
-        let mut all: Vec<_> = self.shared().runtimes.values().map(|it| it.support()).collect();
+        let support = |(name, made): (&RuntimeName, &Result<Arc<dyn Runtime>, RuntimeError>)| match made {
+            Ok(runtime) => runtime.support(),
+            Err(error) => unmade(*name, error),
+        };
+        let mut all: Vec<_> = self.shared().runtimes.iter().map(support).collect();
         all.sort_by_key(|it| it.runtime);
         all
     }
@@ -398,6 +418,7 @@ impl Shared {
             data,
             journal,
             kv,
+            remembers,
             temporary,
         } = parts;
         Self {
@@ -413,6 +434,7 @@ impl Shared {
             data,
             journal,
             kv,
+            remembers,
             table: ArcSwap::default(),
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
@@ -561,12 +583,17 @@ impl Shared {
 
     // --- journal ---
 
-    /// Writes a move down; it is on the disk when this returns.
-    pub(crate) async fn journal(&self, transition: Transition) -> Result<(), HostError> {
+    /// Writes moves down; they are on the disk when this returns.
+    pub(crate) async fn journal(&self, run: Vec<Transition>) -> Result<(), HostError> {
         let at = std::time::SystemTime::now();
-        self.with_journal(move |journal| journal.append(at, &transition))
+        self.with_journal(move |journal| journal.append_all(at, &run))
             .await
             .map(|_| ())
+    }
+
+    /// The runtime of this name, if the host has it.
+    pub(crate) fn runtime(&self, name: RuntimeName) -> Option<&Arc<dyn Runtime>> {
+        self.runtimes.get(&name)?.as_ref().ok()
     }
 
     /// Works with the journal on a thread that may block.
@@ -630,7 +657,7 @@ impl Shared {
             history: status.history.iter().cloned().collect(),
             support: info
                 .runtime
-                .and_then(|it| self.runtimes.get(&it))
+                .and_then(|it| self.runtime(it))
                 .map(|it| it.support()),
             info,
         }
@@ -662,6 +689,22 @@ fn methods_of(serving: &Generation) -> Vec<MethodInfo> {
             nonblocking: method.flags & METHOD_NONBLOCKING != 0,
         })
         .collect()
+}
+
+/// What can be said of a runtime that could not be made.
+fn unmade(runtime: RuntimeName, error: &RuntimeError) -> Support {
+    Support {
+        runtime,
+        available: false,
+        isolation: Isolation::None,
+        interrupt: Interrupt::Never,
+        memory_limit: Enforcement::NotEnforced("the runtime is missing"),
+        restartable: false,
+        lacks: vec![Lack {
+            what: "runtime",
+            why: format!("{error}; {}", error.hint()),
+        }],
+    }
 }
 
 /// Whether a state is one that a plugin should be in.

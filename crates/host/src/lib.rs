@@ -25,6 +25,7 @@ mod host;
 mod info;
 mod life;
 mod load;
+mod remember;
 mod request;
 mod route;
 mod services;

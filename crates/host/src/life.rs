@@ -20,6 +20,8 @@ pub(crate) struct Life {
     pub(crate) plugin: PluginId,
     pub(crate) digest: Option<Digest>,
     state: State,
+    /// Moves that were made and have no effect of their own; they are written together with the next one.
+    noted: Vec<Transition>,
     /// Whether this generation is what the address shows: the one that serves or, if none does, the last attempt.
     pub(crate) shown: bool,
 }
@@ -33,6 +35,7 @@ impl Life {
             plugin,
             digest: None,
             state: State::Absent,
+            noted: Vec::new(),
             shown: false,
         }
     }
@@ -51,32 +54,29 @@ impl Life {
         event: Event,
         detail: &str,
     ) -> Result<Vec<Effect>, HostError> {
-        let from = self.state;
-        let (to, effects) = step(from, event).map_err(|refused| {
-            HostError::new(
-                HostErrorKind::Conflict,
-                format!("plugin `{}`: {refused}", self.address.name),
-            )
-            .with_plugin(&*self.address.name)
-            .with_source(refused)
-        })?;
-        let transition = Transition {
-            plugin: self.address.name.to_string(),
-            version: self.plugin.version.to_string(),
-            digest: self.digest.map(|it| it.to_string()).unwrap_or_default(),
-            actor: actor.to_owned(),
-            from: from.to_string(),
-            event: event.name().to_owned(),
-            to: to.to_string(),
-            detail: detail.to_owned(),
-        };
-        self.shared.journal(transition).await?;
-        self.state = to;
-        tracing::info!(
-            target: "mortise::life", plugin = %self.address.name, version = %self.plugin.version, generation = self.number,
-            %from, event = event.name(), %to, detail, "{from} -> {to}"
-        );
-        self.publish(|status| status.moved(self.number, from, event.name(), to, detail));
+        let (to, effects) = self.ask(event)?;
+        let mut run = self.noted.clone();
+        run.push(self.transition(actor, event, to, detail));
+        self.shared.journal(run).await?;
+        self.noted.clear();
+        self.enter(event, to, detail);
+        Ok(effects)
+    }
+
+    /// Makes a move whose effects touch nothing that outlives the host. It is written together with the next one, because every write waits
+    /// for the disk.
+    ///
+    /// # Errors
+    /// `Conflict` if the move does not exist; nothing has changed then.
+    pub(crate) fn note(
+        &mut self,
+        actor: &'static str,
+        event: Event,
+        detail: &str,
+    ) -> Result<Vec<Effect>, HostError> {
+        let (to, effects) = self.ask(event)?;
+        self.noted.push(self.transition(actor, event, to, detail));
+        self.enter(event, to, detail);
         Ok(effects)
     }
 
@@ -89,11 +89,43 @@ impl Life {
                 let Ok((to, effects)) = step(self.state, event) else {
                     return Vec::new();
                 };
-                let from = std::mem::replace(&mut self.state, to);
-                self.publish(|status| status.moved(self.number, from, event.name(), to, detail));
+                self.enter(event, to, detail);
                 effects
             }
         }
+    }
+
+    fn ask(&self, event: Event) -> Result<(State, Vec<Effect>), HostError> {
+        step(self.state, event).map_err(|refused| {
+            HostError::new(
+                HostErrorKind::Conflict,
+                format!("plugin `{}`: {refused}", self.address.name),
+            )
+            .with_plugin(&*self.address.name)
+            .with_source(refused)
+        })
+    }
+
+    fn transition(&self, actor: &str, event: Event, to: State, detail: &str) -> Transition {
+        Transition {
+            plugin: self.address.name.to_string(),
+            version: self.plugin.version.to_string(),
+            digest: self.digest.map(|it| it.to_string()).unwrap_or_default(),
+            actor: actor.to_owned(),
+            from: self.state.to_string(),
+            event: event.name().to_owned(),
+            to: to.to_string(),
+            detail: detail.to_owned(),
+        }
+    }
+
+    fn enter(&mut self, event: Event, to: State, detail: &str) {
+        let from = std::mem::replace(&mut self.state, to);
+        tracing::info!(
+            target: "mortise::life", plugin = %self.address.name, version = %self.plugin.version, generation = self.number,
+            event = event.name(), detail, "{from} -> {to}"
+        );
+        self.publish(|status| status.moved(self.number, from, event.name(), to, detail));
     }
 
     /// Shows this generation as the address's own.

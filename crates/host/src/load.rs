@@ -185,9 +185,16 @@ fn choose(
             }
             continue;
         };
-        let Some(runtime) = shared.runtimes.get(&name) else {
-            why.push(format!("this host was made without the runtime {name}"));
-            continue;
+        let runtime = match shared.runtimes.get(&name) {
+            Some(Ok(runtime)) => runtime,
+            Some(Err(error)) => {
+                why.push(format!("the runtime {name} could not be made: {error}"));
+                continue;
+            }
+            None => {
+                why.push(format!("this host was made without the runtime {name}"));
+                continue;
+            }
         };
         let support = runtime.support();
         if support.available {
@@ -302,7 +309,7 @@ pub(crate) async fn prepare(shared: &Shared, launch: &Launch) -> Result<Prepared
         let grant = Grant {
             permissions: launch.granted.clone(),
         };
-        let verified = placed(shared, &launch.verified).await?;
+        let verified = placed(shared, &*launch.runtime, &launch.verified).await?;
         launch
             .runtime
             .prepare(&verified, &grant)
@@ -314,8 +321,8 @@ pub(crate) async fn prepare(shared: &Shared, launch: &Launch) -> Result<Prepared
 }
 
 /// The same, with the path of a read-only copy by digest.
-async fn placed(shared: &Shared, verified: &Verified) -> Result<Verified, Refusal> {
-    if verified.artifact().bytes.is_empty() {
+async fn placed(shared: &Shared, runtime: &dyn Runtime, verified: &Verified) -> Result<Verified, Refusal> {
+    if verified.artifact().bytes.is_empty() || !runtime.needs_path() {
         return Ok(verified.clone());
     }
     let (cache, mut artifact) = (shared.data.artifacts().clone(), verified.artifact().clone());
@@ -538,8 +545,7 @@ async fn checked(
     package: &Package,
     request: &LoadRequest,
 ) -> Result<(Arc<Launch>, Prepared), HostError> {
-    life.step("operator", Event::Load, &request.source.to_string())
-        .await?;
+    life.note("operator", Event::Load, &request.source.to_string())?;
     let launch = match verify(shared, package, request).await {
         Ok(launch) => Arc::new(launch),
         Err(refusals) => return Err(rejected(address, life, refusals).await),
@@ -551,12 +557,12 @@ async fn checked(
         let error = rejected(address, life, vec![refusal]).await;
         return Err(error.of_kind(HostErrorKind::Quarantined).with_hint(hint));
     }
-    life.step("supervisor", Event::ChecksPassed, "").await?;
+    life.note("supervisor", Event::ChecksPassed, "")?;
     let prepared = match prepare(shared, &launch).await {
         Ok(prepared) => prepared,
         Err(refusal) => return Err(rejected(address, life, vec![refusal]).await),
     };
-    life.step("supervisor", Event::Prepared, "").await?;
+    life.note("supervisor", Event::Prepared, "")?;
     Ok((launch, prepared))
 }
 
@@ -632,7 +638,7 @@ pub(crate) async fn check(shared: &Shared, source: &Source) -> Result<CheckRepor
 }
 
 async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) -> VariantReport {
-    let runtime = shared.runtimes.get(&artifact.runtime);
+    let runtime = shared.runtime(artifact.runtime);
     let mut report = VariantReport {
         runtime: artifact.runtime,
         digest: Some(artifact.digest),

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Instant};
 
-use mortise_manifest::{Grant, LimitsOverride, PackageSource, PluginEntry, RuntimeName};
+use mortise_manifest::{Grant, LimitsOverride, PackageSource, Permissions, PluginEntry, RuntimeName};
 use mortise_wire::Header;
 
 /// Where a plugin comes from.
@@ -17,6 +17,21 @@ pub enum Source {
 }
 
 impl Source {
+    /// A package folder, as `mortise build` writes it.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self::Folder(path.into())
+    }
+
+    /// A package folder that is embedded in this program.
+    pub fn embedded(name: impl Into<String>) -> Self {
+        Self::Embedded(name.into())
+    }
+
+    /// A plugin that is compiled into this program.
+    pub fn builtin(name: impl Into<String>) -> Self {
+        Self::Builtin(name.into())
+    }
+
     /// Reads `builtin:NAME`, `embedded:NAME` or a path.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -25,6 +40,57 @@ impl Source {
             Some(("embedded", name)) => Self::Embedded(name.to_owned()),
             _ => Self::Folder(PathBuf::from(text)),
         }
+    }
+}
+
+impl LoadRequest {
+    /// Registers it under this name in place of its manifest's.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Trusts it this far.
+    #[must_use]
+    pub fn runtime(mut self, runtime: RuntimeName) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Grants these permissions, out of what it declares.
+    #[must_use]
+    pub fn grant(mut self, permissions: Permissions) -> Self {
+        self.grant = Grant { permissions };
+        self
+    }
+
+    /// Replaces limits of its manifest.
+    #[must_use]
+    pub fn limits(mut self, limits: LimitsOverride) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Configures it: JSON text, an object.
+    #[must_use]
+    pub fn config_json(mut self, json: impl Into<String>) -> Self {
+        self.config_json = Some(json.into());
+        self
+    }
+
+    /// Runs it beside a version that runs under the same name, in place of replacing it.
+    #[must_use]
+    pub fn beside(mut self) -> Self {
+        self.beside = true;
+        self
+    }
+
+    /// Starts it although its digest is quarantined.
+    #[must_use]
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
     }
 }
 

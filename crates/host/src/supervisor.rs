@@ -1,8 +1,8 @@
 //! One task per address: the only writer of its cell, its status and its generations' lives.
 //!
 //! # Invariants
-//! - **S1** A move is in the journal before its effect happens (`Life::step`), except that an instance that is already gone is taken out of
-//!   the cell whatever the disk says.
+//! - **S1** A move is in the journal before an effect happens that outlives the host or that a caller can see (`Life::step`), except that an
+//!   instance that is already gone is taken out of the cell whatever the disk says.
 //! - **S2** The cell is swapped first and the old generation's door closed second, so a call that finds the door closed finds the
 //!   successor in the cell. Putting a predecessor back opens its door first.
 //! - **S3** An instance is stopped only when no call holds its generation (drained), when its stop timeout passed on an unload, or when it is
@@ -334,8 +334,7 @@ impl Supervisor {
         launch: Arc<Launch>,
     ) -> Result<(), HostError> {
         let journalled = async {
-            life.step("supervisor", Event::Started, generation.instance.id().0.as_ref())
-                .await?;
+            life.note("supervisor", Event::Started, &generation.instance.id().0)?;
             life.step("supervisor", Event::CutOver, "").await
         };
         if let Err(error) = journalled.await {
@@ -393,7 +392,11 @@ impl Supervisor {
     /// Tells what serves that it was replaced; whatever stood by until now is let go.
     async fn replace(&mut self) -> Option<Running> {
         let mut old = self.running.take()?;
-        let effects = old.life.must_step("supervisor", Event::Replaced, "").await;
+        // It has no effect of its own; its successor's cutover is on the disk.
+        let effects = old
+            .life
+            .note("supervisor", Event::Replaced, "")
+            .unwrap_or_default();
         old.life.shown = false;
         old.watch = None;
         old.generation.stats.sample_all(false);

@@ -86,6 +86,10 @@ impl Runtime for BuiltinRuntime {
         }
     }
 
+    fn needs_path(&self) -> bool {
+        false
+    }
+
     fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
         self.find(&artifact.plugin)
             .map(|plugin| Metadata::clone(plugin.metadata()))

@@ -130,6 +130,10 @@ impl Runtime for WasmRuntime {
         }
     }
 
+    fn needs_path(&self) -> bool {
+        false
+    }
+
     fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
         let section = Scan::of(&artifact.bytes)?.metadata.ok_or_else(|| {
             RuntimeError::new(

@@ -12,6 +12,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// What this build on this machine can do. Cheap; may be called at any time.
     fn support(&self) -> Support;
 
+    /// Whether `prepare` and `start` need [`Artifact::path`](crate::Artifact::path). The host then writes the artifact to a place of its own
+    /// first, which costs a few syncs of the disk for bytes that are new; otherwise the path stays empty.
+    fn needs_path(&self) -> bool {
+        true
+    }
+
     /// Reads what the artifact says about itself, from its bytes alone: none of the plugin's code runs and nothing is mapped.
     /// The bytes may be anything at all.
     ///

@@ -108,22 +108,43 @@ impl Journal {
     /// # Errors
     /// What the disk says; the transition must not happen then.
     pub fn append(&self, at: SystemTime, transition: &Transition) -> Result<u64, StoreError> {
-        let Transition {
-            plugin,
-            version,
-            digest,
-            actor,
-            from,
-            event,
-            to,
-            detail,
-        } = transition;
+        self.append_all(at, std::slice::from_ref(transition))
+    }
+
+    /// Writes several transitions down, in this order, and returns the place of the last one. All of them are on the disk then, or none: one
+    /// sync of the disk for a run of transitions that have no side effects before the last.
+    ///
+    /// # Errors
+    /// What the disk says; none of the transitions must happen then.
+    pub fn append_all(&self, at: SystemTime, transitions: &[Transition]) -> Result<u64, StoreError> {
         self.link.write("append to", |db| {
-            db.prepare_cached(
+            let mut insert = db.prepare_cached(
                 "INSERT INTO transitions (at_ms, plugin, version, digest, actor, from_state, event, to_state, detail)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?
-            .execute(params![millis(at), plugin, version, digest, actor, from, event, to, detail])?;
+            )?;
+            for transition in transitions {
+                let Transition {
+                    plugin,
+                    version,
+                    digest,
+                    actor,
+                    from,
+                    event,
+                    to,
+                    detail,
+                } = transition;
+                insert.execute(params![
+                    millis(at),
+                    plugin,
+                    version,
+                    digest,
+                    actor,
+                    from,
+                    event,
+                    to,
+                    detail
+                ])?;
+            }
             Ok(u64::try_from(db.last_insert_rowid()).unwrap_or(0))
         })
     }

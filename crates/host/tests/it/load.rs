@@ -315,3 +315,64 @@ async fn a_host_that_is_dropped_or_shut_down_stops_its_plugins() {
     drop(host);
     crate::closures::until("it is stopped", || program.live() == 0).await;
 }
+
+#[tokio::test]
+async fn a_daemon_comes_back_to_what_its_operators_loaded() {
+    let world = World::new();
+    let host = world.builder().remember_loads().start().await.unwrap();
+    let config = r#"{"quality":80}"#;
+    let (kept, _) = world.package("kept", "1.0.0", "");
+    let (other, _) = world.package("kept", "2.0.0", "");
+    let (gone, _) = world.package("gone", "1.0.0", "");
+    host.load(request(&kept).name("alias").config_json(config))
+        .await
+        .unwrap();
+    host.load(request(&other).name("alias").beside()).await.unwrap();
+    host.load(request(&gone)).await.unwrap();
+    host.unload("gone").await.unwrap();
+    host.shutdown().await;
+    drop(host);
+    let host = loop {
+        match world.builder().remember_loads().start().await {
+            Ok(host) => break host,
+            // The lock is free when the last supervisor is gone.
+            Err(error) if error.to_string().contains("in use") => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let names: Vec<_> = host.list().into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ["alias", "alias@2.0.0"]);
+    let reply = call(&host, "plugin.alias@1.0.0.Relay", target::CONFIG_GET)
+        .await
+        .unwrap();
+    assert!(reply.contains(config), "{reply}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_cannot_be_made_is_told_and_the_host_starts() {
+    let world = World::new();
+    let fails = |_: &std::path::Path| -> Result<crate::closures::Closures, _> {
+        let kind = mortise_runtime::RuntimeErrorKind::Unsupported;
+        Err(mortise_runtime::RuntimeError::new(
+            kind,
+            "this machine has no threads",
+            "buy some",
+        ))
+    };
+    let host = Host::builder()
+        .runtime_in(RuntimeName::Wasm, fails)
+        .start()
+        .await
+        .unwrap();
+    let support = host.supports().remove(0);
+    assert!(
+        !support.available && support.lacks[0].why.contains("no threads"),
+        "{support:?}"
+    );
+    let (folder, _) = world.package("echo", "1.0.0", "");
+    let error = host.load(request(&folder)).await.unwrap_err();
+    assert!(
+        error.to_string().contains("this machine has no threads"),
+        "{error}"
+    );
+}

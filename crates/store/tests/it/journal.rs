@@ -52,6 +52,20 @@ fn everything_comes_back_newest_first_also_after_a_restart() {
 }
 
 #[test]
+fn a_run_of_transitions_is_one_write() {
+    let (_dir, _data, journal) = journal();
+    let run = ["LOADED", "CHECKED", "VALIDATED"].map(|to| transition("a", "1.0.0", to));
+    let last = journal.append_all(at(1), &run).unwrap();
+    let mut history = journal.history(&History::default()).unwrap();
+    history.reverse();
+    assert_eq!(history.last().map(|it| it.seq), Some(last));
+    assert_eq!(
+        history.into_iter().map(|it| it.transition).collect::<Vec<_>>(),
+        run
+    );
+}
+
+#[test]
 fn history_in_pages_and_by_plugin() {
     let (_dir, _data, journal) = journal();
     for number in 0..10 {
