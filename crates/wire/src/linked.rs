@@ -13,8 +13,11 @@ pub struct LinkedPlugin {
     /// The encoded `Metadata`.
     pub metadata: &'static [u8],
     /// Starts an instance.
-    pub start: fn(StartRequest, Box<dyn HostLink>) -> Result<Box<dyn LinkedInstance>, Status>,
+    pub start: StartFn,
 }
+
+/// Starts an instance of one plugin, or says why not. May panic; the host catches it.
+pub type StartFn = fn(StartRequest, Box<dyn HostLink>) -> Result<Box<dyn LinkedInstance>, Status>;
 
 /// One running copy. Every function may panic; the host catches it.
 pub trait LinkedInstance: Send + Sync {

@@ -72,10 +72,12 @@ fn plugin() {
     Fake::run(begin);
 }
 
+type HostAnswer = Result<Vec<u8>, Status>;
+
 /// The sending half and what is open.
 struct Fake {
     socket: Mutex<UnixStream>,
-    host_calls: Mutex<HashMap<u64, mpsc::Sender<Result<Vec<u8>, Status>>>>,
+    host_calls: Mutex<HashMap<u64, mpsc::Sender<HostAnswer>>>,
     cancelled: Mutex<Vec<u64>>,
     next_host_call: Mutex<u64>,
     obeys_stop: Mutex<bool>,
@@ -323,6 +325,10 @@ impl Fake {
                 "will not stop".to_owned()
             }
             "grandchild" => {
+                #[expect(
+                    clippy::zombie_processes,
+                    reason = "whether the runtime ends it is the question"
+                )]
                 let child = process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
                 child.id().to_string()
             }

@@ -13,5 +13,6 @@ mod faults;
 mod host_calls;
 mod leaks;
 mod output;
+mod sdk;
 mod start;
 mod stop;
