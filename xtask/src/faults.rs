@@ -38,5 +38,6 @@ pub(crate) fn report(task: &str, checked: &str, mut faults: Vec<Fault>) -> Resul
             "\nerror: {message}\n  --> {place}\n  rule: {rule}\nhint: {fix}\n"
         )?;
     }
-    bail!("{task}: {} faults\n{text}", faults.len())
+    let plural = if faults.len() == 1 { "fault" } else { "faults" };
+    bail!("{task}: {} {plural}\n{text}", faults.len())
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     faults::{Fault, report},
     tidy::{is_test_code, rust_files},
-    workspace::{Package, Workspace},
+    workspace::{Dependency, Package, Workspace},
 };
 
 /// Checks the rings.
@@ -215,17 +215,25 @@ pub(crate) fn run(_: &Args, workspace: &Workspace) -> Result<()> {
 }
 
 fn arrows(workspace: &Workspace, package: &Package, ring: &Ring) -> Vec<Fault> {
-    let ours = |dependency: &&crate::workspace::Dependency| {
-        dependency.path.is_some() && dependency.kind.as_deref() != Some("dev")
-    };
+    let ours =
+        |dependency: &&Dependency| dependency.path.is_some() && dependency.kind.as_deref() != Some("dev");
     let ring_of = |name: &str| RINGS.iter().find(|ring| ring.crates.contains(&name));
+    // Plugins are users of ours, not parts; only tests and demos may have them compiled in.
+    let is_plugin = |dependency: &&Dependency| {
+        dependency
+            .path
+            .as_ref()
+            .is_some_and(|path| path.starts_with(workspace.root().join("plugins")))
+    };
+    let may_hold_plugins = ring.name == "testing";
     let outward = |name: &str| ring_of(name).is_none_or(|other| !ring.looks_at.contains(&other.name));
     let dependencies = package
         .dependencies
         .iter()
         .filter(ours)
+        .filter(|dependency| !(may_hold_plugins && is_plugin(dependency)))
         .filter(|dependency| outward(&dependency.name));
-    let fault = |dependency: &crate::workspace::Dependency| Fault {
+    let fault = |dependency: &Dependency| Fault {
         rule: "arrows between rings",
         place: workspace.relative(package.manifest()).into_owned(),
         message: format!(
