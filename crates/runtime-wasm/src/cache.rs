@@ -157,12 +157,22 @@ fn thaw<C: MachineCode>(engine: &wasmtime::Engine, sealed: &Sealed) -> wasmtime:
     unsafe { C::thaw(engine, &sealed.file[HEADER_BYTES..]) }
 }
 
+/// SHA-256 of WebAssembly: the part of an entry that no engine changes.
+#[derive(Clone, Copy)]
+pub(crate) struct WasmHash([u8; 32]);
+
+impl WasmHash {
+    pub(crate) fn of(wasm: &[u8]) -> Self {
+        Self(Sha256::digest(wasm).into())
+    }
+}
+
 impl Entry {
     /// The name of `wasm` as compiled by `engine`.
-    pub(crate) fn of(engine: &wasmtime::Engine, wasm: &[u8]) -> Self {
+    pub(crate) fn of(engine: &wasmtime::Engine, wasm: WasmHash) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"mortise-aot-1");
-        hash.update(Sha256::digest(wasm));
+        hash.update(wasm.0);
         hash.update(std::env::consts::ARCH);
         hash.update([0]);
         hash.update(std::env::consts::OS);

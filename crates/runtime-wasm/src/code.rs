@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     abi::{Abi, ComponentAbi, CoreAbi},
-    cache::{AotCache, CacheStats, Entry, MachineCode, compile_for},
+    cache::{AotCache, CacheStats, Entry, MachineCode, WasmHash, compile_for},
     config::WasmConfig,
     engine::{Engines, Tier},
     scan::AbiKind,
@@ -189,10 +189,12 @@ impl Loader {
         } else {
             &[Tier::Optimised]
         };
+        let mut hash = None;
         if let Some(cache) = &self.cache {
+            let hash = *hash.insert(WasmHash::of(wasm));
             for &tier in tiers {
                 let engine = self.engines.lane(tier).wasmtime();
-                if let Some(code) = cache.get(engine, Entry::of(engine, wasm)) {
+                if let Some(code) = cache.get(engine, Entry::of(engine, hash)) {
                     return Ok(Linked {
                         abi: A::link(engine, code)?,
                         tier,
@@ -207,7 +209,7 @@ impl Loader {
             let engine = self.engines.lane(tier).wasmtime();
             match compile::<A::Code>(engine, wasm) {
                 Ok(code) => {
-                    self.keep(engine, wasm, &code);
+                    self.keep(engine, hash, &code);
                     return Ok(Linked {
                         abi: A::link(engine, code)?,
                         tier,
@@ -224,16 +226,14 @@ impl Loader {
         ))
     }
 
-    /// Writes `code` to the cache, later.
-    fn keep<C: MachineCode>(self: &Arc<Self>, engine: &wasmtime::Engine, wasm: &Bytes, code: &C) {
-        if self.cache.is_none() {
-            return;
-        }
-        let (loader, engine, wasm, code) = (Arc::clone(self), engine.clone(), wasm.clone(), code.clone());
+    /// Writes `code` to the cache, later. Without a hash there is no cache.
+    fn keep<C: MachineCode>(self: &Arc<Self>, engine: &wasmtime::Engine, hash: Option<WasmHash>, code: &C) {
+        let Some(hash) = hash else { return };
+        let (loader, entry, code) = (Arc::clone(self), Entry::of(engine, hash), code.clone());
         let write = move || {
             let Some(cache) = &loader.cache else { return };
             match code.freeze() {
-                Ok(bytes) => cache.put(Entry::of(&engine, &wasm), &bytes),
+                Ok(bytes) => cache.put(entry, &bytes),
                 Err(error) => tracing::warn!(
                     error = format!("{error:#}"),
                     "compiled WebAssembly could not be kept"
@@ -250,9 +250,9 @@ impl<A: Abi> Tiers<A> {
         self.current.load_full()
     }
 
-    /// Whether `linked` is still the best there is.
-    pub(crate) fn is_current(&self, linked: &Arc<Linked<A>>) -> bool {
-        Arc::as_ptr(linked) == Arc::as_ptr(&self.current.load())
+    /// Whether there is nothing better than `linked`. Optimised code is never replaced.
+    pub(crate) fn is_current(&self, linked: &Linked<A>) -> bool {
+        linked.tier == Tier::Optimised || self.current.load().tier == Tier::Baseline
     }
 
     pub(crate) fn engines(&self) -> &Arc<Engines> {
@@ -284,7 +284,8 @@ impl<A: Abi> Tiers<A> {
         let linked = compile_for::<A::Code>(self.loader.engines.background(), engine, &wasm)
             .map_err(|error| format!("{error:#}"))
             .and_then(|code| {
-                self.loader.keep(engine, &wasm, &code);
+                let hash = self.loader.cache.is_some().then(|| WasmHash::of(&wasm));
+                self.loader.keep(engine, hash, &code);
                 A::link(engine, code).map_err(|error| error.to_string())
             });
         match linked {

@@ -29,7 +29,8 @@ use std::{
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Config, Enabled, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+    Config, Enabled, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    RegallocAlgorithm, Strategy,
 };
 
 use crate::config::{Pooling, Tiering, WasmConfig};
@@ -286,14 +287,20 @@ fn base() -> Config {
         .shared_memory(false)
         .wasm_memory64(false)
         .concurrency_support(false);
+    // For native debuggers only, and a tenth of the code's size. A guest's own trace is made without it.
+    #[cfg(not(windows))]
+    config.native_unwind_info(false);
     config
 }
 
 /// As `base`, compiled by Winch, which knows neither tail calls nor relaxed SIMD. Code that needs them is compiled by Cranelift at once.
+/// Cranelift makes the trampolines here, too; at its quickest, or they would take as long as the guest.
 fn winch() -> Config {
     let mut config = base();
     config
         .strategy(Strategy::Winch)
+        .cranelift_opt_level(OptLevel::None)
+        .cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass)
         .wasm_tail_call(false)
         .wasm_relaxed_simd(false);
     config

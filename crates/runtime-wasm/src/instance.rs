@@ -144,14 +144,16 @@ impl<A: Abi> WasmInstance<A> {
         lease.store.data_mut().scratch = head;
         let answer = lease.settle(answer).map_err(fail)?;
         lease.calls += 1;
-        self.give_back(lease).await;
+        if let Some(worn) = self.keep(lease) {
+            Box::pin(self.retire(worn)).await;
+        }
         match answer {
             Ok(reply) => Ok(reply.into()),
             Err(status) => Err(CallError::returned(decode_status(&status))),
         }
     }
 
-    /// A started guest, kept or fresh, with its clock set.
+    /// A started guest, kept or fresh, with its clock set. What is rarely needed is boxed, so that a warm call's future stays small.
     async fn lease(&self, cx: &CallContext, deadline: Instant) -> Result<Lease<A>, Fault> {
         loop {
             let Some(mut lease) = self.idle().pop() else { break };
@@ -159,9 +161,9 @@ impl<A: Abi> WasmInstance<A> {
                 lease.begin(Some(cx.clone()), deadline);
                 return Ok(lease);
             }
-            self.retire(lease).await;
+            Box::pin(self.retire(lease)).await;
         }
-        self.fresh(Some(cx), deadline).await
+        Box::pin(self.fresh(Some(cx), deadline)).await
     }
 
     /// A new guest: a place, a store with its limits, the module's own start function, then `start`.
@@ -196,28 +198,29 @@ impl<A: Abi> WasmInstance<A> {
         }
     }
 
-    /// Keeps a guest whose call ended in order, if the policy says so.
-    async fn give_back(&self, mut lease: Lease<A>) {
+    /// Keeps a guest whose call ended in order, if the policy says so. Gives back one that was kept for long enough, to be retired; an
+    /// ephemeral one is dropped.
+    fn keep(&self, mut lease: Lease<A>) -> Option<Lease<A>> {
         let Reuse::Warm { instances, calls_max } = self.reuse else {
-            return;
+            return None;
         };
         lease.store.data_mut().end();
-        let memory_max = self.shared.limits.memory_bytes_max / 2;
-        let worn = lease.calls >= calls_max
-            || lease.store.data().memory_bytes() > memory_max
-            || !self.code.is_current(&lease.linked)
-            || self.stopped.load(Ordering::Relaxed);
         if lease.linked.tier == Tier::Baseline {
             self.code.count_call(Tier::Baseline);
         }
-        if !worn {
-            let mut idle = self.idle();
-            if idle.len() < instances {
-                idle.push(lease);
-                return;
-            }
+        let worn = lease.calls >= calls_max
+            || lease.store.data().memory_bytes() > self.shared.limits.memory_bytes_max / 2
+            || !self.code.is_current(&lease.linked)
+            || self.stopped.load(Ordering::Relaxed);
+        if worn {
+            return Some(lease);
         }
-        self.retire(lease).await;
+        let mut idle = self.idle();
+        if idle.len() < instances {
+            idle.push(lease);
+            return None;
+        }
+        Some(lease)
     }
 
     /// Lets go of a kept guest in order.
@@ -248,7 +251,9 @@ impl<A: Abi> WasmInstance<A> {
                 .map_err(|error| fail(Fault::Guest(format!("its answer is no Health message: {error}"))))?,
             Err(error) => return Err(fail(Fault::of(&error, lease.store.data()))),
         };
-        self.give_back(lease).await;
+        if let Some(worn) = self.keep(lease) {
+            self.retire(worn).await;
+        }
         Ok(health)
     }
 
