@@ -1,0 +1,61 @@
+//! Commands that need no host.
+
+use std::process::{Command, Output, Stdio};
+
+use mortise_e2e::{mortise, package, root};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(mortise().unwrap()).args(arguments).stdin(Stdio::null()).current_dir(root()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn run_calls_a_package_once_on_every_runtime() {
+    let package = package("thumbnailer").unwrap();
+    for runtime in ["native", "wasm", "process"] {
+        let request = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(request.path(), r#"{"image": "bm90IGFuIGltYWdl"}"#).unwrap();
+        let json = format!("@{}", request.path().display());
+        let arguments =
+            ["run", package.to_str().unwrap(), "Thumbnail", "--json", &json, "--runtime", runtime];
+        let output = run(&arguments);
+        // The plugin answers with an error of its own, because these bytes are no image: exit code 4.
+        assert_eq!(output.status.code(), Some(4), "{runtime}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("image"), "{runtime}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn check_finds_every_fault_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("contract")).unwrap();
+    let manifest = "[plugin]\nname = \"Bad Name\"\nversion = \"1.x\"\napi = 1\n\n[contract]\nprovides = [\"acme.v1.Missing\"]\n\n[limits]\nmemry_mib = 3\n";
+    std::fs::write(folder.path().join("plugin.toml"), manifest).unwrap();
+    let output = run(&["check", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout) + &text(&output.stderr);
+    for expected in ["plugin.toml:2:", "plugin.toml:3:", "plugin.toml:10:", "memory_mib", "hint:"] {
+        assert!(said.contains(expected), "`{expected}` is missing in:\n{said}");
+    }
+}
+
+#[test]
+fn nobody_home_is_exit_code_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let output = run(&["list", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("hint"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn completions_and_man_page() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains("mortise"), "{shell}");
+    }
+    assert!(text(&run(&["man"]).stdout).contains(".TH"));
+}
