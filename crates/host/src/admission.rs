@@ -23,6 +23,8 @@ const RUNNING: u64 = 0xffff_ffff;
 const ONE_WAITING: u64 = 1 << 32;
 const WAITING: u64 = 0x7fff_ffff << 32;
 const CLOSED: u64 = 1 << 63;
+/// Calls that may wait for one generation; each holds its payload.
+const WAITING_MAX: u64 = 65_536;
 
 /// The door of one generation.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(crate) enum Turned {
     Closed,
     /// The deadline passed while waiting.
     TooLate,
-    /// More wait already than can be counted.
+    /// [`WAITING_MAX`] wait already.
     TooMany,
 }
 
@@ -119,7 +121,7 @@ impl Admission {
     async fn wait(&self) -> Result<Place<'_>, Turned> {
         let before = self.word.fetch_add(ONE_WAITING, Ordering::AcqRel);
         let _waiting = Waiting(self);
-        if before & WAITING >= WAITING - ONE_WAITING {
+        if before & WAITING >= WAITING_MAX * ONE_WAITING {
             return Err(Turned::TooMany);
         }
         loop {

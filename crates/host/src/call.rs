@@ -1,4 +1,4 @@
-//! The call path: pick, admit, guest, account. Resolving comes before it ([`crate::table`]), replying after it (whoever called).
+//! The call path: admit, pick, guest, account. Resolving comes before it ([`crate::table`]), replying after it (whoever called).
 //!
 //! Nothing here takes a lock or waits for a supervisor. A call costs, beside the runtime's own work: one count in the generation (so that a
 //! swap waits for it), one compare-and-swap and one subtraction at the door, two counters on a cache line of this thread group, and one look at
@@ -13,14 +13,14 @@
 use std::{
     cell::Cell,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use bytes::Bytes;
-use mortise_runtime::{CallContext, CallError, CallErrorKind};
+use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, MethodIndex};
 use mortise_wire::{DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
 
@@ -51,20 +51,20 @@ impl Origin {
         } = options;
         let nothing = headers.is_empty() || propagate.is_empty();
         let metadata = if nothing {
-            NO_HEADERS.clone()
+            no_headers()
         } else {
             headers
                 .into_iter()
                 .filter(|header| propagate.contains(&header.name))
                 .collect()
         };
-        let traceparent = traceparent.map_or_else(|| NO_TEXT.clone(), Into::into);
+        let traceparent = traceparent.map_or_else(no_text, Into::into);
         Self {
             deadline,
             traceparent,
             metadata,
             depth: 0,
-            caller: NO_TEXT.clone(),
+            caller: no_text(),
         }
     }
 
@@ -74,8 +74,8 @@ impl Origin {
             return Self {
                 depth: 1,
                 caller: caller.clone(),
-                traceparent: NO_TEXT.clone(),
-                metadata: NO_HEADERS.clone(),
+                traceparent: no_text(),
+                metadata: no_headers(),
                 deadline: None,
             };
         };
@@ -89,107 +89,138 @@ impl Origin {
     }
 }
 
-/// Shared empties, so that a plain call allocates none.
-static NO_TEXT: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-static NO_HEADERS: LazyLock<Arc<[Header]>> = LazyLock::new(|| Arc::from([]));
+// Shared empties, so that a plain call allocates none. One per thread: counting references to the same `Arc` would make all threads fight for
+// its cache line.
+thread_local! {
+    static NO_TEXT: Arc<str> = Arc::from("");
+    static NO_HEADERS: Arc<[Header]> = Arc::from([]);
+}
+
+fn no_text() -> Arc<str> {
+    NO_TEXT.with(Arc::clone)
+}
+
+fn no_headers() -> Arc<[Header]> {
+    NO_HEADERS.with(Arc::clone)
+}
 
 /// Calls a resolved target.
 ///
 /// # Cancel safety
 /// Dropping the future cancels the call in the guest, and gives its place back.
 pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Result<Bytes, CallError> {
-    if origin.depth > DEPTH_MAX {
-        return Err(too_deep(&target.full, &origin.caller));
-    }
     // A plugin in this process may answer without ever being pending. A task that only calls it must still let others run: the supervisor
     // that wants to replace the plugin, for one.
     tokio::task::coop::consume_budget().await;
-    let mut picked = pick(target)?;
-    let (generation, seat) = picked.seat(target)?;
-    let mut cx = CallContext {
+    let began = Instant::now();
+    loop {
+        let span = trace_span!(target: "mortise::call", "admit", plugin = %target.address.name);
+        let held = span.in_scope(|| target.address.cell.acquire());
+        let generation = match &*held {
+            Occupant::Serving(generation) => generation,
+            Occupant::Vacant(why) => return Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
+        };
+        let admitted = admit(generation, target, &origin, payload.len(), began)
+            .instrument(span)
+            .await;
+        match admitted {
+            Ok(admitted) => return serve(generation, target, admitted, payload, origin, began).await,
+            Err(NotAdmitted::Refused(error)) => return Err(error),
+            // The door closed after the cell was read: a successor is in the cell by now.
+            Err(NotAdmitted::Elsewhere) => {}
+        }
+    }
+}
+
+/// A call that is let in.
+struct Admitted<'a> {
+    place: Place<'a>,
+    deadline: Instant,
+}
+
+/// A call that is not.
+enum NotAdmitted {
+    Refused(CallError),
+    Elsewhere,
+}
+
+impl From<CallError> for NotAdmitted {
+    fn from(error: CallError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Depth, size, and room before the deadline.
+async fn admit<'a>(
+    generation: &'a Generation,
+    target: &Target,
+    origin: &Origin,
+    payload_bytes: usize,
+    began: Instant,
+) -> Result<Admitted<'a>, NotAdmitted> {
+    if origin.depth > DEPTH_MAX {
+        return Err(too_deep(&target.full, &origin.caller).into());
+    }
+    let seat = seat(generation, target)?;
+    check_size(generation, "request", payload_bytes)?;
+    let deadline = origin.deadline.unwrap_or_else(|| began + seat.deadline);
+    match generation.admission.enter(deadline).await {
+        Ok(place) => Ok(Admitted { place, deadline }),
+        Err(Turned::Closed) => Err(NotAdmitted::Elsewhere),
+        Err(turned) => {
+            generation.stats.begin();
+            generation.stats.refused();
+            Err(turned_away(generation, turned, began).into())
+        }
+    }
+}
+
+/// Pick, guest, account.
+async fn serve(
+    generation: &Generation,
+    target: &Target,
+    admitted: Admitted<'_>,
+    payload: Bytes,
+    origin: Origin,
+    began: Instant,
+) -> Result<Bytes, CallError> {
+    let (facet, method) = pick(generation, target)?;
+    let cx = CallContext {
         call_id: next_call_id(),
-        deadline: None,
+        deadline: Some(admitted.deadline),
         traceparent: origin.traceparent,
         metadata: origin.metadata,
         depth: origin.depth,
         caller: origin.caller,
     };
-    let now = Instant::now();
-    let deadline = origin.deadline.unwrap_or_else(|| now + seat.deadline);
-    cx.deadline = Some(deadline);
-    check_size(generation, "request", payload.len())?;
-    loop {
-        let (generation, seat) = picked.seat(target)?;
-        match admit(generation, target, deadline).await {
-            Ok(place) => return guest(generation, seat, &cx, payload, now, place).await,
-            Err(Turned::Closed) => {}
-            Err(turned) => {
-                let error = turned_away(generation, turned, now);
-                generation.stats.begin();
-                generation.stats.refused();
-                return Err(error);
-            }
-        }
-        // The door closed after the cell was read: a successor is in the cell by now.
-        picked = pick(target)?;
-    }
-}
-
-/// Holds the generation that the cell named.
-struct Picked(mortise_hazard::Guard<Occupant>);
-
-fn pick(target: &Target) -> Result<Picked, CallError> {
-    let _span = trace_span!(target: "mortise::call", "pick").entered();
-    let held = target.address.cell.acquire();
-    match &*held {
-        Occupant::Serving(_) => Ok(Picked(held)),
-        Occupant::Vacant(why) => Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
-    }
-}
-
-impl Picked {
-    fn seat(&self, target: &Target) -> Result<(&Generation, &Seat), CallError> {
-        let Occupant::Serving(generation) = &*self.0 else {
-            return Err(CallError::new(CallErrorKind::HostBug, "a vacant cell was picked"));
-        };
-        match generation.seats.get(target.seat) {
-            Some(Some(seat)) => Ok((generation, seat)),
-            _ => Err(lacks_method(generation, target)),
-        }
-    }
-}
-
-async fn admit<'a>(
-    generation: &'a Generation,
-    target: &Target,
-    deadline: Instant,
-) -> Result<Place<'a>, Turned> {
-    let span = trace_span!(target: "mortise::call", "admit", plugin = %target.address.name);
-    generation.admission.enter(deadline).instrument(span).await
-}
-
-async fn guest(
-    generation: &Generation,
-    seat: &Seat,
-    cx: &CallContext,
-    payload: Bytes,
-    began: Instant,
-    place: Place<'_>,
-) -> Result<Bytes, CallError> {
     let sampled = generation.stats.begin();
     let span = trace_span!(
         target: "mortise::call", "guest",
         plugin = %generation.plugin.name, version = %generation.plugin.version, instance = %generation.instance.id(), call = cx.call_id
     );
-    let reply = match generation.instance.call() {
-        Some(facet) => facet.call(cx, seat.index, payload).instrument(span).await,
+    let reply = facet.call(&cx, method, payload).instrument(span).await;
+    drop(admitted.place);
+    account(generation, reply, sampled.then_some(began))
+}
+
+/// The instance's answering side, and the method's number in it.
+fn pick<'a>(generation: &'a Generation, target: &Target) -> Result<(&'a dyn Call, MethodIndex), CallError> {
+    let _span = trace_span!(target: "mortise::call", "pick").entered();
+    let seat = seat(generation, target)?;
+    match generation.instance.call() {
+        Some(facet) => Ok((facet, seat.index)),
         None => Err(CallError::new(
             CallErrorKind::Incompatible,
             "the plugin answers no calls",
         )),
-    };
-    drop(place);
-    account(generation, reply, sampled.then_some(began))
+    }
+}
+
+fn seat<'a>(generation: &'a Generation, target: &Target) -> Result<&'a Seat, CallError> {
+    match generation.seats.get(target.seat) {
+        Some(Some(seat)) => Ok(seat),
+        _ => Err(lacks_method(generation, target)),
+    }
 }
 
 fn account(

@@ -22,6 +22,7 @@ use mortise_hazard::Cell;
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Manifest, Permissions, RuntimeName};
 use mortise_runtime::{Digest, DirectCall, Instance, MethodIndex, PluginId};
+use mortise_store::Recorded;
 use mortise_wire::Metadata;
 use tokio::sync::mpsc;
 
@@ -233,6 +234,23 @@ impl fmt::Debug for Address {
 impl Status {
     /// Most moves that are kept in memory.
     pub(crate) const HISTORY_MAX: usize = 100;
+
+    /// Puts moves of the host's earlier lives before those of this one.
+    pub(crate) fn recall(&mut self, newest_first: Vec<Recorded>) {
+        for Recorded { at, transition, .. } in newest_first {
+            if self.history.len() == Self::HISTORY_MAX {
+                break;
+            }
+            self.history.push_front(crate::HistoryEntry {
+                at_unix_ms: to_unix_ms(at),
+                generation: 0,
+                from: transition.from,
+                event: transition.event,
+                to: transition.to,
+                detail: transition.detail,
+            });
+        }
+    }
 
     /// Notes a move.
     pub(crate) fn moved(&mut self, generation: u64, from: State, event: &str, to: State, detail: &str) {

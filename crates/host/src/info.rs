@@ -126,7 +126,7 @@ pub struct Counters {
 pub struct HistoryEntry {
     /// When.
     pub at_unix_ms: u64,
-    /// Which generation of the address; 0 = none yet.
+    /// Which generation of the address; 0 = one of an earlier life of the host.
     pub generation: u64,
     /// State before.
     pub from: String,

@@ -5,8 +5,8 @@
 //!   instance that is already gone is taken out of the cell whatever the disk says.
 //! - **S2** The cell is swapped first and the old generation's door closed second, so a call that finds the door closed finds the
 //!   successor in the cell. Putting a predecessor back opens its door first.
-//! - **S3** An instance is stopped only when no call holds its generation (drained), when its stop timeout passed on an unload, or when it is
-//!   gone itself.
+//! - **S3** An instance is stopped only when no call holds its generation (drained), or, if its time is up or it is gone itself, when all
+//!   calls in it are known to its runtime: never while a bound call may be in it.
 //! - **S4** At most two generations are instantiated for callers' sake: the one that serves and the one that stands by. Others
 //!   only finish their calls.
 //! - **S5** The task waits for nothing but its own journal: loading, draining and stopping are futures that it polls beside its commands,
@@ -20,9 +20,10 @@
 //! | time for a look at a fresh version | [`Supervisor::look`], then [`Supervisor::pass`] or [`Supervisor::roll_back`] |
 //! | an unload, or the host's shutdown | [`Supervisor::unload`] |
 
+mod retire;
+
 use std::{
     hash::{BuildHasher as _, RandomState},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -32,21 +33,22 @@ use mortise_hazard::Retired;
 use mortise_lifecycle::{
     Baseline, Effect, Event, Probation, ProbationVerdict, Restarts, Sample, State, Trigger, Verdict,
 };
-use mortise_runtime::{BoxFuture, EndCause, Refusal, StopReport};
-use mortise_store::Package;
+use mortise_runtime::{BoxFuture, EndCause, Refusal};
+use mortise_store::{History, Package};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{Instrument as _, info_span};
+use tracing::info_span;
 
 use crate::{
     HostError, HostErrorKind, LoadRequest, PluginInfo, UnloadReport,
-    generation::{Address, Generation, Occupant},
+    generation::{Address, Generation, Occupant, Status},
     host::Shared,
     life::Life,
     load::{self, Attempt, AttemptError, Launch},
 };
+use retire::{Gone, discard, retire};
 
 /// How often a fresh version's numbers are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -127,13 +129,6 @@ struct Watch {
     last_bad: String,
 }
 
-/// A generation that is no more.
-struct Gone {
-    generation: Arc<Generation>,
-    stop: StopReport,
-    cancelled: u64,
-}
-
 enum Happening {
     Closing,
     Command(Command),
@@ -168,6 +163,7 @@ impl Supervisor {
     }
 
     pub(crate) async fn run(mut self) {
+        self.remember().await;
         loop {
             match self.next().await {
                 Happening::Closing | Happening::NobodyAsksAnyMore => {
@@ -190,6 +186,21 @@ impl Supervisor {
                 Happening::Look => self.look().await,
                 Happening::Health(answer) => self.health_answered(answer),
                 Happening::Gone(gone) => self.settle(&gone),
+            }
+        }
+    }
+
+    /// Brings back what the journal knows of this address from the host's earlier lives.
+    async fn remember(&mut self) {
+        let query = History {
+            plugin: Some(self.address.name.to_string()),
+            limit: u32::try_from(Status::HISTORY_MAX).unwrap_or(u32::MAX),
+            ..History::default()
+        };
+        match self.shared.with_journal(move |it| it.history(&query)).await {
+            Ok(newest_first) => self.address.publish(|status| status.recall(newest_first)),
+            Err(error) => {
+                tracing::warn!(target: "mortise::life", plugin = %self.address.name, %error, "the history does not read");
             }
         }
     }
@@ -554,8 +565,7 @@ impl Supervisor {
             watch: None,
         });
         self.shared.rebuild_table();
-        self.retiring
-            .push(Box::pin(discard(bad.generation, Some(retired))));
+        self.retiring.push(Box::pin(discard(bad.generation, retired)));
     }
 
     async fn quarantine(&mut self, generation: &Generation, reason: &str) {
@@ -623,7 +633,7 @@ impl Supervisor {
             self.quarantine(&running.generation, &reason).await;
         }
         self.retiring
-            .push(Box::pin(discard(running.generation.clone(), Some(retired))));
+            .push(Box::pin(discard(running.generation.clone(), retired)));
         self.fall(running.life, Some(running.launch), &effects, vec![why])
             .await;
         self.shared.rebuild_table();
@@ -642,7 +652,7 @@ impl Supervisor {
         } = standby;
         life.must_step("supervisor", Event::Crashed(Verdict::Stay), &cause.to_string())
             .await;
-        self.retiring.push(Box::pin(discard(generation, Some(retired))));
+        self.retiring.push(Box::pin(discard(generation, retired)));
     }
 
     /// A new restart verdict, with the time and the jitter that the policy does not have.
@@ -808,67 +818,6 @@ fn ask_health(generation: Arc<Generation>) -> BoxFuture<'static, Result<(), Stri
             Err(_) => Err("it does not answer".to_owned()),
         }
     })
-}
-
-/// Drains and stops a generation that no cell holds; with a limit on an unload, to its last call otherwise.
-async fn retire(
-    mut life: Life,
-    generation: Arc<Generation>,
-    mut retired: Retired<Occupant>,
-    limit: Option<Duration>,
-) -> Gone {
-    let span = info_span!(target: "mortise::load", "drain", plugin = %generation.plugin, generation = generation.number);
-    let drained = {
-        let mut drained = pin!(retired.drained(tokio::time::sleep).instrument(span));
-        match limit {
-            None => drained.await.is_ok(),
-            Some(limit) => tokio::time::timeout(limit, drained.as_mut())
-                .await
-                .is_ok_and(|it| it.is_ok()),
-        }
-    };
-    let cancelled = if drained {
-        0
-    } else {
-        generation.admission.running()
-    };
-    let detail = if drained {
-        String::new()
-    } else {
-        format!("{cancelled} calls did not end in time")
-    };
-    life.must_step("supervisor", Event::Drained, &detail).await;
-    let span = info_span!(target: "mortise::load", "stop", plugin = %generation.plugin, generation = generation.number);
-    let grace = if drained {
-        generation.limits.stop
-    } else {
-        Duration::ZERO
-    };
-    let stop = generation.instance.stop(grace).instrument(span).await;
-    let detail = [stop.forced.as_deref(), stop.left.as_deref()]
-        .map(Option::unwrap_or_default)
-        .join(" ");
-    life.must_step("supervisor", Event::Released, detail.trim()).await;
-    Gone {
-        generation,
-        stop,
-        cancelled,
-    }
-}
-
-/// Stops a generation whose life is over already: it crashed or was rolled back. Calls that still run in it may end first.
-async fn discard(generation: Arc<Generation>, retired: Option<Retired<Occupant>>) -> Gone {
-    let limit = generation.limits.stop.max(generation.limits.deadline);
-    if let Some(mut retired) = retired {
-        let _ = tokio::time::timeout(limit, retired.drained(tokio::time::sleep)).await;
-    }
-    let cancelled = generation.admission.running();
-    let stop = generation.instance.stop(Duration::ZERO).await;
-    Gone {
-        generation,
-        stop,
-        cancelled,
-    }
 }
 
 /// A number from 0 to 1 that differs between hosts and moments; nothing depends on its quality.

@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     time::{Duration, Instant},
 };
@@ -55,6 +56,8 @@ pub struct Program {
     pub slow: Mutex<Duration>,
     /// Whether there is a direct path.
     pub direct: AtomicBool,
+    /// A direct call says that it is in, and waits until it may leave.
+    pub inside: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
     crashes: watch::Sender<u64>,
 }
 
@@ -71,6 +74,7 @@ impl Program {
             broken: Mutex::new(None),
             slow: Mutex::new(Duration::ZERO),
             direct: AtomicBool::new(false),
+            inside: Mutex::new(None),
             crashes: watch::Sender::new(0),
         })
     }
@@ -299,6 +303,11 @@ struct Direct(Arc<Program>);
 impl DirectCall for Direct {
     fn call(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), CallError> {
         assert!(self.0.live() > 0, "S3: a stopped instance is not called");
+        if let Some((enter, left)) = self.0.inside.lock().unwrap().take() {
+            enter.send(()).unwrap();
+            left.recv().unwrap();
+            assert!(self.0.live() > 0, "S3: it was stopped in the middle of a call");
+        }
         self.0.seen.lock().unwrap().push(Bytes::copy_from_slice(payload));
         out.extend_from_slice(payload);
         Ok(())

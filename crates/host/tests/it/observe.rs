@@ -62,7 +62,7 @@ async fn a_load_and_a_call_leave_their_spans_in_order() {
     world.load(&host, "echo", "1.0.0").await;
     assert_eq!(notes.take(), ["fetch", "verify", "prepare", "start", "cutover"]);
     call(&host, "plugin.echo.Call", "").await.unwrap();
-    assert_eq!(notes.take(), ["resolve", "pick", "admit", "guest", "account"]);
+    assert_eq!(notes.take(), ["resolve", "admit", "pick", "guest", "account"]);
     host.unload("echo").await.unwrap();
     assert_eq!(notes.take(), ["drain", "stop"]);
 }
@@ -98,17 +98,16 @@ async fn a_flood_of_log_lines_is_cut_and_told_in_one_line() {
         .into_iter()
         .filter(|it| it.contains("message="))
         .collect();
-    let expected: Vec<_> = (0..3)
-        .map(|it| format!("message=line {it} plugin=echo trace=\"{trace}\""))
-        .collect();
     assert_eq!(lines.len(), 4, "{lines:?}");
-    for line in &lines[..3] {
-        assert!(
-            line.contains("plugin=echo") && line.contains(&format!("trace={trace:?}")),
-            "{line}"
-        );
+    for (number, line) in lines[..3].iter().enumerate() {
+        for part in [
+            format!("message=line {number}"),
+            "plugin=echo".to_owned(),
+            format!("trace={trace:?}"),
+        ] {
+            assert!(line.contains(&part), "{line}");
+        }
     }
-    assert_eq!(expected.len(), 3);
     assert!(
         lines[3].contains("4997 log lines dropped: more than 3 a second"),
         "{}",

@@ -295,3 +295,39 @@ async fn an_unload_waits_for_calls_up_to_the_stop_timeout() {
     }
     assert_eq!(reports, [0, 1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unload_never_pulls_a_plugin_away_under_a_bound_call() {
+    let world = World::new();
+    let host = world.host().await;
+    let (folder, program) = world.package("echo", "1.0.0", "[limits]\nstop_ms = 1\n");
+    program.direct.store(true, Ordering::SeqCst);
+    host.load(request(&folder)).await.unwrap();
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel();
+    *program.inside.lock().unwrap() = Some((enter, left));
+    let bound = host.bind("plugin.echo.Call").unwrap();
+    let caller = std::thread::spawn(move || bound.call(b"slow", &mut Vec::new()));
+    tokio::task::spawn_blocking(move || entered.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let unloading = tokio::spawn({
+        let host = host.clone();
+        async move { host.unload("echo").await }
+    });
+    until("new calls are turned away", || {
+        host.resolve("plugin.echo.Call", &[]).is_err() || host.list()[0].state == State::Draining
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(
+        program.live(),
+        1,
+        "S3: the stop timeout has passed, and a caller is inside"
+    );
+    leave.send(()).unwrap();
+    caller.join().unwrap().unwrap();
+    unloading.await.unwrap().unwrap();
+    assert_eq!(program.live(), 0);
+}
