@@ -3,14 +3,7 @@
 //! This crate reads `plugin.toml` and `contract/*.proto` and writes Rust source and bytes. It explicitly refuses to know a
 //! runtime: what it writes is the same for a shared library, a component and an executable. Nothing of it ends up in a plugin.
 //!
-//! A plugin's `build.rs` is one line:
-//!
-//! ```no_run
-//! fn main() {
-//!     mortise_build::plugin();
-//! }
-//! ```
-//!
+//! A plugin's `build.rs` is one line: `fn main() { mortise_build::plugin(); }`.
 //! It leaves in `$OUT_DIR`
 //!
 //! | file | what | who reads it |

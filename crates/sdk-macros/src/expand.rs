@@ -71,18 +71,12 @@ fn check(item: &Item) -> Result<(&ItemImpl, &Path)> {
             format!("this is not an impl block; {WHERE}"),
         ));
     };
-    let Some((negative, service, _)) = &item.trait_ else {
+    let Some((_, service, _)) = &item.trait_ else {
         return Err(Error::new(
             item.self_ty.span(),
             format!("this impl block is not of a trait; {WHERE}"),
         ));
     };
-    if let Some(negative) = negative {
-        return Err(Error::new(
-            negative.span(),
-            format!("this impl block says what the type is not; {WHERE}"),
-        ));
-    }
     if !item.generics.params.is_empty() {
         let why = "a plugin is one type and has no parameters; name the types here, or wrap it in a struct";
         return Err(Error::new(item.generics.span(), why));

@@ -4,6 +4,7 @@ use syn::{
     Error, Ident, LitBool, LitStr, Path, Result, Token, parenthesized,
     parse::{Parse, ParseStream},
     punctuated::Punctuated,
+    token,
 };
 
 const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
@@ -35,33 +36,42 @@ impl Parse for Options {
 impl Options {
     fn one(&mut self, input: ParseStream<'_>) -> Result<()> {
         let name: Ident = input.parse()?;
-        let known = match name.to_string().as_str() {
-            "start" => set(&name, &mut self.start, || value(input)),
-            "health" => set(&name, &mut self.health, || value(input)),
-            "stop" => set(&name, &mut self.stop, || value(input)),
-            "generated" => set(&name, &mut self.generated, || value(input)),
+        match name.to_string().as_str() {
+            "start" => set(&name, &mut self.start, || value(&name, input)),
+            "health" => set(&name, &mut self.health, || value(&name, input)),
+            "stop" => set(&name, &mut self.stop, || value(&name, input)),
+            "generated" => set(&name, &mut self.generated, || value(&name, input)),
             "export" => set(&name, &mut self.export, || {
-                value::<LitBool>(input).map(|it| it.value)
+                value::<LitBool>(&name, input).map(|it| it.value)
             }),
             "also" => set(&name, &mut self.also, || {
+                if !input.peek(token::Paren) {
+                    return Err(Error::new(
+                        name.span(),
+                        "`also` takes a list; write `also(Trait, ..)`",
+                    ));
+                }
                 let list;
                 parenthesized!(list in input);
                 Ok(Punctuated::<Path, Token![,]>::parse_terminated(&list)?
                     .into_iter()
                     .collect())
             }),
-            other => {
-                return Err(Error::new(
-                    name.span(),
-                    format!("unknown option `{other}`; {KNOWN}"),
-                ));
-            }
-        };
-        known
+            other => Err(Error::new(
+                name.span(),
+                format!("unknown option `{other}`; {KNOWN}"),
+            )),
+        }
     }
 }
 
-fn value<T: Parse>(input: ParseStream<'_>) -> Result<T> {
+fn value<T: Parse>(name: &Ident, input: ParseStream<'_>) -> Result<T> {
+    if !input.peek(Token![=]) {
+        return Err(Error::new(
+            name.span(),
+            format!("`{name}` needs a value; {KNOWN}"),
+        ));
+    }
     input.parse::<Token![=]>()?;
     input.parse()
 }

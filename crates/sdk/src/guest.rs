@@ -185,3 +185,6 @@ pub const fn check_services<P: Plugin>() {
         "plugin.toml provides a service that this plugin does not implement; name its trait in #[plugin(also(..))]"
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,13 +35,34 @@ macro_rules! main {
     };
 }
 
-/// The plugin as a value, for a host that has it linked in: `mortise_sdk::linked!(my_plugin)` with the path of the module in which
+/// The plugin as a value, for a host that has it linked in (with this crate's feature `linked`): `mortise_sdk::linked!(my_plugin)` with the path of the module in which
 /// `#[plugin]` stands.
 #[macro_export]
 macro_rules! linked {
     ($($plugin:ident)::+) => {
         $($plugin)::+::__mortise_linked()
     };
+}
+
+/// The symbol of the native ABI. With feature `linked` there is none: a program that has several plugins linked in would have it
+/// several times, and nobody opens that program as a library.
+#[doc(hidden)]
+#[macro_export]
+#[cfg(not(feature = "linked"))]
+macro_rules! __native_entry {
+    ($plugin:ty) => {
+        #[unsafe(no_mangle)]
+        #[allow(non_upper_case_globals, reason = "the name is the ABI's")]
+        pub static mortise_entry_v1: $crate::native::Entry =
+            $crate::native::Entry::new::<$plugin>(&__mortise::METADATA);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+#[cfg(feature = "linked")]
+macro_rules! __native_entry {
+    ($plugin:ty) => {};
 }
 
 /// The symbols by which hosts know a plugin. Used by `#[plugin]`.
@@ -67,10 +88,7 @@ macro_rules! __export {
 
         const _: () = {
             #[cfg(not(target_family = "wasm"))]
-            #[unsafe(no_mangle)]
-            #[allow(non_upper_case_globals, reason = "the name is the ABI's")]
-            pub static mortise_entry_v1: $crate::native::Entry =
-                $crate::native::Entry::new::<$plugin>(&__mortise::METADATA);
+            $crate::__native_entry!($plugin);
 
             #[cfg(target_family = "wasm")]
             static GUEST: $crate::wasm::Guest<$plugin> = $crate::wasm::Guest::new();

@@ -24,7 +24,7 @@ use crate::probe::{
 static ENTRY: Entry = Entry::new::<Plugin>(Plugin::METADATA);
 
 /// A host, and what was said to it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Host {
     logs: Mutex<Vec<LogRecord>>,
     panics: Mutex<Vec<(String, String)>>,
@@ -34,6 +34,7 @@ struct Host {
 }
 
 /// A started instance; its host outlives it.
+#[derive(Debug)]
 struct Started<'a> {
     instance: *const MtInstance,
     _table: Box<MtHost>,
@@ -90,12 +91,11 @@ fn text(text: MtStr) -> String {
 }
 
 fn bytes<'a>(it: MtSlice) -> &'a [u8] {
-    // SAFETY: the plugin's slices are valid for the call.
     if it.len == 0 {
-        &[]
-    } else {
-        unsafe { slice::from_raw_parts(it.ptr, it.len) }
+        return &[];
     }
+    // SAFETY: the plugin's slices are valid for the call.
+    unsafe { slice::from_raw_parts(it.ptr, it.len) }
 }
 
 unsafe extern "C" fn log(ctx: *mut c_void, record: MtSlice) {
@@ -253,7 +253,7 @@ fn the_entry_says_what_it_is() {
     assert_eq!((entry().magic, entry().abi_major), (MT_MAGIC, MT_ABI_MAJOR));
     let metadata = mortise_wire::Metadata::decode(bytes(entry().metadata)).expect("an encoded Metadata");
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let table: Vec<_> = (0..started.abi().n_methods)
         .map(|it| started.method(it))
         .map(|it| (text(it.service), text(it.method), it.flags, it.wire_hash.to_vec()))
@@ -276,7 +276,7 @@ fn the_entry_says_what_it_is() {
 #[test]
 fn a_call_without_a_head_echoes() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     for payload in [vec![], vec![1, 2, 3], vec![9; 70_000]] {
         let reply = started.act(Act::Echo(payload.clone())).expect("it echoes");
         assert_eq!(reply.bytes, payload);
@@ -286,7 +286,7 @@ fn a_call_without_a_head_echoes() {
 #[test]
 fn a_reply_is_appended_and_an_error_takes_its_place() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let mut out = Buffer::new(1 << 20);
     let request = |act| ActRequest { act: Some(act) }.encode_to_vec();
     assert_eq!(
@@ -313,7 +313,7 @@ fn a_reply_is_appended_and_an_error_takes_its_place() {
 #[test]
 fn a_reply_over_the_hosts_limit_is_no_memory() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let mut out = Buffer::new(100);
     let request = ActRequest {
         act: Some(Act::Fill(101)),
@@ -332,7 +332,7 @@ fn a_reply_over_the_hosts_limit_is_no_memory() {
 #[test]
 fn a_malformed_request_is_the_callers_fault() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let (code, status) = started
         .invoke(number::ACT, &[0x0a, 0xff])
         .expect_err("a cut varint");
@@ -345,7 +345,7 @@ fn a_malformed_request_is_the_callers_fault() {
 #[test]
 fn a_code_outside_of_grpc_becomes_unknown() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     for code in [0, -4, 99] {
         let (status, body) = started.act(Act::Fail(code)).expect_err("it fails");
         assert_eq!(
@@ -359,7 +359,7 @@ fn a_code_outside_of_grpc_becomes_unknown() {
 #[test]
 fn the_call_is_seen_from_inside() {
     let host = Host::default();
-    let started = start(&host, r#"{"a":1}"#).ok().expect("it starts");
+    let started = start(&host, r#"{"a":1}"#).expect("it starts");
     let header = |name: &str, value: &str| Header {
         name: name.to_owned(),
         value: value.to_owned(),
@@ -418,7 +418,7 @@ fn the_call_is_seen_from_inside() {
 #[test]
 fn a_cancelled_call_stops_waiting() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let cancelled = 1_u32;
     let call = MtCall {
         size: size_of::<MtCall>() as u32,
@@ -454,7 +454,7 @@ fn a_cancelled_call_stops_waiting() {
 #[test]
 fn calls_to_the_host_carry_their_parent_and_bring_its_answer() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let keys = vec!["a".repeat(40), "b".to_owned()];
     *host.answer.lock().unwrap() = Some((MT_OK, KvListReply { keys: keys.clone() }.encode_to_vec()));
     let reply = started.invoke(
@@ -492,7 +492,7 @@ fn calls_to_the_host_carry_their_parent_and_bring_its_answer() {
 #[test]
 fn a_panic_is_told_and_ends_the_instance_but_not_the_host() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let (code, status) = started.act(Act::Panic("boom".to_owned())).expect_err("it panics");
     assert_eq!(code, MT_E_PANIC);
     assert!(
@@ -512,21 +512,19 @@ fn a_panic_is_told_and_ends_the_instance_but_not_the_host() {
     assert_eq!(started.health().0, MT_E_PANIC);
     assert_eq!(host.panics.lock().unwrap().len(), 1, "plugin code ran no more");
 
-    let other = start(&host, "{}")
-        .ok()
-        .expect("a second instance of the same library starts");
+    let other = start(&host, "{}").expect("a second instance of the same library starts");
     assert!(other.act(Act::Echo(vec![1])).is_ok(), "and is not poisoned");
 }
 
 #[test]
 fn health_is_the_plugins_own_word() {
     let host = Host::default();
-    let (status, out) = start(&host, "{}").ok().expect("it starts").health();
+    let (status, out) = start(&host, "{}").expect("it starts").health();
     assert_eq!(
         (status, Health::decode(out.written()).unwrap().serving),
         (MT_OK, true)
     );
-    let (status, out) = start(&host, r#"{"sick":1}"#).ok().expect("it starts").health();
+    let (status, out) = start(&host, r#"{"sick":1}"#).expect("it starts").health();
     let health = Health::decode(out.written()).unwrap();
     assert_eq!(
         (status, health.serving, &*health.detail),
@@ -537,10 +535,10 @@ fn health_is_the_plugins_own_word() {
 #[test]
 fn a_start_that_fails_says_why_and_leaves_nothing() {
     let host = Host::default();
-    let (code, status) = start(&host, r#"{"refuse":1}"#).err().expect("it refuses");
+    let (code, status) = start(&host, r#"{"refuse":1}"#).expect_err("it refuses");
     assert_eq!(code, Code::FailedPrecondition as i32);
     assert_eq!(Status::decode(&*status).unwrap().message, "it was told to refuse");
-    let (code, _) = start(&host, r#"{"panic":1}"#).err().expect("it panics");
+    let (code, _) = start(&host, r#"{"panic":1}"#).expect_err("it panics");
     assert_eq!(code, MT_E_PANIC);
     assert_eq!(host.panics.lock().unwrap()[0].0, "in start");
 }
@@ -564,7 +562,7 @@ fn another_major_version_and_a_short_table_are_refused() {
 #[test]
 fn a_plugin_without_a_schema_takes_and_gives_objects() {
     let host = Host::default();
-    let started = start(&host, "{}").ok().expect("it starts");
+    let started = start(&host, "{}").expect("it starts");
     let order = BTreeMap::from([("item".to_owned(), vec![1, 2, 3])]);
     let request = json::to_struct(&order).expect("an object").encode_to_vec();
     let reply = started.invoke(number::FREE, &request).expect("it gives it back");

@@ -1,0 +1,4 @@
+#[mortise_sdk_macros::plugin]
+struct Plugin;
+
+fn main() {}
