@@ -13,6 +13,7 @@ use mortise_abi::MtEntry;
 use mortise_runtime::{Digest, RuntimeError, RuntimeErrorKind};
 
 use crate::{
+    cache,
     entry::{self, Entry},
     loader,
     runtime::Generations,
@@ -72,8 +73,11 @@ impl Library {
         let mapping = match mapped.entry(digest) {
             Slot::Occupied(known) => known.into_mut(),
             Slot::Vacant(vacant) => {
-                // SAFETY: the host decided to trust this artifact as its own code before it came here (`Verified`), and the path contains
-                // the digest of its bytes, so it never held others.
+                if !cache::holds(path, digest) {
+                    return Err(changed(path, digest));
+                }
+                // SAFETY: the host decided to trust the artifact with this digest as its own code before it came here (`Verified`); the
+                // path contains the digest, so it never held other bytes that were opened, and nobody else may write there.
                 let library = unsafe { loader::open(path) }.map_err(|why| refused_by_loader(path, &why))?;
                 let entry = library
                     .symbol(mortise_abi::MT_ENTRY_SYMBOL)
@@ -139,6 +143,17 @@ fn warn_of_many(now: u32, plugin: &str, budget: &Generations) {
              that change often in the process runtime"
         );
     }
+}
+
+fn changed(path: &Path, digest: Digest) -> RuntimeError {
+    RuntimeError::new(
+        RuntimeErrorKind::Tampered,
+        format!(
+            "{} changed after it was checked; it should have digest {digest}",
+            path.display()
+        ),
+        "load the plugin again; if this repeats, find out who writes to the data directory",
+    )
 }
 
 fn refused_by_loader(path: &Path, why: &loader::LoaderError) -> RuntimeError {

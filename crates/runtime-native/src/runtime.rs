@@ -115,6 +115,7 @@ impl Runtime for NativeRuntime {
         }
     }
 
+    /// It keeps copies of its own, private ones at paths that it vouches for.
     fn needs_path(&self) -> bool {
         false
     }
@@ -207,11 +208,11 @@ fn lacks() -> Vec<Lack> {
     };
     vec![
         lack(
-            "memory_limit",
+            "memory limit",
             "a native plugin allocates in the host's own heap; run it in the wasm or process runtime to bound its memory",
         ),
         lack(
-            "endless_loop",
+            "interrupt",
             "native code cannot be interrupted: its caller is freed and the instance replaced, but the thread runs on; run it in the wasm or \
              process runtime to stop it",
         ),
@@ -223,7 +224,10 @@ fn lacks() -> Vec<Lack> {
             "unload",
             "libraries stay mapped after an unload, because unmapping one is not safe; the budget counts them",
         ),
-        lack("crash", "a crash of a native plugin is a crash of the host"),
+        lack(
+            "isolation",
+            "a crash of a native plugin is a crash of the host; run it in the wasm or process runtime if that must not be",
+        ),
     ]
 }
 

@@ -169,7 +169,7 @@ impl Bench {
         self.runtime.start(prepared, self.how()).await
     }
 
-    fn how(&self) -> Start {
+    pub(crate) fn how(&self) -> Start {
         Start {
             instance: InstanceId("probe@1.0.0#1".into()),
             limits: self.limits.clone(),

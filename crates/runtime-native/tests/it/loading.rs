@@ -2,6 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
+use mortise_manifest::Grant;
 use mortise_runtime::{Runtime, RuntimeErrorKind as Kind};
 use mortise_runtime_native::{Generations, mappings};
 
@@ -146,7 +147,7 @@ async fn other_files_are_refused_on_their_bytes() {
     if !has_compiler() {
         return;
     }
-    let bench = Bench::new();
+    let bench = Bench::alone();
     let good = bench.compile("bytes", &[]);
     let mapped = mappings();
     let read = |bytes: Vec<u8>| bench.runtime.read_metadata(&bench.artifact(bytes));
@@ -213,7 +214,7 @@ async fn two_instances_of_one_library_share_nothing_but_its_code() {
     if !has_compiler() {
         return;
     }
-    let bench = Bench::new();
+    let bench = Bench::alone();
     let bytes = bench.compile("twice", &[]);
     let first = bench.start(bytes.clone()).await.unwrap();
     let mapped = mappings();
@@ -264,4 +265,28 @@ async fn the_copy_is_private_and_healed() {
         error.to_string().contains("may be written by others (mode 777)"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_copy_that_changes_after_the_check_is_not_opened() {
+    if !has_compiler() {
+        return;
+    }
+    let bench = Bench::alone();
+    let artifact = bench.artifact(bench.compile("changed", &[]));
+    let home = bench.dir.path().join("cache").join(artifact.digest.to_string());
+    let metadata = bench.runtime.read_metadata(&artifact).unwrap();
+    let verified = artifact.verify(metadata).unwrap();
+    let prepared = bench.runtime.prepare(&verified, &Grant::default()).await.unwrap();
+    let other = bench.compile("changed-to", &[]);
+    std::fs::remove_file(home.join("plugin.so")).unwrap();
+    std::fs::write(home.join("plugin.so"), other).unwrap();
+    let mapped = mappings();
+    let error = bench
+        .runtime
+        .start(prepared, bench.how())
+        .await
+        .map(|_| ())
+        .expect_err("changed");
+    assert_eq!((error.kind(), mappings()), (Kind::Tampered, mapped));
 }
