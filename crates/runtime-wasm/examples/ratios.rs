@@ -197,7 +197,7 @@ async fn load(runtime: &WasmRuntime, verified: &Verified) -> Box<dyn Instance> {
 /// Load times of one artifact, in milliseconds: from bytes to a started instance.
 fn loads(wasm: &[u8], path: &str, executor: &tokio::runtime::Runtime) {
     let wasm = if wasm.get(4) == Some(&1) {
-        guests::encode(wasm)
+        guests::componentize(wasm.to_vec())
     } else {
         wasm.to_vec()
     };

@@ -138,16 +138,10 @@ pub fn componentize(mut core: Vec<u8>) -> Vec<u8> {
         .expect("it has the world");
     wit_component::embed_component_metadata(&mut core, &resolve, world, wit_component::StringEncoding::UTF8)
         .expect("the world can be embedded");
-    encode(&core)
-}
-
-/// Wraps a core module that carries its world already.
-pub fn encode(core: &[u8]) -> Vec<u8> {
-    let encoder = wit_component::ComponentEncoder::default()
+    let mut encoder = wit_component::ComponentEncoder::default()
         .validate(true)
-        .module(core)
+        .module(&core)
         .expect("the module fits the world");
-    let mut encoder = encoder;
     encoder.encode().expect("the component is valid")
 }
 
