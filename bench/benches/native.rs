@@ -8,10 +8,13 @@ fn native(criterion: &mut Criterion) {
     let data = tempfile::tempdir().expect("a data directory");
     let mut group = criterion.benchmark_group("native, 16 B");
     for folder in ["echo-c", "echo"] {
-        let mut subject =
-            executor.block_on(Subject::new(folder, &data.path().join(folder))).expect("the plugin loads");
+        let mut subject = executor
+            .block_on(Subject::new(folder, &data.path().join(folder)))
+            .expect("the plugin loads");
         let request = subject.request.clone();
-        group.bench_function(format!("{folder}, plain fn pointer"), |it| it.iter(|| subject.bare.call(&request)));
+        group.bench_function(format!("{folder}, plain fn pointer"), |it| {
+            it.iter(|| subject.bare.call(&request))
+        });
         let mut out = Vec::with_capacity(64);
         group.bench_function(format!("{folder}, bound"), |it| {
             it.iter(|| {

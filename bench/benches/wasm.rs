@@ -10,14 +10,24 @@ fn wasm(criterion: &mut Criterion) {
     let executor = tokio::runtime::Runtime::new().expect("an executor can be made");
     let data = tempfile::tempdir().expect("a data directory");
     for (reuse, name) in [(Reuse::WARM, "warm"), (Reuse::Ephemeral, "fresh")] {
-        let subject = executor.block_on(Subject::new(&data.path().join(name), reuse)).expect("the plugin loads");
+        let subject = executor
+            .block_on(Subject::new(&data.path().join(name), reuse))
+            .expect("the plugin loads");
         let mut group = criterion.benchmark_group(format!("wasm, {name}"));
         for bytes in [64_usize, 1 << 20] {
-            let request = EchoRequest { message: vec![7; bytes], text: String::new() }.encode_to_vec();
+            let request = EchoRequest {
+                message: vec![7; bytes],
+                text: String::new(),
+            }
+            .encode_to_vec();
             let request = Bytes::from(request);
             group.throughput(Throughput::Bytes(bytes as u64));
             group.bench_function(format!("{bytes} B"), |it| {
-                it.iter(|| executor.block_on(subject.call(request.clone())).expect("the plugin answers"));
+                it.iter(|| {
+                    executor
+                        .block_on(subject.call(request.clone()))
+                        .expect("the plugin answers")
+                });
             });
         }
         group.finish();

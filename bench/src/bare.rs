@@ -5,8 +5,8 @@ use std::{ffi::c_void, path::Path, ptr};
 use anyhow::{Context as _, Result, ensure};
 use mortise::wire::StartRequest;
 use mortise_abi::{
-    MT_ABI_MAJOR, MT_ABI_MINOR, MT_ENTRY_SYMBOL, MT_MAGIC, MT_OK, MtEntry, MtHost, MtInstance, MtInvokeFn, MtOut,
-    MtSlice,
+    MT_ABI_MAJOR, MT_ABI_MINOR, MT_ENTRY_SYMBOL, MT_MAGIC, MT_OK, MtEntry, MtHost, MtInstance, MtInvokeFn,
+    MtOut, MtSlice,
 };
 use prost::Message as _;
 
@@ -32,7 +32,10 @@ impl BareMethod {
             .with_context(|| format!("cannot open {}", library.display()))?;
         // SAFETY: the symbol is a data symbol of this type in every plugin of this ABI; magic and major are checked next.
         let entry: &MtEntry = unsafe { &**library.get::<*const MtEntry>(MT_ENTRY_SYMBOL)? };
-        ensure!(entry.magic == MT_MAGIC && entry.abi_major == MT_ABI_MAJOR, "not a plugin of this ABI");
+        ensure!(
+            entry.magic == MT_MAGIC && entry.abi_major == MT_ABI_MAJOR,
+            "not a plugin of this ABI"
+        );
         let host = Box::new(MtHost {
             size: size_of::<MtHost>() as u32,
             abi_major: MT_ABI_MAJOR,
@@ -62,15 +65,28 @@ impl BareMethod {
         let create = entry.create.context("a plugin without `create`")?;
         let mut instance: *const MtInstance = ptr::null();
         // SAFETY: the arguments are what the header asks for; host and buffer live in the returned value.
-        let status = unsafe { create(&raw const *host, MtSlice::new(&start), &raw mut instance, &raw mut out) };
-        ensure!(status == MT_OK && !instance.is_null(), "the plugin does not start: status {status}");
+        let status = unsafe {
+            create(
+                &raw const *host,
+                MtSlice::new(&start),
+                &raw mut instance,
+                &raw mut out,
+            )
+        };
+        ensure!(
+            status == MT_OK && !instance.is_null(),
+            "the plugin does not start: status {status}"
+        );
         // SAFETY: `create` succeeded, so the instance is valid until `destroy`, which is never called here.
         let instance = unsafe { &*instance };
         let invoke = (0..instance.n_methods as usize)
             .find_map(|row| {
                 // SAFETY: the header says that the table has `n_methods` rows, `method_stride` bytes apart.
                 let row = unsafe {
-                    let row = instance.methods.cast::<u8>().add(row * instance.method_stride as usize);
+                    let row = instance
+                        .methods
+                        .cast::<u8>()
+                        .add(row * instance.method_stride as usize);
                     &*row.cast::<mortise_abi::MtMethod>()
                 };
                 // SAFETY: names are static UTF-8 of this length.
@@ -79,14 +95,22 @@ impl BareMethod {
             })
             .with_context(|| format!("no method {method}"))?;
         let this = instance.this;
-        Ok(Self { invoke, this, out, _buffer: buffer, _host: host, _library: library })
+        Ok(Self {
+            invoke,
+            this,
+            out,
+            _buffer: buffer,
+            _host: host,
+            _library: library,
+        })
     }
 
     /// Calls it and returns the length of the reply.
     pub fn call(&mut self, payload: &[u8]) -> usize {
         self.out.len = 0;
         // SAFETY: function, instance and buffer live as long as `self`; a null call is allowed on the fast path.
-        let status = unsafe { (self.invoke)(self.this, ptr::null(), MtSlice::new(payload), &raw mut self.out) };
+        let status =
+            unsafe { (self.invoke)(self.this, ptr::null(), MtSlice::new(payload), &raw mut self.out) };
         assert!(status == MT_OK, "status {status}");
         self.out.len
     }

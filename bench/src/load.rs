@@ -62,7 +62,10 @@ impl Report {
 /// If the target is not a loopback address, or a connection cannot be opened.
 pub async fn run(load: &Load) -> anyhow::Result<Report> {
     if !load.target.ip().is_loopback() {
-        bail!("the load generator sends to loopback addresses only, and {} is none", load.target);
+        bail!(
+            "the load generator sends to loopback addresses only, and {} is none",
+            load.target
+        );
     }
     let request = format!(
         "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{}",
@@ -88,8 +91,12 @@ pub async fn run(load: &Load) -> anyhow::Result<Report> {
             tokio::spawn(connection(stream, request, expect, start, end))
         })
         .collect();
-    let mut report =
-        Report { requests: 0, errors: 0, elapsed: load.duration, latency_us: Histogram::new(3).context("histogram")? };
+    let mut report = Report {
+        requests: 0,
+        errors: 0,
+        elapsed: load.duration,
+        latency_us: Histogram::new(3).context("histogram")?,
+    };
     for task in tasks {
         let one = task.await.context("a connection's task panicked")?;
         report.requests += one.requests;
@@ -113,7 +120,11 @@ async fn connection(
     end: Instant,
 ) -> ConnectionReport {
     let latency_us = Histogram::new(3).expect("3 significant digits are allowed");
-    let mut report = ConnectionReport { requests: 0, errors: 0, latency_us };
+    let mut report = ConnectionReport {
+        requests: 0,
+        errors: 0,
+        latency_us,
+    };
     let mut buffer = Vec::with_capacity(4096);
     loop {
         let sent = Instant::now();
@@ -125,7 +136,9 @@ async fn connection(
         match answer {
             Ok(true) if sent >= start => {
                 report.requests += 1;
-                report.latency_us.saturating_record((done - sent).as_micros() as u64);
+                report
+                    .latency_us
+                    .saturating_record((done - sent).as_micros() as u64);
             }
             Ok(true) => {}
             Ok(false) => report.errors += 1,
@@ -150,7 +163,9 @@ async fn exchange(
         if stream.read_buf(buffer).await? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        let Some(head_bytes) = find(buffer, b"\r\n\r\n").map(|at| at + 4) else { continue };
+        let Some(head_bytes) = find(buffer, b"\r\n\r\n").map(|at| at + 4) else {
+            continue;
+        };
         let body_bytes = content_length(&buffer[..head_bytes]).ok_or(std::io::ErrorKind::InvalidData)?;
         if buffer.len() >= head_bytes + body_bytes {
             return Ok(buffer.starts_with(b"HTTP/1.1 200") && &buffer[head_bytes..] == expect);

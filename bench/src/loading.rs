@@ -79,7 +79,10 @@ pub async fn measure(runtime: RuntimeName, data: &Path) -> Result<()> {
         bail!("1.1.0 was loaded, and another version answers");
     }
     let child = host.inspect("echo")?.usage.pid;
-    let child_peak = child.map(|pid| kib(&format!("/proc/{pid}/status"), "VmHWM:")).transpose()?.unwrap_or(0.0);
+    let child_peak = child
+        .map(|pid| kib(&format!("/proc/{pid}/status"), "VmHWM:"))
+        .transpose()?
+        .unwrap_or(0.0);
     let peak_added_mib = (kib("/proc/self/status", "VmHWM:")? - idle + child_peak) / 1024.0;
 
     // The same version again, with everything that a first load leaves behind.
@@ -126,21 +129,68 @@ pub fn rows() -> Result<Vec<Row>> {
         let least = |of: fn(&Measured) -> f64| runs.iter().map(of).fold(f64::MAX, f64::min);
         let anchor = format!("published, {name}");
         let row = |what: &str, ours, published, unit| {
-            Row::new(format!("{runtime}: {what}"), ours, anchor.clone(), published, unit).below(published)
+            Row::new(
+                format!("{runtime}: {what}"),
+                ours,
+                anchor.clone(),
+                published,
+                unit,
+            )
+            .below(published)
         };
-        rows.push(row("first load", least(|it| it.first_load_ms), published[0], "ms"));
-        rows.push(row("hot load while serving", least(|it| it.hot_load_ms), published[1], "ms"));
-        rows.push(row("peak memory added", least(|it| it.peak_added_mib), published[2], "MiB"));
+        rows.push(row(
+            "first load",
+            least(|it| it.first_load_ms),
+            published[0],
+            "ms",
+        ));
+        rows.push(row(
+            "hot load while serving",
+            least(|it| it.hot_load_ms),
+            published[1],
+            "ms",
+        ));
+        rows.push(row(
+            "peak memory added",
+            least(|it| it.peak_added_mib),
+            published[2],
+            "MiB",
+        ));
         let first = least(|it| it.first_load_ms);
         let cached = least(|it| it.cached_load_ms);
-        rows.push(Row::new(format!("{runtime}: load again, caches warm"), cached, "its own first load", first, "ms"));
+        rows.push(Row::new(
+            format!("{runtime}: load again, caches warm"),
+            cached,
+            "its own first load",
+            first,
+            "ms",
+        ));
         let call = least(|it| it.start_to_first_call_ms);
-        let row = Row::new(format!("{runtime}: load to first answer"), call, "its own first load", first, "ms");
-        rows.push(if runtime == RuntimeName::Process { row.below(5.0) } else { row });
+        let row = Row::new(
+            format!("{runtime}: load to first answer"),
+            call,
+            "its own first load",
+            first,
+            "ms",
+        );
+        rows.push(if runtime == RuntimeName::Process {
+            row.below(5.0)
+        } else {
+            row
+        });
     }
     let bare = child(&["idle-bare"])?.trim().parse()?;
     let idle = child(&["idle"])?.trim().parse()?;
-    rows.push(Row::new("host with three runtimes, idle", idle, "this program doing nothing", bare, "MiB").below(40.0));
+    rows.push(
+        Row::new(
+            "host with three runtimes, idle",
+            idle,
+            "this program doing nothing",
+            bare,
+            "MiB",
+        )
+        .below(40.0),
+    );
     Ok(rows)
 }
 
@@ -154,13 +204,20 @@ pub fn idle_bare() -> Result<()> {
 }
 
 async fn version(host: &Host) -> Result<String> {
-    Ok(EchoClient::new(host.plugin("echo")).version(&VersionRequest {}).await?.version)
+    Ok(EchoClient::new(host.plugin("echo"))
+        .version(&VersionRequest {})
+        .await?
+        .version)
 }
 
 fn child(arguments: &[&str]) -> Result<String> {
     let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
     if !output.status.success() {
-        bail!("{arguments:?} ended with {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{arguments:?} ended with {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -168,7 +225,10 @@ fn child(arguments: &[&str]) -> Result<String> {
 fn kib(path: &str, field: &str) -> Result<f64> {
     let status = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
-    Ok(line.and_then(|it| it.split_whitespace().next()).with_context(|| format!("no {field}"))?.parse()?)
+    Ok(line
+        .and_then(|it| it.split_whitespace().next())
+        .with_context(|| format!("no {field}"))?
+        .parse()?)
 }
 
 fn ms(duration: Duration) -> f64 {

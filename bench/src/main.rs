@@ -58,7 +58,10 @@ async fn main() -> Result<()> {
                 groups.push(("Native calls", native::rows(&data.join("native")).await?));
             }
             if wanted("wasm") {
-                groups.push(("WebAssembly calls and loads", wasm::rows(&data.join("wasm")).await?));
+                groups.push((
+                    "WebAssembly calls and loads",
+                    wasm::rows(&data.join("wasm")).await?,
+                ));
             }
             if wanted("loading") {
                 groups.push(("Loading and memory", loading::rows()?));

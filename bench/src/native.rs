@@ -37,12 +37,24 @@ impl Subject {
         let library = fs::read_dir(&package)?
             .flatten()
             .map(|it| it.path())
-            .find(|it| it.extension().is_some_and(|it| it == std::env::consts::DLL_EXTENSION))
+            .find(|it| {
+                it.extension()
+                    .is_some_and(|it| it == std::env::consts::DLL_EXTENSION)
+            })
             .context("the package has no library")?;
-        let request = EchoRequest { message: vec![7; 14], text: String::new() }.encode_to_vec();
+        let request = EchoRequest {
+            message: vec![7; 14],
+            text: String::new(),
+        }
+        .encode_to_vec();
         assert_eq!(request.len(), 16, "tag, length, 14 bytes");
         let bound = host.bind("plugin.echo.Echo")?;
-        Ok(Self { bound, bare: BareMethod::open(&library, "Echo")?, host, request })
+        Ok(Self {
+            bound,
+            bare: BareMethod::open(&library, "Echo")?,
+            host,
+            request,
+        })
     }
 }
 
@@ -64,11 +76,20 @@ pub async fn rows(data: &Path) -> Result<Vec<Row>> {
             }));
             ours = ours.min(best_ns(1, 200_000, || {
                 out.clear();
-                subject.bound.call(black_box(&request), &mut out).expect("the plugin answers");
+                subject
+                    .bound
+                    .call(black_box(&request), &mut out)
+                    .expect("the plugin answers");
                 black_box(out.len());
             }));
         }
-        let row = Row::new(format!("native, bound, 16 B, {what} plugin"), ours, "plain fn pointer", plain, "ns");
+        let row = Row::new(
+            format!("native, bound, 16 B, {what} plugin"),
+            ours,
+            "plain fn pointer",
+            plain,
+            "ns",
+        );
         rows.push(row.at_most_times(3.0));
         let route = subject.host.resolve("plugin.echo.Echo", &[])?;
         let managed = {
@@ -76,11 +97,22 @@ pub async fn rows(data: &Path) -> Result<Vec<Row>> {
             const CALLS: u32 = 100_000;
             for _ in 0..CALLS {
                 let payload = bytes::Bytes::from(request.clone());
-                black_box(subject.host.call_route(&route, payload, CallOptions::default()).await?);
+                black_box(
+                    subject
+                        .host
+                        .call_route(&route, payload, CallOptions::default())
+                        .await?,
+                );
             }
             started.elapsed().as_nanos() as f64 / f64::from(CALLS)
         };
-        rows.push(Row::new(format!("native, managed, 16 B, {what} plugin"), managed, "plain fn pointer", plain, "ns"));
+        rows.push(Row::new(
+            format!("native, managed, 16 B, {what} plugin"),
+            managed,
+            "plain fn pointer",
+            plain,
+            "ns",
+        ));
         subject.host.shutdown().await;
     }
     Ok(rows)

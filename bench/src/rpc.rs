@@ -54,7 +54,9 @@ pub async fn serve_mortise(data: &Path) -> Result<()> {
     subject::load(&host, "echo", RuntimeName::Native, &subject::package("echo")?).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    Gateway::new(host, Options::default()).serve(listener, CancellationToken::new()).await;
+    Gateway::new(host, Options::default())
+        .serve(listener, CancellationToken::new())
+        .await;
     Ok(())
 }
 
@@ -84,9 +86,19 @@ pub async fn rows(seconds: u64) -> Result<Vec<Row>> {
         );
         for (quantile, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
             let least = |reports: &[Report]| {
-                reports.iter().map(|it| it.latency_us.value_at_quantile(quantile)).min().unwrap_or(0) as f64
+                reports
+                    .iter()
+                    .map(|it| it.latency_us.value_at_quantile(quantile))
+                    .min()
+                    .unwrap_or(0) as f64
             };
-            rows.push(Row::new(format!("  latency {name}"), least(&ours), "bare axum echo", least(&bare), "us"));
+            rows.push(Row::new(
+                format!("  latency {name}"),
+                least(&ours),
+                "bare axum echo",
+                least(&bare),
+                "us",
+            ));
         }
     }
     Ok(rows)
@@ -105,7 +117,12 @@ async fn drive(server: &str, body: &str, expect: &str, connections: usize, secon
     };
     let report = load::run(&load).await?;
     if report.errors > 0 || report.requests == 0 {
-        bail!("{}: {} answers and {} errors", server.name, report.requests, report.errors);
+        bail!(
+            "{}: {} answers and {} errors",
+            server.name,
+            report.requests,
+            report.errors
+        );
     }
     Ok(report)
 }
@@ -127,9 +144,16 @@ impl Server {
             .with_context(|| format!("{name} cannot be started"))?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line)?;
-        let address = line.trim().parse().with_context(|| format!("{name} printed no address but `{line}`"));
+        let address = line
+            .trim()
+            .parse()
+            .with_context(|| format!("{name} printed no address but `{line}`"));
         match address {
-            Ok(address) => Ok(Self { name: name.to_owned(), child, address }),
+            Ok(address) => Ok(Self {
+                name: name.to_owned(),
+                child,
+                address,
+            }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();

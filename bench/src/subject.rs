@@ -15,7 +15,11 @@ pub fn package(folder: &str) -> Result<PathBuf> {
         PathBuf::from,
     );
     let package = packages.join(folder);
-    ensure!(package.exists(), "{} is not there\nhint: run `cargo xtask guests`", package.display());
+    ensure!(
+        package.exists(),
+        "{} is not there\nhint: run `cargo xtask guests`",
+        package.display()
+    );
     Ok(package)
 }
 
@@ -60,6 +64,8 @@ pub async fn load(host: &Host, name: &str, runtime: RuntimeName, package: &Path)
     let mut request = LoadRequest::new(Source::Folder(package.to_owned()));
     request.name = Some(name.to_owned());
     request.runtime = Some(runtime);
-    host.load(request).await.with_context(|| format!("{} on {runtime}", package.display()))?;
+    host.load(request)
+        .await
+        .with_context(|| format!("{} on {runtime}", package.display()))?;
     Ok(())
 }

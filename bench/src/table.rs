@@ -32,7 +32,15 @@ impl Row {
         unit: &'static str,
     ) -> Self {
         let (path, anchor_name) = (path.into(), anchor_name.into());
-        Self { path, ours, anchor_name, anchor, unit, budget: "-".to_owned(), kept: None }
+        Self {
+            path,
+            ours,
+            anchor_name,
+            anchor,
+            unit,
+            budget: "-".to_owned(),
+            kept: None,
+        }
     }
 
     /// Promises that ours is at most `times` the anchor.
@@ -84,7 +92,11 @@ pub fn print(title: &str, rows: &[Row]) {
 }
 
 fn number(value: f64) -> String {
-    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value >= 1000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 /// The least of `rounds` runs of `work`, each over `calls` calls, in nanoseconds per call.

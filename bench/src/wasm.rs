@@ -38,17 +38,31 @@ impl Bare {
         linker.define_unknown_imports_as_traps(&component).map_err(said)?;
         let mut store = Store::new(&engine, ());
         let instance = linker.instantiate(&mut store, &component).map_err(said)?;
-        let guest = instance.get_export_index(&mut store, None, "mortise:plugin/guest@1.0.0").context("guest")?;
-        let start = mortise::wire::StartRequest { config_json: "{}".to_owned(), ..Default::default() };
-        let index = instance.get_export_index(&mut store, Some(&guest), "start").context("start")?;
+        let guest = instance
+            .get_export_index(&mut store, None, "mortise:plugin/guest@1.0.0")
+            .context("guest")?;
+        let start = mortise::wire::StartRequest {
+            config_json: "{}".to_owned(),
+            ..Default::default()
+        };
+        let index = instance
+            .get_export_index(&mut store, Some(&guest), "start")
+            .context("start")?;
         let function: TypedFunc<(Vec<u8>,), (Result<(), Vec<u8>>,)> =
             instance.get_typed_func(&mut store, &index).map_err(said)?;
-        let (started,) =
-            function.call(&mut store, (start.encode_to_vec(),)).map_err(said)?;
+        let (started,) = function
+            .call(&mut store, (start.encode_to_vec(),))
+            .map_err(said)?;
         started.map_err(|_| anyhow::anyhow!("the guest does not start"))?;
-        let index = instance.get_export_index(&mut store, Some(&guest), "invoke").context("invoke")?;
+        let index = instance
+            .get_export_index(&mut store, Some(&guest), "invoke")
+            .context("invoke")?;
         let invoke = instance.get_typed_func(&mut store, &index).map_err(said)?;
-        Ok(Self { store, invoke, method })
+        Ok(Self {
+            store,
+            invoke,
+            method,
+        })
     }
 
     /// Calls the method and returns the length of its reply.
@@ -91,7 +105,11 @@ impl Subject {
     /// # Errors
     /// What the host says.
     pub async fn call(&self, payload: Bytes) -> Result<usize> {
-        Ok(self.host.call_route(&self.route, payload, CallOptions::default()).await?.len())
+        Ok(self
+            .host
+            .call_route(&self.route, payload, CallOptions::default())
+            .await?
+            .len())
     }
 
     /// Lets the optimising compiler finish: a plugin that is called often gets its code in the background.
@@ -117,10 +135,25 @@ pub async fn rows(data: &Path) -> Result<Vec<Row>> {
         &fs::read(package.join("contract.binpb"))?,
         &["mortise.test.v1.Echo".to_owned()],
     )?;
-    let method = contract.methods().iter().position(|it| it.name() == "Echo").context("no method Echo")?;
+    let method = contract
+        .methods()
+        .iter()
+        .position(|it| it.name() == "Echo")
+        .context("no method Echo")?;
     let mut bare = Bare::new(&component, u32::try_from(method)?)?;
-    let request = |bytes| Bytes::from(EchoRequest { message: vec![7; bytes], text: String::new() }.encode_to_vec());
-    for (reuse, name) in [(Reuse::WARM, "warm"), (Reuse::Ephemeral, "fresh instance per call")] {
+    let request = |bytes| {
+        Bytes::from(
+            EchoRequest {
+                message: vec![7; bytes],
+                text: String::new(),
+            }
+            .encode_to_vec(),
+        )
+    };
+    for (reuse, name) in [
+        (Reuse::WARM, "warm"),
+        (Reuse::Ephemeral, "fresh instance per call"),
+    ] {
         let subject = Subject::new(&data.join(name), reuse).await?;
         subject.settle(&request(64)).await?;
         for (bytes, shown, calls) in [(64, "64 B", 20_000_u32), (1 << 20, "1 MiB", 200)] {
@@ -138,7 +171,13 @@ pub async fn rows(data: &Path) -> Result<Vec<Row>> {
                 }
                 ours = ours.min(started.elapsed().as_nanos() as f64 / f64::from(calls) / 1000.0);
             }
-            let row = Row::new(format!("wasm, {name}, {shown}"), ours, "bare wasmtime, one instance", anchor, "us");
+            let row = Row::new(
+                format!("wasm, {name}, {shown}"),
+                ours,
+                "bare wasmtime, one instance",
+                anchor,
+                "us",
+            );
             rows.push(match (name, shown) {
                 ("warm", "64 B") => row.below(1.0),
                 ("warm", _) => row.below(1000.0),
@@ -172,5 +211,12 @@ async fn cached(data: &Path, package: &Path, bytes: usize) -> Result<Row> {
     let mib = bytes as f64 / f64::from(1 << 20);
     // Below a MiB what counts is the load itself, not the load of a MiB that is not there.
     let per_mib = again / mib.max(1.0);
-    Ok(Row::new("wasm, load with a warm code cache", per_mib, "its own first load", first, "ms/MiB").below(5.0))
+    Ok(Row::new(
+        "wasm, load with a warm code cache",
+        per_mib,
+        "its own first load",
+        first,
+        "ms/MiB",
+    )
+    .below(5.0))
 }

@@ -21,9 +21,20 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     setup::prepare(workspace)?;
-    guests::build(workspace, &["echo".to_owned(), "echo-1.1".to_owned(), "echo-c".to_owned()])?;
+    let folders = ["echo", "echo-1.1", "echo-c"].map(str::to_owned);
+    guests::build(
+        workspace,
+        &["echo".to_owned(), "echo-1.1".to_owned(), "echo-c".to_owned()],
+    )?;
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "mortise-bench", "--bin", "mortise-bench"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "mortise-bench",
+        "--bin",
+        "mortise-bench",
+    ]);
     Step::new(workspace, "the benchmarks, in release mode").run(&mut cargo)?;
     say("measuring; about three minutes");
     let mut bench = std::process::Command::new(workspace.target().join("release/mortise-bench"));

@@ -31,28 +31,48 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args, workspace: &Workspace) -> Result<()> {
     say("Mortise demo: one plugin, three runtimes, real photographs");
-    say("It builds the host in release mode and the plugin, which takes minutes the first time; a second run takes seconds.\n");
+    say(
+        "It builds the host in release mode and the plugin, which takes minutes the first time; a second run takes seconds.\n",
+    );
     let prepared = setup::prepare(workspace)?;
     let folder = workspace.target().join("demo");
     fs::create_dir_all(&folder)?;
     let mortise = build_host(workspace)?;
-    let built = build_plugin(workspace, &mortise, "plugins/thumbnailer", &folder)
-        .and_then(|old| Ok((old, build_plugin(workspace, &mortise, "plugins/thumbnailer-1.3", &folder)?)));
+    let built = build_plugin(workspace, &mortise, "plugins/thumbnailer", &folder).and_then(|old| {
+        Ok((
+            old,
+            build_plugin(workspace, &mortise, "plugins/thumbnailer-1.3", &folder)?,
+        ))
+    });
     let (old, new) = built.with_context(|| match prepared.missing.as_slice() {
         [] => "the plugin cannot be built".to_owned(),
-        missing => format!("the plugin cannot be built; set-up says these are missing:\n  {}", missing.join("\n  ")),
+        missing => format!(
+            "the plugin cannot be built; set-up says these are missing:\n  {}",
+            missing.join("\n  ")
+        ),
     })?;
 
     let host = RunningHost::start(&mortise, &folder)?;
-    say(&format!("\nA host listens on http://{ADDRESS}; thumbnails are made through its public API"));
+    say(&format!(
+        "\nA host listens on http://{ADDRESS}; thumbnails are made through its public API"
+    ));
     let photos = photos(workspace)?;
     let mut rows = Vec::new();
     for runtime in RUNTIMES {
         say(&format!("  thumbnails through {runtime}"));
-        rows.push(measure::runtime(&host, runtime, &old, &photos, &folder.join("thumbnails"))?);
+        rows.push(measure::runtime(
+            &host,
+            runtime,
+            &old,
+            &photos,
+            &folder.join("thumbnails"),
+        )?);
     }
     measure::print(&rows);
-    say(&format!("the thumbnails are in {}\n", workspace.relative(&folder.join("thumbnails"))));
+    say(&format!(
+        "the thumbnails are in {}\n",
+        workspace.relative(&folder.join("thumbnails"))
+    ));
     if rows.iter().any(|row| row.digest != rows[0].digest) {
         bail!("the three runtimes made different thumbnails; the table above shows which");
     }
@@ -80,7 +100,9 @@ pub(crate) struct RunningHost {
 impl RunningHost {
     fn start(mortise: &Path, folder: &Path) -> Result<Self> {
         if http::ready(ADDRESS) {
-            bail!("something else already serves at {ADDRESS}\nhint: stop it, the demo starts a host of its own there");
+            bail!(
+                "something else already serves at {ADDRESS}\nhint: stop it, the demo starts a host of its own there"
+            );
         }
         let data = folder.join("data");
         if data.exists() {
@@ -98,14 +120,23 @@ impl RunningHost {
             .stderr(fs::File::options().append(true).open(&log)?)
             .spawn()
             .with_context(|| format!("{} cannot be started", mortise.display()))?;
-        let mut host = Self { child, control: data.join("control.sock") };
+        let mut host = Self {
+            child,
+            control: data.join("control.sock"),
+        };
         let patience = Instant::now() + Duration::from_secs(20);
         while !http::ready(ADDRESS) {
             if let Some(status) = host.child.try_wait()? {
-                bail!("the host ended with {status}\n{}", fs::read_to_string(&log).unwrap_or_default());
+                bail!(
+                    "the host ended with {status}\n{}",
+                    fs::read_to_string(&log).unwrap_or_default()
+                );
             }
             if Instant::now() > patience {
-                bail!("the host is not ready after 20 s\nhint: its log is {}", log.display());
+                bail!(
+                    "the host is not ready after 20 s\nhint: its log is {}",
+                    log.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -150,8 +181,15 @@ fn photos(workspace: &Workspace) -> Result<Vec<Photo>> {
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.extension().is_some_and(|it| it == "png" || it == "jpg") {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            photos.push(Photo { name, base64: BASE64_STANDARD.encode(fs::read(&path)?) });
+            let name = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            photos.push(Photo {
+                name,
+                base64: BASE64_STANDARD.encode(fs::read(&path)?),
+            });
         }
     }
     photos.sort_by(|a, b| a.name.cmp(&b.name));
@@ -166,9 +204,14 @@ fn build_host(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 fn build_plugin(workspace: &Workspace, mortise: &Path, source: &str, folder: &Path) -> Result<PathBuf> {
-    let out = folder.join("packages").join(Path::new(source).file_name().expect("a folder has a name"));
+    let out = folder
+        .join("packages")
+        .join(Path::new(source).file_name().expect("a folder has a name"));
     let mut build = Command::new(mortise);
-    build.current_dir(workspace.root()).args(["build", source, "--runtime", "native,wasm,process", "--out"]).arg(&out);
+    build
+        .current_dir(workspace.root())
+        .args(["build", source, "--runtime", "native,wasm,process", "--out"])
+        .arg(&out);
     build.env("CARGO_TARGET_DIR", workspace.target().join("plugins"));
     Step::new(workspace, format!("{source} for {}", RUNTIMES.join(", "))).run(&mut build)?;
     Ok(out)
@@ -182,12 +225,23 @@ fn what_next(
     photos: &[Photo],
 ) -> Result<()> {
     let request = folder.join("request.json");
-    let photo = photos.iter().find(|it| it.name == "chelsea").unwrap_or(&photos[0]);
-    fs::write(&request, serde_json::to_vec(&json!({"image": photo.base64, "maxSide": 64}))?)?;
+    let photo = photos
+        .iter()
+        .find(|it| it.name == "chelsea")
+        .unwrap_or(&photos[0]);
+    fs::write(
+        &request,
+        serde_json::to_vec(&json!({"image": photo.base64, "maxSide": 64}))?,
+    )?;
     let (mortise, package) = (workspace.relative(mortise), workspace.relative(package));
     println!("What to try next:");
-    println!("  {mortise} run {package} Thumbnail --json @{}", workspace.relative(&request));
+    println!(
+        "  {mortise} run {package} Thumbnail --json @{}",
+        workspace.relative(&request)
+    );
     println!("  {mortise} check {package}");
-    println!("  {mortise} new my-plugin --sdk-path crates && {mortise} build my-plugin --runtime native,wasm,process");
+    println!(
+        "  {mortise} new my-plugin --sdk-path crates && {mortise} build my-plugin --runtime native,wasm,process"
+    );
     Ok(())
 }

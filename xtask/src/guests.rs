@@ -3,10 +3,7 @@
 //! Builds every folder of `plugins/` that has a `plugin.toml` into `target/mortise-packages/{folder}`, with the command that users have:
 //! `mortise build`. What is newer than its package is built again, the rest is left alone.
 //!
-//! What a folder holds says how it is built:
-//! - `Cargo.toml`: Rust, for every runtime that its source allows.
-//! - `src/*.c`: C; a shared library. With `src/wasm.c`, also a core module, by clang.
-//! - `assembly/index.ts`: AssemblyScript; a core module, by asc.
+//! `mortise build` knows Rust and C. What another compiler makes is handed to it as a core module; [`OTHER_COMPILERS`] lists those.
 
 use std::{
     ffi::OsStr,
@@ -19,6 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    debian::succeeds,
     setup::asc,
     step::{Step, say},
     workspace::Workspace,
@@ -49,6 +47,21 @@ struct Plugin {
     package: PathBuf,
 }
 
+/// Folders of `plugins/` whose WebAssembly is made by a compiler that `mortise build` does not run.
+const OTHER_COMPILERS: &[(&str, Compiler)] = &[
+    ("upper-as", Compiler::AssemblyScript),
+    ("upper-c-wasm", Compiler::Clang),
+];
+
+/// Makes a core module.
+#[derive(Clone, Copy)]
+enum Compiler {
+    /// `asc`, of `assembly/index.ts`.
+    AssemblyScript,
+    /// `clang-14`, of `plugin.c`.
+    Clang,
+}
+
 /// Our crates that end up in every Rust plugin, or decide what is written around it.
 const BELOW_PLUGINS: &[&str] = &[
     "crates/abi",
@@ -63,7 +76,7 @@ const BELOW_PLUGINS: &[&str] = &[
 ];
 
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
-    let built = build(workspace, &args.names)?;
+    let built = build(workspace, &args.names, Mortise::OfTests)?;
     for line in &built.skipped {
         say(&format!("  {line}"));
     }
@@ -75,13 +88,13 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
 }
 
 /// Builds all plugins, or those with `names`.
-pub(crate) fn build(workspace: &Workspace, names: &[String]) -> Result<Built> {
+pub(crate) fn build(workspace: &Workspace, names: &[String], which: Mortise) -> Result<Built> {
     let plugins = plugins(workspace, names)?;
     let mut built = Built::default();
     if plugins.is_empty() {
         return Ok(built);
     }
-    let mortise = mortise(workspace)?;
+    let mortise = mortise(workspace, which)?;
     let below = newest_of(BELOW_PLUGINS.iter().map(|folder| workspace.root().join(folder)))?;
     let mut faults = Vec::new();
     for plugin in &plugins {
@@ -127,12 +140,11 @@ fn build_one(workspace: &Workspace, mortise: &Path, plugin: &Plugin, below: Syst
         .arg("--out")
         .arg(&plugin.package);
     command.env("CARGO_TARGET_DIR", workspace.target().join("plugins"));
-    match module(workspace, plugin)? {
-        Module::None => {}
-        Module::Made(file) => {
-            command.arg("--module").arg(file);
-        }
-        Module::Needs(what) => return Ok(Outcome::Needs(what)),
+    if let Some((_, compiler)) = OTHER_COMPILERS.iter().find(|(name, _)| *name == plugin.name) {
+        match compile(*compiler, workspace, plugin)? {
+            Module::Made(file) => command.args(["--runtime", "wasm", "--module"]).arg(file),
+            Module::Needs(what) => return Ok(Outcome::Needs(what)),
+        };
     }
     Step::new(workspace, format!("mortise build plugins/{}", plugin.name)).run(&mut command)?;
     Ok(Outcome::Fresh)
@@ -140,66 +152,71 @@ fn build_one(workspace: &Workspace, mortise: &Path, plugin: &Plugin, below: Syst
 
 /// A core module that another compiler made.
 enum Module {
-    None,
     Made(PathBuf),
     Needs(&'static str),
 }
 
-fn module(workspace: &Workspace, plugin: &Plugin) -> Result<Module> {
+fn compile(compiler: Compiler, workspace: &Workspace, plugin: &Plugin) -> Result<Module> {
     let out = workspace.target().join("plugins/modules");
     fs::create_dir_all(&out)?;
     let file = out.join(format!("{}.wasm", plugin.name));
-    let assembly = plugin.folder.join("assembly/index.ts");
-    if assembly.exists() {
-        let Some(asc) = asc(workspace) else {
-            return Ok(Module::Needs("asc; `cargo xtask setup` gets it"));
-        };
-        let mut command = Command::new(asc);
-        command
-            .arg(&assembly)
-            .args(["--optimize", "--exportRuntime", "--use", "abort=", "--outFile"])
-            .arg(&file);
-        Step::new(workspace, format!("asc plugins/{}", plugin.name)).run(&mut command)?;
-        return Ok(Module::Made(file));
-    }
-    let c = plugin.folder.join("src/wasm.c");
-    if c.exists() && !plugin.folder.join("Cargo.toml").exists() {
-        let mut command = Command::new("clang-14");
-        command.args([
-            "--target=wasm32-unknown-unknown",
-            "-O2",
-            "-nostdlib",
-            "-ffreestanding",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-        ]);
-        command.args(["-Wl,--no-entry", "-Wl,--export-dynamic", "-fvisibility=hidden"]);
-        command
-            .arg("-I")
-            .arg(workspace.root().join("include"))
-            .arg(&c)
-            .arg("-o")
-            .arg(&file);
-        if !crate::debian::succeeds(Command::new("clang-14").arg("--version")) {
-            return Ok(Module::Needs(
-                "clang-14 and lld-14; `cargo xtask setup` gets them",
-            ));
+    let mut command = match compiler {
+        Compiler::AssemblyScript => {
+            let Some(asc) = asc(workspace) else {
+                return Ok(Module::Needs("asc; `cargo xtask setup` gets it"));
+            };
+            let mut command = Command::new(asc);
+            command.arg(plugin.folder.join("assembly/index.ts"));
+            command.args(["-O", "--runtime", "incremental", "--use", "abort=", "--outFile"]);
+            command
         }
-        Step::new(workspace, format!("clang plugins/{}", plugin.name)).run(&mut command)?;
-        return Ok(Module::Made(file));
-    }
-    Ok(Module::None)
+        Compiler::Clang => {
+            if !succeeds(Command::new("wasm-ld-14").arg("--version")) {
+                return Ok(Module::Needs(
+                    "clang-14 and lld-14; `cargo xtask setup` gets them",
+                ));
+            }
+            let mut command = Command::new("clang-14");
+            command.args([
+                "--target=wasm32",
+                "-O2",
+                "-ffreestanding",
+                "-fno-builtin",
+                "-nostdlib",
+                "-Wl,--no-entry",
+            ]);
+            command.arg(plugin.folder.join("plugin.c")).arg("-o");
+            command
+        }
+    };
+    Step::new(workspace, format!("compile plugins/{}", plugin.name)).run(command.arg(&file))?;
+    Ok(Module::Made(file))
 }
 
-/// The command `mortise`, built as tests use it.
-fn mortise(workspace: &Workspace) -> Result<PathBuf> {
-    Step::new(workspace, "cargo build mortise").run(workspace.cargo().args([
-        "build",
-        "--package",
-        "mortise-cli",
-    ]))?;
-    Ok(workspace.target().join("debug/mortise"))
+/// Which build of the command `mortise` makes the packages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mortise {
+    /// The one that is built with all tests: building it alone would build its dependencies again, with other features.
+    OfTests,
+    /// The one that users get.
+    Release,
+}
+
+fn mortise(workspace: &Workspace, which: Mortise) -> Result<PathBuf> {
+    let (title, arguments, path): (_, &[&str], _) = match which {
+        Mortise::OfTests => (
+            "the workspace, with its tests",
+            &["test", "--workspace", "--no-run"],
+            "debug/mortise",
+        ),
+        Mortise::Release => (
+            "mortise, in release mode",
+            &["build", "--release", "--package", "mortise-cli"],
+            "release/mortise",
+        ),
+    };
+    Step::new(workspace, title).run(workspace.cargo().args(arguments))?;
+    Ok(workspace.target().join(path))
 }
 
 fn plugins(workspace: &Workspace, names: &[String]) -> Result<Vec<Plugin>> {

@@ -24,16 +24,25 @@ impl Connection<TcpStream> {
         let stream = TcpStream::connect(address).with_context(|| format!("no host answers at {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Self { stream: BufReader::new(stream), path: "/rpc", next_id: 1 })
+        Ok(Self {
+            stream: BufReader::new(stream),
+            path: "/rpc",
+            next_id: 1,
+        })
     }
 }
 
 impl Connection<UnixStream> {
     /// Connects to the control socket of a host.
     pub(crate) fn unix(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path).with_context(|| format!("no host answers at {}", path.display()))?;
+        let stream =
+            UnixStream::connect(path).with_context(|| format!("no host answers at {}", path.display()))?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        Ok(Self { stream: BufReader::new(stream), path: "/", next_id: 1 })
+        Ok(Self {
+            stream: BufReader::new(stream),
+            path: "/",
+            next_id: 1,
+        })
     }
 }
 
@@ -51,7 +60,10 @@ impl<S: Read + Write> Connection<S> {
             bail!("{method}: {error}");
         }
         if answer["id"] != id {
-            bail!("{method}: request {id} got the answer of request {}", answer["id"]);
+            bail!(
+                "{method}: request {id} got the answer of request {}",
+                answer["id"]
+            );
         }
         Ok(answer["result"].take())
     }
@@ -83,8 +95,12 @@ impl<S: Read + Write> Connection<S> {
         let bytes = bytes.with_context(|| format!("an answer without a length: {status}"))?;
         let mut answer = vec![0; bytes];
         self.stream.read_exact(&mut answer)?;
-        serde_json::from_slice(&answer)
-            .with_context(|| format!("an answer that is no JSON: {status}{}", String::from_utf8_lossy(&answer)))
+        serde_json::from_slice(&answer).with_context(|| {
+            format!(
+                "an answer that is no JSON: {status}{}",
+                String::from_utf8_lossy(&answer)
+            )
+        })
     }
 }
 

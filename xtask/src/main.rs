@@ -7,8 +7,8 @@
 //! [`faults`] (rules that report every place they do not hold at) and [`std_from_source`].
 #![forbid(unsafe_code)]
 
-mod demo;
 mod bench;
+mod demo;
 mod deny;
 mod guests;
 mod layers;

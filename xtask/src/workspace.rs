@@ -39,7 +39,6 @@ pub(crate) struct Dependency {
 pub(crate) struct Target {
     pub(crate) kind: Vec<String>,
     pub(crate) src_path: PathBuf,
-    pub(crate) doctest: bool,
 }
 
 #[derive(Deserialize)]
@@ -150,13 +149,6 @@ impl Package {
                 .map(|target| target.src_path.as_path())
         };
         of(&["lib", "proc-macro", "cdylib", "rlib"]).or_else(|| of(&["bin"]))
-    }
-
-    /// Whether its documentation has examples that run.
-    pub(crate) fn has_doctests(&self) -> bool {
-        self.targets
-            .iter()
-            .any(|target| target.doctest && target.kind.iter().any(|kind| kind == "lib"))
     }
 }
 

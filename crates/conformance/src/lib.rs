@@ -7,15 +7,20 @@
 //! - [`World`]: the host, the plugin, the log lines.
 //! - [`cases`]: what is asked of every runtime, by topic.
 //! - [`suite`]: all cases, and the expected failures.
-//! - [`bad`]: artifacts that are wrong on purpose.
+//! - [`bad`]: artifacts that are wrong on purpose; [`survival`]: the host outlives each of them.
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a case fails by panicking, as a test does")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a case fails by panicking, as a test does"
+)]
 
 pub mod bad;
 pub mod cases;
 pub mod log;
 pub mod suite;
+pub mod survival;
 mod world;
 
-pub use suite::{CASES, Case, EXPECTED_FAILURES, ExpectedFailure, Verdict, run};
+pub use suite::{CASES, Case, EXPECTED_FAILURES, ExpectedFailure, Verdict, run, run_survival};
 pub use world::{World, packages};

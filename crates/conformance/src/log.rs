@@ -31,7 +31,11 @@ pub fn lines(wanted: impl Fn(&Line) -> bool) -> Vec<Line> {
 }
 
 fn captured() -> MutexGuard<'static, Vec<Line>> {
-    LINES.get().expect("`install` was called").lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    LINES
+        .get()
+        .expect("`install` was called")
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 struct Capture;
@@ -41,7 +45,10 @@ impl<S: Subscriber> Layer<S> for Capture {
         let mut line = Line::new();
         event.record(&mut Fields(&mut line));
         if let Some(lines) = LINES.get() {
-            lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(line);
+            lines
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(line);
         }
     }
 }

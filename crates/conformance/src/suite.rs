@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, pin::Pin};
 
 use mortise::manifest::RuntimeName;
 
-use crate::{World, cases};
+use crate::{World, bad::Fault, cases};
 
 /// A case's program.
 pub type Program = fn(&World) -> Pin<Box<dyn Future<Output = ()> + '_>>;
@@ -49,7 +49,8 @@ pub const CASES: &[Case] = cases! {
     fault::refuses_to_start => "a plugin that declines to start says why, and nothing is left",
     concurrency::calls_256 => "256 calls at once, each with its own answer",
     host::key_value => "key-value data, private to the plugin",
-    host::key_value_denied => "what is not granted is denied, and the denial names the grant",
+    host::permission_not_granted => "a plugin whose permissions are not granted is refused, and the refusal names them",
+    host::permission_not_declared => "what a plugin did not ask for is denied when it is used",
     host::clock_and_config => "a guest has a clock and its configuration",
     host::context => "trace, propagated headers, depth and caller reach the guest",
     host::calls_another_plugin => "a plugin calls another through the host",
@@ -109,8 +110,34 @@ pub enum Verdict {
 /// # Errors
 /// The panic's message if the case failed and should not have; the stale row if it passed and should not have.
 pub fn run(case: &Case, runtime: RuntimeName) -> Result<Verdict, String> {
-    let expected = EXPECTED_FAILURES.iter().find(|it| it.runtime == runtime && it.case == case.name);
-    let program = || {
+    let expected = EXPECTED_FAILURES
+        .iter()
+        .find(|it| it.runtime == runtime && it.case == case.name);
+    match (
+        in_world(runtime, async |world| (case.program)(world).await),
+        expected,
+    ) {
+        (Ok(()), None) => Ok(Verdict::Passed),
+        (Err(_), Some(row)) => Ok(Verdict::FailedAsExpected(row.reason)),
+        (Ok(()), Some(row)) => Err(format!(
+            "`{}` passes on {runtime}; delete its row: {}",
+            case.name, row.reason
+        )),
+        (Err(panic), None) => Err(panic),
+    }
+}
+
+/// Runs one bad plugin on one runtime.
+///
+/// # Errors
+/// The panic's message if the host did not survive it as it should.
+pub fn run_survival(fault: Fault, runtime: RuntimeName) -> Result<(), String> {
+    in_world(runtime, async |world| crate::survival::of(world, fault).await)
+}
+
+/// Runs a program in a fresh world, and turns its panic into an error.
+fn in_world(runtime: RuntimeName, program: impl AsyncFnOnce(&World)) -> Result<(), String> {
+    let whole = || {
         let executor = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -118,20 +145,15 @@ pub fn run(case: &Case, runtime: RuntimeName) -> Result<Verdict, String> {
             .expect("an executor can be made");
         executor.block_on(async {
             let world = World::new(runtime).await;
-            (case.program)(&world).await;
+            program(&world).await;
             world.end().await;
         });
     };
-    match (std::panic::catch_unwind(AssertUnwindSafe(program)), expected) {
-        (Ok(()), None) => Ok(Verdict::Passed),
-        (Err(_), Some(row)) => Ok(Verdict::FailedAsExpected(row.reason)),
-        (Ok(()), Some(row)) => {
-            Err(format!("`{}` passes on {runtime}; delete its row: {}", case.name, row.reason))
-        }
-        (Err(panic), None) => Err(panic
+    std::panic::catch_unwind(AssertUnwindSafe(whole)).map_err(|panic| {
+        panic
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()))
-            .unwrap_or_else(|| "it panicked without a message".to_owned())),
-    }
+            .unwrap_or_else(|| "it panicked without a message".to_owned())
+    })
 }

@@ -6,7 +6,12 @@ use std::{
 };
 
 use echo::contract::{EchoClient, EchoRequest};
-use mortise::{Host, LoadRequest, PluginCaller, Source, manifest::RuntimeName};
+use mortise::{
+    Host, LoadRequest, PluginCaller, Source,
+    manifest::RuntimeName,
+    runtime::builtin::{BuiltinPlugin, BuiltinRuntime},
+};
+use mortise_store::Package;
 
 /// Folder with the packages that `cargo xtask guests` builds; `MORTISE_PACKAGES` overrides it.
 #[must_use]
@@ -15,6 +20,22 @@ pub fn packages() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mortise-packages"),
         PathBuf::from,
     )
+}
+
+/// Both versions of the plugin under test, linked into this program.
+fn builtin(mut builder: mortise::HostBuilder) -> mortise::HostBuilder {
+    let linked = [
+        ("echo", mortise_sdk::linked!(echo)),
+        ("echo-1.1", mortise_sdk::linked!(echo_next::plugin)),
+    ];
+    let mut plugins = Vec::new();
+    for (name, plugin) in linked {
+        let plugin = BuiltinPlugin::new(plugin).expect("its metadata is whole");
+        let package = Package::builtin(name, plugin.manifest_text(), plugin.descriptor_set());
+        builder = builder.builtin(name, package.expect("its manifest is sound"));
+        plugins.push(plugin);
+    }
+    builder.runtime(BuiltinRuntime::new(plugins).expect("the two have different versions"))
 }
 
 /// What a case has to work with.
@@ -36,14 +57,14 @@ impl World {
         let cache = packages().join(".cache");
         let builder = Host::builder().data_dir(data.path());
         let builder = match runtime {
-            RuntimeName::Builtin => builder.runtime(crate::world::builtin()),
+            RuntimeName::Builtin => builtin(builder),
             RuntimeName::Native => builder.runtime(mortise::runtime::native::NativeRuntime::new(
                 mortise::runtime::native::NativeConfig::new(data.path().join("native")),
             )),
             RuntimeName::Process => builder.runtime(
-                mortise::runtime::process::ProcessRuntime::new(mortise::runtime::process::ProcessConfig::new(
-                    data.path().join("run"),
-                ))
+                mortise::runtime::process::ProcessRuntime::new(
+                    mortise::runtime::process::ProcessConfig::new(data.path().join("run")),
+                )
                 .expect("the process runtime starts"),
             ),
             RuntimeName::Wasm => builder.runtime(
@@ -55,7 +76,11 @@ impl World {
             ),
         };
         let host = builder.start().await.expect("the host starts");
-        let world = Self { host, runtime, _data: data };
+        let world = Self {
+            host,
+            runtime,
+            _data: data,
+        };
         world.load("echo", |_| {}).await;
         world
     }
@@ -67,7 +92,11 @@ impl World {
             RuntimeName::Builtin => Source::Builtin(package.to_owned()),
             _ => {
                 let folder = packages().join(package);
-                assert!(folder.exists(), "{} is not there: run `cargo xtask guests`", folder.display());
+                assert!(
+                    folder.exists(),
+                    "{} is not there: run `cargo xtask guests`",
+                    folder.display()
+                );
                 Source::Folder(folder)
             }
         }
@@ -87,7 +116,10 @@ impl World {
     pub async fn load(&self, name: &str, change: impl FnOnce(&mut LoadRequest)) {
         let mut request = self.request(name);
         change(&mut request);
-        self.host.load(request).await.unwrap_or_else(|error| panic!("`{name}` loads: {error:?}"));
+        self.host
+            .load(request)
+            .await
+            .unwrap_or_else(|error| panic!("`{name}` loads: {error:?}"));
     }
 
     /// A client of the plugin loaded as `name`.
@@ -98,9 +130,15 @@ impl World {
 
     /// Asserts that the plugin loaded as `name` answers a plain call, possibly after the host replaced its instance.
     pub async fn serves(&self, name: &str) {
-        let request = EchoRequest { text: "still there".to_owned(), ..EchoRequest::default() };
+        let request = EchoRequest {
+            text: "still there".to_owned(),
+            ..EchoRequest::default()
+        };
         self.until(&format!("`{name}` serves"), async || {
-            self.client(name).echo(&request).await.is_ok_and(|reply| reply.text == request.text)
+            self.client(name)
+                .echo(&request)
+                .await
+                .is_ok_and(|reply| reply.text == request.text)
         })
         .await;
     }

@@ -27,7 +27,11 @@ pub fn root() -> PathBuf {
 /// If `cargo xtask guests` has not made it.
 pub fn package(folder: &str) -> Result<PathBuf> {
     let package = root().join("target/mortise-packages").join(folder);
-    ensure!(package.exists(), "{} is not there: run `cargo xtask guests`", package.display());
+    ensure!(
+        package.exists(),
+        "{} is not there: run `cargo xtask guests`",
+        package.display()
+    );
     Ok(package.canonicalize()?)
 }
 
@@ -37,7 +41,11 @@ pub fn package(folder: &str) -> Result<PathBuf> {
 /// If it is not there.
 pub fn mortise() -> Result<PathBuf> {
     let path = root().join("target/debug/mortise");
-    ensure!(path.exists(), "{} is not there: run `cargo build -p mortise-cli`", path.display());
+    ensure!(
+        path.exists(),
+        "{} is not there: run `cargo build -p mortise-cli`",
+        path.display()
+    );
     Ok(path.canonicalize()?)
 }
 
@@ -72,13 +80,21 @@ impl Daemon {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut daemon = Self { child, folder, address };
+        let mut daemon = Self {
+            child,
+            folder,
+            address,
+        };
         let patience = Instant::now() + Duration::from_secs(60);
         while daemon.get("/readyz").map_or(true, |(status, _)| status != 200) {
             if let Some(status) = daemon.child.try_wait()? {
                 bail!("`mortise serve` ended with {status}:\n{}", daemon.log());
             }
-            ensure!(Instant::now() < patience, "`mortise serve` is not ready after 60 s:\n{}", daemon.log());
+            ensure!(
+                Instant::now() < patience,
+                "`mortise serve` is not ready after 60 s:\n{}",
+                daemon.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(daemon)
@@ -127,7 +143,10 @@ impl Daemon {
     /// If the command cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(mortise()?);
-        command.args(arguments).arg("--socket").arg(self.folder.path().join("data/control.sock"));
+        command
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.folder.path().join("data/control.sock"));
         Ok(command.stdin(Stdio::null()).output()?)
     }
 
@@ -138,7 +157,12 @@ impl Daemon {
     pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
         let output = self.run(&[arguments, &["--output", "json"]].concat())?;
         let shown = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{arguments:?} ended with {}: {shown}\n{}", output.status, self.log());
+        ensure!(
+            output.status.success(),
+            "{arguments:?} ended with {}: {shown}\n{}",
+            output.status,
+            self.log()
+        );
         serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?} printed no JSON"))
     }
 
@@ -147,7 +171,9 @@ impl Daemon {
     /// # Errors
     /// If nobody answers.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+        self.send(&format!(
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ))
     }
 
     /// A JSON-RPC call over HTTP: the whole answer.
@@ -170,7 +196,11 @@ impl Daemon {
         let mut reader = BufReader::new(stream);
         let mut status = String::new();
         reader.read_line(&mut status)?;
-        let code = status.split(' ').nth(1).and_then(|it| it.parse().ok()).context("no status line")?;
+        let code = status
+            .split(' ')
+            .nth(1)
+            .and_then(|it| it.parse().ok())
+            .context("no status line")?;
         let mut rest = String::new();
         reader.read_to_string(&mut rest)?;
         let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);

@@ -53,7 +53,11 @@ pub(super) fn runtime(
         let image = reply["image"].as_str().context("a reply without an image")?;
         let image = BASE64_STANDARD.decode(image)?;
         hasher.update(&image);
-        let ending = if image.starts_with(b"\x89PNG") { "png" } else { "jpg" };
+        let ending = if image.starts_with(b"\x89PNG") {
+            "png"
+        } else {
+            "jpg"
+        };
         fs::write(out.join(format!("{}-{runtime}.{ending}", photo.name)), &image)?;
     }
     let mut warm = Vec::new();
@@ -64,7 +68,9 @@ pub(super) fn runtime(
     }
     warm.sort();
     let detail = control.call("mortise.inspect", &json!({"plugin": name}))?;
-    let child = detail["usage"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let child = detail["usage"]["pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok());
     let child_kib = child.map(resident_kib).transpose()?.unwrap_or(0);
     let memory_kib = resident_kib(host.pid())? - before + child_kib;
     control.call("mortise.unload", &json!({"plugin": name}))?;
@@ -129,6 +135,8 @@ fn resident_kib(pid: u32) -> Result<i64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|it| it.split_whitespace().next()).context("no VmRSS")?;
+    let kib = line
+        .and_then(|it| it.split_whitespace().next())
+        .context("no VmRSS")?;
     Ok(kib.parse()?)
 }

@@ -39,11 +39,20 @@ struct Answer {
 }
 
 /// Replaces `old` by `new` on `runtime` under load.
-pub(super) fn runtime(host: &RunningHost, runtime: &str, old: &Path, new: &Path, photos: &[Photo]) -> Result<Swap> {
+pub(super) fn runtime(
+    host: &RunningHost,
+    runtime: &str,
+    old: &Path,
+    new: &Path,
+    photos: &[Photo],
+) -> Result<Swap> {
     let name = format!("swap-{runtime}");
     let mut control = Connection::unix(&host.control)?;
     measure::load(&mut control, &name, runtime, old)?;
-    let photo = photos.iter().find(|it| it.name == "chelsea").context("there is no photograph of the cat")?;
+    let photo = photos
+        .iter()
+        .find(|it| it.name == "chelsea")
+        .context("there is no photograph of the cat")?;
     let stop = AtomicBool::new(false);
     let answers = Mutex::new(Vec::new());
     let lost = Mutex::new(Vec::new());
@@ -63,7 +72,9 @@ pub(super) fn runtime(host: &RunningHost, runtime: &str, old: &Path, new: &Path,
         })();
         stop.store(true, Ordering::Relaxed);
         for caller in callers {
-            caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))??;
+            caller
+                .join()
+                .map_err(|_| anyhow::anyhow!("a caller panicked"))??;
         }
         swap
     })?;
@@ -78,7 +89,9 @@ pub(super) fn runtime(host: &RunningHost, runtime: &str, old: &Path, new: &Path,
         bail!("the new version never answered");
     }
     let detail = control.call("mortise.inspect", &json!({"plugin": name}))?;
-    let worked_on = detail["counters"]["calls"].as_u64().context("inspect shows no number of calls")?;
+    let worked_on = detail["counters"]["calls"]
+        .as_u64()
+        .context("inspect shows no number of calls")?;
     control.call("mortise.unload", &json!({"plugin": name}))?;
     let (calls, lost) = ((answers.len() + lost.len()) as u64, lost.len() as u64);
     let times: Vec<_> = answers.iter().map(|it| it.at).collect();
@@ -106,15 +119,22 @@ fn caller(
     while !stop.load(Ordering::Relaxed) {
         match measure::thumbnail(&mut http, name, photo) {
             Ok((_, reply)) => {
-                let new = reply["generatorVersion"].as_str().is_some_and(|it| it.contains("1.3."));
+                let new = reply["generatorVersion"]
+                    .as_str()
+                    .is_some_and(|it| it.contains("1.3."));
                 if seen_new && !new {
                     bail!("{name}: a caller was served by 1.2.0 after 1.3.0 had answered it");
                 }
                 seen_new = new;
-                answers.lock().expect("no caller panicked").push(Answer { at: Instant::now(), new });
+                answers.lock().expect("no caller panicked").push(Answer {
+                    at: Instant::now(),
+                    new,
+                });
             }
             Err(error) => {
-                lost.lock().expect("no caller panicked").push(format!("{error:#}"));
+                lost.lock()
+                    .expect("no caller panicked")
+                    .push(format!("{error:#}"));
                 http = Connection::tcp(ADDRESS)?;
             }
         }
@@ -124,7 +144,10 @@ fn caller(
 
 /// The longest time without an answer to anyone, among the gaps that touch the window.
 fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
-    let gaps = times.windows(2).filter(|it| it[1] >= from && it[0] <= to).map(|it| it[1] - it[0]);
+    let gaps = times
+        .windows(2)
+        .filter(|it| it[1] >= from && it[0] <= to)
+        .map(|it| it[1] - it[0]);
     gaps.max().unwrap_or_default()
 }
 

@@ -13,22 +13,39 @@ const SPIN_BOUND_MS: u32 = 4_000;
 
 pub async fn panic(world: &World) {
     world.load("bystander", |_| {}).await;
-    let payload = PanicRequest { message: "the sky is falling".to_owned() }.encode_to_vec();
-    let call = world.host.call("plugin.echo.Panic", payload.into(), CallOptions::default());
+    let payload = PanicRequest {
+        message: "the sky is falling".to_owned(),
+    }
+    .encode_to_vec();
+    let call = world
+        .host
+        .call("plugin.echo.Panic", payload.into(), CallOptions::default());
     let error = call.await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::GuestFault, "{error}");
     world.serves("bystander").await;
     world.serves("echo").await;
     let logged = crate::log::lines(|line| line.values().any(|it| it.contains("the sky is falling")));
-    assert!(!logged.is_empty() || error.to_string().contains("the sky is falling"), "{error}");
+    assert!(
+        !logged.is_empty() || error.to_string().contains("the sky is falling"),
+        "{error}"
+    );
 }
 
 /// The call that spins, with a deadline of 200 ms.
 async fn spin(world: &World) -> mortise::CallError {
-    let payload = SpinRequest { bound_ms: SPIN_BOUND_MS }.encode_to_vec();
-    let options =
-        CallOptions { deadline: Some(Instant::now() + Duration::from_millis(200)), ..CallOptions::default() };
-    world.host.call("plugin.echo.Spin", payload.into(), options).await.unwrap_err()
+    let payload = SpinRequest {
+        bound_ms: SPIN_BOUND_MS,
+    }
+    .encode_to_vec();
+    let options = CallOptions {
+        deadline: Some(Instant::now() + Duration::from_millis(200)),
+        ..CallOptions::default()
+    };
+    world
+        .host
+        .call("plugin.echo.Spin", payload.into(), options)
+        .await
+        .unwrap_err()
 }
 
 pub async fn endless_loop(world: &World) {
@@ -48,7 +65,10 @@ pub async fn endless_loop_is_stopped(world: &World) {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let after = burnt();
     let burnt = after - before;
-    assert!(burnt < Duration::from_millis(750), "{burnt:?} of processor time in 1.5 s after the loop should have ended");
+    assert!(
+        burnt < Duration::from_millis(750),
+        "{burnt:?} of processor time in 1.5 s after the loop should have ended"
+    );
 }
 
 /// Processor time of this process and its children, the live ones included.
@@ -56,9 +76,15 @@ fn burnt() -> Duration {
     let own = std::process::id();
     let mut ticks = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let Some((_, fields)) = stat.rsplit_once(')') else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
+        let Some((_, fields)) = stat.rsplit_once(')') else {
+            continue;
+        };
         let fields: Vec<&str> = fields.split_whitespace().collect();
         if pid == own || fields[1].parse() == Ok(own) {
             // utime and stime are fields 14 and 15 of the file, 12 and 13 after the name.
@@ -70,10 +96,22 @@ fn burnt() -> Duration {
 }
 
 pub async fn memory_bomb(world: &World) {
-    world.load("bomb", |request| request.limits.memory_mib = Some(64)).await;
-    let payload = AllocateRequest { mib: 512, leak: false }.encode_to_vec();
-    let options = CallOptions { deadline: Some(Instant::now() + Duration::from_secs(60)), ..CallOptions::default() };
-    let error = world.host.call("plugin.bomb.Allocate", payload.into(), options).await;
+    world
+        .load("bomb", |request| request.limits.memory_bytes_max = Some(64 << 20))
+        .await;
+    let payload = AllocateRequest {
+        mib: 512,
+        leak: false,
+    }
+    .encode_to_vec();
+    let options = CallOptions {
+        deadline: Some(Instant::now() + Duration::from_secs(60)),
+        ..CallOptions::default()
+    };
+    let error = world
+        .host
+        .call("plugin.bomb.Allocate", payload.into(), options)
+        .await;
     let error = error.expect_err("512 MiB were allocated under a limit of 64");
     assert!(
         matches!(error.kind(), CallErrorKind::Exhausted | CallErrorKind::GuestFault),
@@ -89,6 +127,12 @@ pub async fn refuses_to_start(world: &World) {
     request.config_json = Some(r#"{"refuse": "the moon is wrong"}"#.to_owned());
     let error = world.host.load(request).await.expect_err("it said no");
     assert!(format!("{error}").contains("the moon is wrong"), "{error}");
-    assert!(world.host.call("plugin.stubborn.Echo", Vec::new().into(), CallOptions::default()).await.is_err());
+    assert!(
+        world
+            .host
+            .call("plugin.stubborn.Echo", Vec::new().into(), CallOptions::default())
+            .await
+            .is_err()
+    );
     world.serves("echo").await;
 }

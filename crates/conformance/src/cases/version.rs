@@ -26,7 +26,15 @@ pub async fn two_side_by_side(world: &World) {
         assert_eq!(reply.unwrap().version, version, "{address}");
     }
     world.host.unload("echo@1.1.0").await.unwrap();
-    assert_eq!(world.client("echo").version(&VersionRequest {}).await.unwrap().version, "1.0.0");
+    assert_eq!(
+        world
+            .client("echo")
+            .version(&VersionRequest {})
+            .await
+            .unwrap()
+            .version,
+        "1.0.0"
+    );
 }
 
 pub async fn swap_under_load(world: &World) {
@@ -36,7 +44,11 @@ pub async fn swap_under_load(world: &World) {
     let caller = async || {
         let mut newest = semver::Version::new(0, 0, 0);
         while !stop.load(Ordering::Relaxed) {
-            let reply = world.client("echo").version(&VersionRequest {}).await.expect("no call is lost");
+            let reply = world
+                .client("echo")
+                .version(&VersionRequest {})
+                .await
+                .expect("no call is lost");
             let version: semver::Version = reply.version.parse().unwrap();
             assert!(version >= newest, "{version} answered after {newest} had");
             newest = version;
@@ -46,7 +58,13 @@ pub async fn swap_under_load(world: &World) {
         newest
     };
     let swap = async {
-        let enough = async |from: u64| world.until("callers call", async || answered.load(Ordering::Relaxed) > from + 50).await;
+        let enough = async |from: u64| {
+            world
+                .until("callers call", async || {
+                    answered.load(Ordering::Relaxed) > from + 50
+                })
+                .await
+        };
         enough(0).await;
         world.load("echo", |request| request.source = newer(world)).await;
         enough(answered.load(Ordering::Relaxed)).await;
@@ -57,7 +75,11 @@ pub async fn swap_under_load(world: &World) {
         assert_eq!(newest, semver::Version::new(1, 1, 0));
     }
     let counted = world.host.inspect("echo").unwrap().counters.calls - before;
-    assert_eq!(counted, answered.load(Ordering::Relaxed), "every answer is one call and every call one answer");
+    assert_eq!(
+        counted,
+        answered.load(Ordering::Relaxed),
+        "every answer is one call and every call one answer"
+    );
 }
 
 /// What a reload must not add to.
@@ -79,14 +101,20 @@ fn footprint() -> Footprint {
     Footprint {
         descriptors: entries("/proc/self/fd"),
         threads: entries("/proc/self/task"),
-        children: fs::read_dir("/proc").unwrap().flatten().filter_map(is_child).count(),
+        children: fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(is_child)
+            .count(),
     }
 }
 
 pub async fn reload_100(world: &World) {
     let sources = [world.source("echo"), newer(world)];
     let reload = async |round: usize| {
-        world.load("echo", |request| request.source = sources[round % 2].clone()).await;
+        world
+            .load("echo", |request| request.source = sources[round % 2].clone())
+            .await;
         world.serves("echo").await;
     };
     // The first rounds fill caches and thread pools.
@@ -99,11 +127,14 @@ pub async fn reload_100(world: &World) {
     }
     // The last predecessor may still stand by.
     world
-        .until(&format!("after 100 reloads the footprint is that of before, {before:?}"), async || {
-            let after = footprint();
-            after.descriptors <= before.descriptors + 4
-                && after.threads <= before.threads + 4
-                && after.children <= before.children + 1
-        })
+        .until(
+            &format!("after 100 reloads the footprint is that of before, {before:?}"),
+            async || {
+                let after = footprint();
+                after.descriptors <= before.descriptors + 4
+                    && after.threads <= before.threads + 4
+                    && after.children <= before.children + 1
+            },
+        )
         .await;
 }

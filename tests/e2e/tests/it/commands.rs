@@ -5,7 +5,12 @@ use std::process::{Command, Output, Stdio};
 use mortise_e2e::{mortise, package, root};
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(mortise().unwrap()).args(arguments).stdin(Stdio::null()).current_dir(root()).output().unwrap()
+    Command::new(mortise().unwrap())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .current_dir(root())
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -19,12 +24,28 @@ fn run_calls_a_package_once_on_every_runtime() {
         let request = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(request.path(), r#"{"image": "bm90IGFuIGltYWdl"}"#).unwrap();
         let json = format!("@{}", request.path().display());
-        let arguments =
-            ["run", package.to_str().unwrap(), "Thumbnail", "--json", &json, "--runtime", runtime];
+        let arguments = [
+            "run",
+            package.to_str().unwrap(),
+            "Thumbnail",
+            "--json",
+            &json,
+            "--runtime",
+            runtime,
+        ];
         let output = run(&arguments);
         // The plugin answers with an error of its own, because these bytes are no image: exit code 4.
-        assert_eq!(output.status.code(), Some(4), "{runtime}: {}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("image"), "{runtime}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(4),
+            "{runtime}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            text(&output.stderr).contains("image"),
+            "{runtime}: {}",
+            text(&output.stderr)
+        );
     }
 }
 
@@ -37,7 +58,13 @@ fn check_finds_every_fault_at_once() {
     let output = run(&["check", folder.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout) + &text(&output.stderr);
-    for expected in ["plugin.toml:2:", "plugin.toml:3:", "plugin.toml:10:", "memory_mib", "hint:"] {
+    for expected in [
+        "plugin.toml:2:",
+        "plugin.toml:3:",
+        "plugin.toml:10:",
+        "memory_mib",
+        "hint:",
+    ] {
         assert!(said.contains(expected), "`{expected}` is missing in:\n{said}");
     }
 }
@@ -55,7 +82,10 @@ fn nobody_home_is_exit_code_3() {
 fn completions_and_man_page() {
     for shell in ["bash", "zsh", "fish"] {
         let output = run(&["completions", shell]);
-        assert!(output.status.success() && text(&output.stdout).contains("mortise"), "{shell}");
+        assert!(
+            output.status.success() && text(&output.stdout).contains("mortise"),
+            "{shell}"
+        );
     }
     assert!(text(&run(&["man"]).stdout).contains(".TH"));
 }

@@ -21,7 +21,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Begun {
     fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
         let metadata = attributes.metadata();
         if metadata.target().starts_with("mortise") {
-            SPANS.lock().unwrap_or_else(PoisonError::into_inner).push(metadata.name());
+            SPANS
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(metadata.name());
         }
     }
 }
@@ -33,9 +36,13 @@ fn begun() -> Vec<&'static str> {
 /// The names in the first column of the page's table.
 fn phases(page: &str) -> Vec<String> {
     let text = fs::read_to_string(mortise_e2e::root().join("docs").join(page)).unwrap();
-    let rows = text.lines().skip_while(|line| !line.starts_with("| phase ")).skip(2);
+    let rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| phase "))
+        .skip(2);
     let rows = rows.take_while(|line| line.starts_with('|'));
-    rows.map(|line| line.split('|').nth(1).unwrap().trim().to_owned()).collect()
+    rows.map(|line| line.split('|').nth(1).unwrap().trim().to_owned())
+        .collect()
 }
 
 /// One test for both pages: the subscriber is the process's.
@@ -44,7 +51,9 @@ async fn both_pages_tell_what_happens() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Begun)).unwrap();
     let data = tempfile::tempdir().unwrap();
     let config = native::NativeConfig::new(data.path().join("native"));
-    let builder = Host::builder().data_dir(data.path().join("data")).runtime(native::NativeRuntime::new(config));
+    let builder = Host::builder()
+        .data_dir(data.path().join("data"))
+        .runtime(native::NativeRuntime::new(config));
     let host = builder.start().await.unwrap();
 
     // The life of a plugin: loaded, replaced (which drains and stops the first), removed.
@@ -87,10 +96,14 @@ async fn both_pages_tell_what_happens() {
 
     // Refused calls end where the page says they do.
     begun();
-    call_json(&host, "plugin.echo.NoSuchMethod", "{}", None).await.unwrap_err();
+    call_json(&host, "plugin.echo.NoSuchMethod", "{}", None)
+        .await
+        .unwrap_err();
     assert_eq!(begun(), ["resolve"]);
     let too_large = vec![0; (64 << 20) + 1].into();
-    host.call("plugin.echo.Echo", too_large, CallOptions::default()).await.unwrap_err();
+    host.call("plugin.echo.Echo", too_large, CallOptions::default())
+        .await
+        .unwrap_err();
     assert_eq!(begun(), ["resolve", "admit"]);
     stop.cancel();
     server.await.unwrap();
