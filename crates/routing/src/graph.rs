@@ -4,9 +4,13 @@
 //! - The **call graph**: a node per plugin and method, an edge wherever one may call another. A cycle in it can recurse without end.
 //! - The **start graph**: the same with all methods of a plugin drawn together. A cycle in it leaves nobody to start first.
 //!
-//! A requirement that is *lazy* is in neither: its plugin starts before the provider, calls it when it is there, and the host bounds
-//! how deep such calls nest. So a cycle is broken by marking one requirement lazy, and reports say which ones could be.
-//! An *optional* requirement that nobody provides is no fault; when somebody does, it counts like any other.
+//! Not everything that is required is an edge:
+//! - A *lazy* requirement: its plugin starts before the provider and calls it when it is there.
+//! - An *optional* one: its plugin does without.
+//! - One that the plugin itself meets: whether it calls itself is its own affair.
+//!
+//! Calls over these can come back to where they began; the host bounds how deep calls nest. So a cycle is broken by marking one
+//! requirement lazy, and reports say which ones could be.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -189,14 +193,11 @@ impl<'p> Graphs<'p> {
                 if met.is_empty() && !need.optional {
                     missing.push(it.missing(need, unmet));
                 }
-                if need.lazy {
+                if need.lazy || need.optional {
                     continue;
                 }
-                for provider in met {
-                    // Nobody waits for itself.
-                    if provider != participant {
-                        starts.update_edge(start_nodes[participant], start_nodes[provider], cause);
-                    }
+                for provider in met.into_iter().filter(|provider| *provider != participant) {
+                    starts.update_edge(start_nodes[participant], start_nodes[provider], cause);
                     let callers = call_nodes[participant]
                         .iter()
                         .filter(|(method, _)| need.is_from(method));
