@@ -112,7 +112,7 @@ pub(crate) struct Build {
     /// The folder to write the package to [default: PATH/target/mortise/NAME-VERSION]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// C sources of a plugin for `native`, compiled with $CC [default: the .c files in PATH/src, if there is no Cargo.toml]
+    /// C sources of a plugin for `native`, compiled with $CC [default: the .c files in PATH or PATH/src, if there is no Cargo.toml]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) c: Vec<PathBuf>,
     /// A WebAssembly core module that was built by other means, to package for `wasm`
@@ -260,7 +260,7 @@ pub(crate) struct OnePlugin {
 pub(crate) struct Call {
     /// NAME, NAME@VERSION, or package.Service/Method alone
     pub(crate) plugin: String,
-    /// The method: its name, or package.Service/Method
+    /// The method's name
     pub(crate) method: Option<String>,
     #[command(flatten)]
     pub(crate) payload: Payload,

@@ -49,10 +49,6 @@ impl Output {
         Self { format, color }
     }
 
-    pub(crate) fn is_json(&self) -> bool {
-        self.format == Format::Json
-    }
-
     /// Whether to draw progress.
     pub(crate) fn is_interactive(&self) -> bool {
         self.format == Format::Text && io::stderr().is_terminal()
@@ -87,12 +83,6 @@ impl Output {
     pub(crate) fn note(&self, line: &str) {
         if self.format == Format::Text {
             eprintln!("{line}");
-        }
-    }
-
-    pub(crate) fn warning(&self, fault: &Fault) {
-        if self.format == Format::Text {
-            eprintln!("{}", self.render(fault, "warning", "33"));
         }
     }
 

@@ -116,9 +116,18 @@ impl Project {
     }
 }
 
+/// A file of a folder, as a person would write it: without the `./` of the folder one is in.
+pub(crate) fn file_in(dir: &Path, file: &str) -> PathBuf {
+    if dir == Path::new(".") {
+        file.into()
+    } else {
+        dir.join(file)
+    }
+}
+
 /// The text of `dir/plugin.toml` and what it says.
 pub(crate) fn read_manifest(dir: &Path) -> Result<(String, Manifest), Failure> {
-    let path = dir.join("plugin.toml");
+    let path = file_in(dir, "plugin.toml");
     let text = fs::read_to_string(&path).map_err(|error| {
         let hint = if error.kind() == std::io::ErrorKind::NotFound {
             "name a plugin's source or package folder; `mortise new NAME` makes one"
@@ -134,7 +143,7 @@ pub(crate) fn read_manifest(dir: &Path) -> Result<(String, Manifest), Failure> {
 
 /// Compiles the contract and puts it together with the manifest.
 pub(crate) fn metadata(dir: &Path, manifest: &str) -> Result<Metadata, Failure> {
-    let contract = dir.join("contract");
+    let contract = file_in(dir, "contract");
     if !contract.is_dir() {
         let message = format!("there is no folder `{}`", contract.display());
         return Err(Failure::new(Fault::new(message).hint(
@@ -151,9 +160,9 @@ fn of_build(contract: &Path, error: &BuildError) -> Failure {
         return Failure::new(Fault::new(error.to_string()));
     };
     let fault = match split_place(report) {
-        Some((place, message)) => Fault::new(format!("the contract does not compile: {message}"))
-            .at(contract.join(place).display())
-            .hint("the place is line and column in that file"),
+        Some((place, message)) => {
+            Fault::new(format!("the contract does not compile: {message}")).at(contract.join(place).display())
+        }
         None => Fault::new(error.to_string()),
     };
     Failure::new(fault)

@@ -81,11 +81,7 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
                 let (http, stop, cut) = (http.clone(), stop.clone(), cut.clone());
                 let stream = StallLimit::new(stream, options.write_stall);
                 connections.spawn(async move {
-                    tokio::select! {
-                        biased;
-                        () = connection(&http, stream, router, stop) => {}
-                        () = cut.cancelled() => {}
-                    }
+                    connection(&http, stream, router, &stop, &cut).await;
                     drop(permit);
                 });
             }
@@ -119,7 +115,8 @@ async fn connection(
     http: &http1::Builder,
     stream: StallLimit<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
     router: Router,
-    stop: CancellationToken,
+    stop: &CancellationToken,
+    cut: &CancellationToken,
 ) {
     let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
@@ -128,7 +125,12 @@ async fn connection(
         ended = served.as_mut() => ended,
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            // Only now: a second wait that is polled with every request would cost each of them a lock.
+            tokio::select! {
+                biased;
+                ended = served => ended,
+                () = cut.cancelled() => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {

@@ -34,8 +34,11 @@ use tokio::{runtime::Handle, sync::watch};
 pub struct InProcess {
     name: &'static str,
     metadata: &'static [u8],
-    start: fn(&Cx, StartRequest) -> Result<Arc<dyn Guest>, Status>,
+    start: Begin,
 }
+
+/// Starts the plugin; the request is kept for its calls.
+type Begin = fn(&Cx, StartRequest) -> Result<Arc<dyn Guest>, Status>;
 
 /// A plugin that was started.
 trait Guest: Send + Sync {

@@ -46,7 +46,7 @@ pub(crate) fn build(args: &Build, output: &Output) -> anyhow::Result<()> {
     let source = SourceKind::of(args)?;
     let wanted = source.wanted(&args.runtime)?;
     let artifacts = match source {
-        SourceKind::Rust => from_rust(&project, &wanted, output)?,
+        SourceKind::Rust => from_rust(&project, wanted, args.runtime.is_empty(), output)?,
         SourceKind::Foreign { c, module } => from_foreign(&project, &c, module.as_deref(), &wanted)?,
     };
     project.write_package(&out, artifacts)?;
@@ -96,16 +96,12 @@ impl SourceKind {
         if has_crate && args.c.is_empty() && args.module.is_none() {
             return Ok(Self::Rust);
         }
-        let c = if args.c.is_empty() && !has_crate {
-            c_sources(&args.path.join("src"))
-        } else {
-            args.c.clone()
+        let c = match (&args.c[..], &args.module) {
+            ([], None) => c_sources(&args.path),
+            (named, _) => named.to_vec(),
         };
         if c.is_empty() && args.module.is_none() {
-            let message = format!(
-                "`{}` has neither a Cargo.toml nor C sources in src/",
-                args.path.display()
-            );
+            let message = format!("`{}` has neither a Cargo.toml nor C sources", args.path.display());
             let hint = "name C sources with `--c`, or a WebAssembly module with `--module`";
             return Err(Failure::new(Fault::new(message).hint(hint)));
         }
@@ -153,29 +149,38 @@ fn name(variant: Variant) -> RuntimeName {
     }
 }
 
+/// The .c files of a folder, or of its `src`.
 fn c_sources(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|it| it.path());
-    let mut files: Vec<_> = entries
-        .filter(|it| it.extension().is_some_and(|it| it == "c"))
-        .collect();
-    files.sort();
-    files
+    let of = |dir: &Path| {
+        let entries = fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|it| it.path());
+        let mut files: Vec<_> = entries
+            .filter(|it| it.extension().is_some_and(|it| it == "c"))
+            .collect();
+        files.sort();
+        files
+    };
+    let own = of(dir);
+    if own.is_empty() { of(&dir.join("src")) } else { own }
 }
 
 // === Rust ===
 
 fn from_rust(
     project: &Project,
-    wanted: &BTreeSet<Variant>,
+    mut wanted: BTreeSet<Variant>,
+    all: bool,
     output: &Output,
 ) -> anyhow::Result<Vec<Artifact>> {
     let dir = std::path::absolute(&project.dir)?;
     let krate = Crate::read(&dir)?;
     let mut artifacts = Vec::new();
+    if all && !krate.has_main {
+        wanted.remove(&Variant::Process);
+    }
     if wanted.contains(&Variant::Process) && !krate.has_main {
         let fault = Fault::new("the crate has no src/main.rs, so it cannot become an executable")
             .at(dir.join("Cargo.toml").display());
@@ -304,7 +309,7 @@ fn from_foreign(
     Ok(artifacts)
 }
 
-/// Compiles C with the header and the metadata beside it: `#include "mortise.h"`, then `#include "mortise_metadata.h"`.
+/// Compiles C with the header and the metadata beside it: `#include "mortise.h"`, then `#include "metadata.h"`.
 fn shared_library(project: &Project, sources: &[PathBuf]) -> anyhow::Result<Artifact> {
     let compiler = PathBuf::from(env::var_os("CC").unwrap_or_else(|| "cc".into()));
     let dir = project.dir.join("target/mortise/c");
@@ -316,7 +321,7 @@ fn shared_library(project: &Project, sources: &[PathBuf]) -> anyhow::Result<Arti
         target,
         ..project.metadata.clone()
     };
-    fs::write(dir.join("mortise_metadata.h"), mortise_build::write_c(&metadata))?;
+    fs::write(dir.join("metadata.h"), mortise_build::write_c(&metadata))?;
     let file = format!("{}{}", project.manifest.name, env::consts::DLL_SUFFIX);
     let library = dir.join(&file);
     let run = Command::new(&compiler)

@@ -20,6 +20,13 @@ pub(crate) fn call(args: Call, output: &Output) -> anyhow::Result<()> {
             let hint = format!("`mortise inspect {}` lists them", args.plugin);
             return Err(Failure::usage(fault.hint(hint)).into());
         }
+        (Some(method), _) if method.contains('/') => {
+            let fault = Fault::new(format!(
+                "`{method}` names a service, and routing alone chooses who provides it"
+            ));
+            let hint = format!("leave out `{}`, or name the method alone", args.plugin);
+            return Err(Failure::usage(fault.hint(hint)).into());
+        }
         (Some(method), _) => target(&args.plugin, method),
     };
     let mut headers = std::collections::BTreeMap::new();
@@ -42,7 +49,7 @@ pub(crate) fn call(args: Call, output: &Output) -> anyhow::Result<()> {
     output.raw(format!("{reply}\n").as_bytes())
 }
 
-/// `plugin.{name}.{method}`. A method that is named in full keeps its own form, because routing then chooses by service.
+/// The target that leads to one plugin only.
 pub(crate) fn target(plugin: &str, method: &str) -> String {
     format!("plugin.{plugin}.{method}")
 }

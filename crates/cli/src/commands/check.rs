@@ -85,14 +85,14 @@ fn text(report: &Report, output: &Output) -> String {
         parts.push(table(&["RUNTIME", "DIGEST", "RUNS HERE", "SOUND"], &rows));
     }
     parts.extend(report.faults.iter().map(|it| output.render(it, "error", "31")));
-    let what = report
-        .plugin
-        .clone()
-        .unwrap_or_else(|| report.path.display().to_string());
-    parts.push(match report.faults.len() {
-        0 => format!("{what}: no faults"),
-        1 => format!("{what}: 1 fault"),
-        many => format!("{what}: {many} faults"),
+    let faults = match report.faults.len() {
+        0 => "no faults".to_owned(),
+        1 => "1 fault".to_owned(),
+        many => format!("{many} faults"),
+    };
+    parts.push(match &report.plugin {
+        Some(plugin) => format!("{plugin}: {faults}"),
+        None => faults,
     });
     parts.join("\n\n")
 }
@@ -141,7 +141,7 @@ async fn check_package(path: &Path, manifest: &Manifest) -> anyhow::Result<Repor
 /// Everything that can be said about a source folder beside its manifest's own faults.
 fn source_faults(dir: &Path, manifest: Option<(&str, &Manifest)>) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let contract = dir.join("contract");
+    let contract = project::file_in(dir, "contract");
     if contract.is_dir() {
         match mortise_build::compile_protos(&contract) {
             Err(_) => {
@@ -156,7 +156,7 @@ fn source_faults(dir: &Path, manifest: Option<(&str, &Manifest)>) -> Vec<Fault> 
             Ok(protos) => {
                 if let Some((text, manifest)) = manifest {
                     faults.extend(contract_faults(
-                        &dir.join("plugin.toml"),
+                        &project::file_in(dir, "plugin.toml"),
                         text,
                         manifest,
                         &protos.descriptor_set,
@@ -234,7 +234,7 @@ fn contract_faults(file: &Path, text: &str, manifest: &Manifest, descriptor_set:
 
 /// What keeps the crate from becoming the artifacts of its manifest.
 fn crate_faults(dir: &Path, manifest: &Manifest) -> Vec<Fault> {
-    let path = dir.join("Cargo.toml");
+    let path = project::file_in(dir, "Cargo.toml");
     let Ok(text) = fs::read_to_string(&path) else {
         return Vec::new();
     };

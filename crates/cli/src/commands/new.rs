@@ -34,6 +34,69 @@ const FILES: [(&str, &str); 9] = [
     (".gitignore", include_str!("../../templates/plugin/gitignore.in")),
 ];
 
+/// Words that pass as a plugin's name and not as a crate's.
+const RESERVED: [&str; 59] = [
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "build",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "deps",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "examples",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "incremental",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "proc-macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+];
+
 #[derive(Serialize)]
 struct Made {
     name: String,
@@ -49,6 +112,13 @@ pub(crate) fn new(args: &New, output: &Output) -> anyhow::Result<()> {
             ..Fault::default()
         })
     })?;
+    if RESERVED.contains(&args.name.as_str()) {
+        let fault = Fault::new(format!(
+            "`{}` cannot be the name of a crate: Rust uses the word itself",
+            args.name
+        ));
+        return Err(Failure::usage(fault.hint(format!("choose another, such as `my-{}`", args.name))).into());
+    }
     let path = args.path.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     if fs::read_dir(&path).is_ok_and(|mut it| it.next().is_some()) {
         let message = format!("`{}` is not empty", path.display());

@@ -25,7 +25,13 @@ pub(crate) fn run(args: Run, output: &Output) -> anyhow::Result<()> {
                 .load(request)
                 .await
                 .map_err(|error| Failure::of_host(&error))?;
-            let target = call::target(&plugin.name, &args.method);
+            // A service in full is fine here: nobody else can provide it.
+            let in_full = args.method.contains('/');
+            let target = if in_full {
+                args.method.clone()
+            } else {
+                call::target(&plugin.name, &args.method)
+            };
             let deadline = args
                 .payload
                 .timeout_ms

@@ -44,6 +44,10 @@ async fn run(args: &Serve, config: HostConfig) -> anyhow::Result<()> {
     let mut options = Options::default();
     options.headers.clone_from(&config.routing.propagate);
 
+    // First of all: a signal must find its handler from here on.
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(watch_signals(stop.clone())?);
+
     // Everything that another process may hold is taken before a plugin starts.
     let socket = ControlSocket::bind(&socket_path)
         .map_err(|error| Failure::new(Fault::new(error.to_string()).hint(error.hint)))?;
@@ -56,10 +60,12 @@ async fn run(args: &Serve, config: HostConfig) -> anyhow::Result<()> {
     };
     let bound = listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
-    let host = runtimes::host(&data_dir, config)?
-        .start()
-        .await
-        .map_err(|error| Failure::of_host(&error))?;
+    let starting = runtimes::host(&data_dir, config)?.start();
+    let host = tokio::select! {
+        host = starting => host.map_err(|error| Failure::of_host(&error))?,
+        // Nothing was served yet, so there is nothing to finish.
+        () = stop.cancelled() => return Ok(()),
+    };
     for plugin in host.list() {
         let (name, state) = (&plugin.name, plugin.state);
         if plugin.reasons.is_empty() {
@@ -71,8 +77,6 @@ async fn run(args: &Serve, config: HostConfig) -> anyhow::Result<()> {
     let http = bound.map_or_else(|| "no HTTP".to_owned(), |it| format!("http://{it}"));
     tracing::info!(%http, control = %socket_path.display(), data = %data_dir.display(), pid = std::process::id(), "serving");
 
-    let stop = CancellationToken::new();
-    let signals = tokio::spawn(watch_signals(stop.clone())?);
     let facts = HostFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started,
