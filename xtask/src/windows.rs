@@ -149,7 +149,7 @@ fn artifact(workspace: &Workspace, title: &str, cargo: &mut Command, extension: 
         });
     let wanted = files
         .filter(|file| file.extension().is_some_and(|it| it == extension))
-        .last();
+        .next_back();
     wanted.with_context(|| format!("{title}: cargo names no .{extension} file"))
 }
 

@@ -53,8 +53,6 @@ impl World {
     pub async fn new(runtime: RuntimeName) -> Self {
         crate::log::install();
         let data = tempfile::tempdir().expect("a data directory");
-        // Compiled code is shared between cases, as it is between the restarts of a host.
-        let cache = packages().join(".cache");
         let builder = Host::builder().data_dir(data.path());
         let builder = match runtime {
             RuntimeName::Builtin => builtin(builder),
@@ -67,9 +65,13 @@ impl World {
                 )
                 .expect("the process runtime starts"),
             ),
+            #[cfg(windows)]
+            RuntimeName::Wasm => panic!("for Windows the suite is built without WebAssembly; see Cargo.toml"),
+            #[cfg(not(windows))]
             RuntimeName::Wasm => builder.runtime(
                 mortise::runtime::wasm::WasmRuntime::new(mortise::runtime::wasm::WasmConfig {
-                    cache_dir: Some(cache),
+                    // Compiled code is shared between cases, as it is between the restarts of a host.
+                    cache_dir: Some(packages().join(".cache")),
                     ..Default::default()
                 })
                 .expect("the wasm runtime starts"),
