@@ -293,6 +293,10 @@ impl Call for InProcessInstance {
                 .map_or_else(far_future, tokio::time::Instant::from_std);
             match tokio::time::timeout_at(until, working).await {
                 Ok(Ok(Ok(Ok(reply)))) => Ok(reply.into()),
+                // A method that hears of the deadline may be quicker than the timer.
+                Ok(Ok(Ok(Err(status)))) if status.kind() == Code::DeadlineExceeded && is_over(cx) => {
+                    Err(late())
+                }
                 Ok(Ok(Ok(Err(status)))) => Err(CallError::returned(status)),
                 Ok(Ok(Err(panic))) => {
                     self.ended.send_replace(Some(EndCause::Panicked(panic.clone())));
@@ -302,13 +306,21 @@ impl Call for InProcessInstance {
                     ))
                 }
                 Ok(Err(error)) => Err(CallError::new(CallErrorKind::HostBug, error.to_string())),
-                Err(_) => Err(CallError::new(
-                    CallErrorKind::Deadline,
-                    "the call's deadline passed while the plugin was working",
-                )),
+                Err(_) => Err(late()),
             }
         })
     }
+}
+
+fn is_over(cx: &CallContext) -> bool {
+    cx.deadline.is_some_and(|it| it <= Instant::now())
+}
+
+fn late() -> CallError {
+    CallError::new(
+        CallErrorKind::Deadline,
+        "the call's deadline passed while the plugin was working",
+    )
 }
 
 /// The host sets a deadline for every call; this is for a test that drives the port itself.
