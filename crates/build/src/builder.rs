@@ -10,6 +10,7 @@ use mortise_manifest::Limits;
 use mortise_wire::Metadata;
 use prost::Message as _;
 use prost_build::Module;
+use prost_types::{DescriptorProto, FileDescriptorSet};
 
 use crate::{
     BuildError,
@@ -170,9 +171,18 @@ impl Builder {
             let module = Module::from_protobuf_package_name(file.package());
             (module, file.clone())
         });
-        let mut modules: Vec<_> = prost_build::Config::new()
+        let mut config = prost_build::Config::new();
+        for message in messages_with_maps(&protos.commented) {
+            // prost-derive 0.14 forgets `prost_path` in the Debug of an ordered map.
+            config
+                .skip_debug([&message])
+                .message_attribute(&message, "#[derive(Debug)]");
+        }
+        let mut modules: Vec<_> = config
             .prost_path(format!("{}::prost", self.runtime))
             .prost_types_path(format!("{}::prost_types", self.runtime))
+            // Ordered, so that equal messages are equal bytes in every runtime.
+            .btree_map(["."])
             .service_generator(Box::new(generator))
             .generate(requests.collect())
             .map_err(BuildError::Generate)?
@@ -240,6 +250,28 @@ impl<'a> Tree<'a> {
             text.push_str("}\n");
         }
     }
+}
+
+/// Full names of messages, with a leading dot.
+fn messages_with_maps(set: &FileDescriptorSet) -> Vec<String> {
+    fn walk(scope: &str, message: &DescriptorProto, found: &mut Vec<String>) {
+        let name = format!("{scope}.{}", message.name());
+        let is_entry = |it: &DescriptorProto| it.options.as_ref().is_some_and(|it| it.map_entry());
+        if message.nested_type.iter().any(is_entry) {
+            found.push(name.clone());
+        }
+        for nested in &message.nested_type {
+            walk(&name, nested, found);
+        }
+    }
+    let mut found = Vec::new();
+    for file in &set.file {
+        let dot = if file.package().is_empty() { "" } else { "." };
+        for message in &file.message_type {
+            walk(&format!("{dot}{}", file.package()), message, &mut found);
+        }
+    }
+    found
 }
 
 fn variable(name: &'static str, instead: &'static str) -> Result<String, BuildError> {

@@ -5,6 +5,20 @@
 //!
 //! Numbers in a `Struct` are doubles. Whole ones up to 2^53 come back as integers, so `u32` and the like work; larger ones are refused on
 //! the way in, because they would come out as another number.
+//!
+//! ```
+//! use mortise_sdk::json;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Order { item: String, amount: u32 }
+//!
+//! let order = Order { item: "tenon".to_owned(), amount: 3 };
+//! let fields = json::to_struct(&order)?;
+//! assert_eq!(fields.fields.len(), 2);
+//! assert_eq!(json::from_struct::<Order>(fields)?, order);
+//! # Ok::<(), mortise_sdk::Status>(())
+//! ```
 
 use mortise_wire::Status;
 use prost_types::{ListValue, Struct, Value, value::Kind};

@@ -73,7 +73,8 @@ macro_rules! __export {
         #[doc(hidden)]
         pub mod __mortise {
             /// The encoded metadata, in the section where hosts look for it.
-            #[used]
+            // In WebAssembly the section is all there is; `used` would keep a second copy in memory.
+            #[cfg_attr(not(target_family = "wasm"), used)]
             #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mortise"))]
             #[cfg_attr(target_family = "wasm", unsafe(link_section = "mortise"))]
             #[cfg_attr(

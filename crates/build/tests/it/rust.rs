@@ -90,3 +90,20 @@ fn an_unchanged_file_is_left_alone() {
         written
     );
 }
+
+#[test]
+fn maps_are_ordered_so_that_equal_messages_are_equal_bytes() {
+    let contract = CONTRACT.replace(
+        "message GreetReply { string text = 1; }",
+        "message GreetReply { string text = 1; map<string, GreetReply> by = 2; }",
+    );
+    let source = source(MANIFEST, &contract);
+    builder(source.path()).compile().expect("a good plugin");
+    let text = fs::read_to_string(source.path().join("out/mortise.rs")).expect("it was written");
+    has(&text, "btree_map = \"string, message\"");
+    assert_eq!(
+        text.matches("#[prost(skip_debug)]").count(),
+        1,
+        "of the one message that has a map"
+    );
+}

@@ -1,6 +1,6 @@
 //! The plugin that these tests drive by hand: an ordinary one, from a contract of its own (`tests/probe`).
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use mortise_sdk::{prelude::*, prost_types::Struct};
 
@@ -102,7 +102,7 @@ impl Plugin {
     }
 }
 
-fn seen(cx: &Cx) -> HashMap<String, String> {
+fn seen(cx: &Cx) -> BTreeMap<String, String> {
     let left = cx
         .remaining()
         .map_or("none".to_owned(), |it| (!it.is_zero()).to_string());

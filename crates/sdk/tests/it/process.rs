@@ -1,7 +1,6 @@
 //! The plugin in a process of its own: this test's binary once more, with the probe's `main` in the place of a test.
 
 use std::{
-    collections::HashMap,
     io::{Read as _, Write as _},
     os::{fd::AsRawFd as _, unix::net::UnixStream},
     process::{Child, Command, ExitStatus, Stdio},
@@ -247,7 +246,7 @@ fn the_call_is_seen_from_inside() {
         }
         .encode_to_vec(),
     );
-    let seen: HashMap<_, _> = probe.reply::<ActReply>(5).expect("it looks").seen;
+    let seen = probe.reply::<ActReply>(5).expect("it looks").seen;
     for (name, value) in [
         ("call_id", "5"),
         ("traceparent", "00-1-2-01"),

@@ -45,15 +45,17 @@ pub mod act_request {
         Fill(u32),
     }
 }
+#[derive(Debug)]
 #[derive(Clone, PartialEq, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
+#[prost(skip_debug)]
 pub struct ActReply {
     #[prost(bytes = "vec", tag = "1")]
     pub bytes: ::mortise_sdk::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "2")]
     pub text: ::mortise_sdk::prost::alloc::string::String,
-    #[prost(map = "string, string", tag = "3")]
-    pub seen: ::std::collections::HashMap<
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub seen: ::mortise_sdk::prost::alloc::collections::BTreeMap<
         ::mortise_sdk::prost::alloc::string::String,
         ::mortise_sdk::prost::alloc::string::String,
     >,
