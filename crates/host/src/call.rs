@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, MethodIndex};
-use mortise_wire::{DEPTH_MAX, Header};
+use mortise_wire::{Code, DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
 
 use crate::{
@@ -200,6 +200,7 @@ async fn serve(
     );
     let reply = facet.call(&cx, method, payload).instrument(span).await;
     drop(admitted.place);
+    let reply = reply.map_err(|error| overdue(error, target, admitted.deadline, began));
     account(generation, reply, sampled.then_some(began))
 }
 
@@ -240,6 +241,20 @@ fn account(
 }
 
 // === refusals ===
+
+/// A guest that looks at its clock notices the deadline in the same instant as the runtime's timer, and may answer first. Whoever
+/// is first, the caller sees one and the same error.
+fn overdue(error: CallError, target: &Target, deadline: Instant, began: Instant) -> CallError {
+    let noticed = error.kind() == CallErrorKind::Returned && error.status().kind() == Code::DeadlineExceeded;
+    if !noticed || Instant::now() < deadline {
+        return error;
+    }
+    let allowed = deadline.saturating_duration_since(began);
+    CallError::new(
+        CallErrorKind::Deadline,
+        format!("`{}` did not answer within the {allowed:.0?} it had", target.full),
+    )
+}
 
 #[cold]
 fn too_deep(target: &str, caller: &str) -> CallError {
