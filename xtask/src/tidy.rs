@@ -49,6 +49,7 @@ const LINES_MAX: usize = 1000;
 /// Crates that need `unsafe`; every other one forbids it.
 const MAY_BE_UNSAFE: &[&str] = &[
     "mortise-abi",
+    "mortise-bench",
     "mortise-hazard",
     "mortise-runtime-native",
     "mortise-runtime-wasm",

@@ -134,7 +134,7 @@ fn cross(workspace: &Workspace, target: &str) -> Result<Command> {
 fn artifact(workspace: &Workspace, title: &str, cargo: &mut Command, extension: &str) -> Result<PathBuf> {
     let output =
         Step::new(workspace, title).run(cargo.args(["--message-format", "json-render-diagnostics"]))?;
-    let files = output
+    let mut files = output
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .flat_map(|message| {
@@ -147,9 +147,7 @@ fn artifact(workspace: &Workspace, title: &str, cargo: &mut Command, extension: 
                 .filter_map(|name| name.as_str().map(PathBuf::from))
                 .collect::<Vec<_>>()
         });
-    let wanted = files
-        .filter(|file| file.extension().is_some_and(|it| it == extension))
-        .next_back();
+    let wanted = files.rfind(|file| file.extension().is_some_and(|it| it == extension));
     wanted.with_context(|| format!("{title}: cargo names no .{extension} file"))
 }
 

@@ -120,11 +120,22 @@ impl Artifact {
         if metadata.api > mortise_wire::API_LEVEL {
             refusals.push(Refusal {
                 what: "platform API level".to_owned(),
-                why: format!("the plugin needs {}, and this host offers {}", metadata.api, mortise_wire::API_LEVEL),
+                why: format!(
+                    "the plugin needs {}, and this host offers {}",
+                    metadata.api,
+                    mortise_wire::API_LEVEL
+                ),
                 hint: "use a newer host, or build the plugin with an older SDK".to_owned(),
             });
         }
-        if refusals.is_empty() { Ok(Verified { artifact: self, metadata: Arc::new(metadata) }) } else { Err(refusals) }
+        if refusals.is_empty() {
+            Ok(Verified {
+                artifact: self,
+                metadata: Arc::new(metadata),
+            })
+        } else {
+            Err(refusals)
+        }
     }
 }
 

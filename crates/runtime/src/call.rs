@@ -32,7 +32,9 @@ impl CallContext {
     /// The head that travels beside the payload, with the time that is left at `now`.
     #[must_use]
     pub fn head(&self, now: Instant) -> CallHead {
-        let left = self.deadline.map(|at| at.saturating_duration_since(now).as_nanos().max(1));
+        let left = self
+            .deadline
+            .map(|at| at.saturating_duration_since(now).as_nanos().max(1));
         CallHead {
             call_id: self.call_id,
             deadline_ns: left.map_or(0, |ns| u64::try_from(ns).unwrap_or(u64::MAX)),

@@ -42,7 +42,12 @@ pub struct RuntimeError {
 impl RuntimeError {
     /// An error with what failed and why (with the values), and what to do about it.
     pub fn new(kind: RuntimeErrorKind, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: hint.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: hint.into(),
+            source: None,
+        }
     }
 
     /// Adds the cause. `Display` does not repeat it.
@@ -200,15 +205,34 @@ impl CallError {
             K::HostBug => (Blame::Host, Retry::Never, Code::Internal),
         };
         let retryable = retry != Retry::Never;
-        let status = Status { retryable, ..Status::new(code, message) };
-        Self(Box::new(Detail { kind, blame, retry, status, hint: None }))
+        let status = Status {
+            retryable,
+            ..Status::new(code, message)
+        };
+        Self(Box::new(Detail {
+            kind,
+            blame,
+            retry,
+            status,
+            hint: None,
+        }))
     }
 
     /// The plugin's own answer.
     #[must_use]
     pub fn returned(status: Status) -> Self {
-        let retry = if status.retryable { Retry::OtherInstance } else { Retry::Never };
-        Self(Box::new(Detail { kind: CallErrorKind::Returned, blame: Blame::Guest, retry, status, hint: None }))
+        let retry = if status.retryable {
+            Retry::OtherInstance
+        } else {
+            Retry::Never
+        };
+        Self(Box::new(Detail {
+            kind: CallErrorKind::Returned,
+            blame: Blame::Guest,
+            retry,
+            status,
+            hint: None,
+        }))
     }
 
     /// Adds what to do about it.

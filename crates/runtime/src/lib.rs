@@ -16,11 +16,11 @@
 #![forbid(unsafe_code)]
 
 pub mod artifact;
-pub mod support;
-pub mod port;
 pub mod call;
-pub mod services;
 pub mod error;
+pub mod port;
+pub mod services;
+pub mod support;
 
 pub use artifact::{Artifact, Digest, PluginId, Refusal, Verified};
 pub use call::{Call, CallContext, DirectCall, MethodIndex};

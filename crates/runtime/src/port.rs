@@ -47,7 +47,11 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Dropping the future tears down what was started.
-    fn start(&self, prepared: Prepared, start: Start) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>>;
+    fn start(
+        &self,
+        prepared: Prepared,
+        start: Start,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>>;
 }
 
 /// A verified artifact in the form in which one runtime starts it. Made by `Runtime::prepare`, used up by `Runtime::start`.
@@ -60,7 +64,10 @@ pub struct Prepared {
 impl Prepared {
     /// Wraps what the runtime prepared.
     pub fn new(metadata: Arc<Metadata>, inner: impl Any + Send) -> Self {
-        Self { metadata, inner: Box::new(inner) }
+        Self {
+            metadata,
+            inner: Box::new(inner),
+        }
     }
 
     /// Unwraps it again; `None` if another runtime prepared it.
@@ -72,7 +79,9 @@ impl Prepared {
 
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Prepared").field("plugin", &self.metadata.name).finish_non_exhaustive()
+        f.debug_struct("Prepared")
+            .field("plugin", &self.metadata.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,4 +177,3 @@ pub struct StopReport {
     /// What is left on purpose, and why (a pinned mapping, a stuck thread).
     pub left: Option<String>,
 }
-

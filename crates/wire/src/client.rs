@@ -65,6 +65,9 @@ pub fn unary_blocking<C: BlockingCaller + ?Sized, R: Message + Default>(
 
 fn decode_reply<R: Message + Default>(target: &str, reply: &[u8]) -> Result<R, Status> {
     R::decode(reply).map_err(|error| {
-        Status::internal(format_args!("the reply of `{target}` ({} bytes) does not parse: {error}", reply.len()))
+        Status::internal(format_args!(
+            "the reply of `{target}` ({} bytes) does not parse: {error}",
+            reply.len()
+        ))
     })
 }

@@ -167,7 +167,10 @@ impl Decoder {
     /// A decoder that refuses bodies over `body_bytes_max`.
     #[must_use]
     pub fn new(body_bytes_max: u32) -> Self {
-        Self { buffer: BytesMut::new(), body_bytes_max }
+        Self {
+            buffer: BytesMut::new(),
+            body_bytes_max,
+        }
     }
 
     /// Changes the maximum, once the two sides have agreed on one.
@@ -189,7 +192,10 @@ impl Decoder {
     ///
     /// # Errors
     /// If the peer's bytes are not a frame; the connection is of no further use then.
-    #[allow(clippy::should_implement_trait, reason = "an iterator could not tell `not yet` from `over`")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "an iterator could not tell `not yet` from `over`"
+    )]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if self.buffer.len() < HEADER_BYTES {
             return Ok(None);
@@ -199,7 +205,10 @@ impl Decoder {
         let (kind, flags, reserved) = (header.get_u8(), header.get_u8(), header.get_u16_le());
         let call_id = header.get_u64_le();
         if bytes > self.body_bytes_max {
-            return Err(FrameError::TooLong { bytes, max: self.body_bytes_max });
+            return Err(FrameError::TooLong {
+                bytes,
+                max: self.body_bytes_max,
+            });
         }
         let kind = Kind::from_u8(kind).ok_or(FrameError::UnknownKind { kind })?;
         if flags != 0 || reserved != 0 {

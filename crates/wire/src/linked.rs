@@ -58,6 +58,8 @@ pub trait HostLink: Send + Sync {
 
 impl fmt::Debug for LinkedPlugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkedPlugin").field("metadata_bytes", &self.metadata.len()).finish_non_exhaustive()
+        f.debug_struct("LinkedPlugin")
+            .field("metadata_bytes", &self.metadata.len())
+            .finish_non_exhaustive()
     }
 }

@@ -66,7 +66,10 @@ impl Code {
     /// The code with this number; 0 and numbers outside the list are `Unknown`, as in gRPC.
     #[must_use]
     pub fn from_i32(number: i32) -> Self {
-        Self::ALL.into_iter().find(|it| *it as i32 == number).unwrap_or(Self::Unknown)
+        Self::ALL
+            .into_iter()
+            .find(|it| *it as i32 == number)
+            .unwrap_or(Self::Unknown)
     }
 
     /// gRPC's name for it.
@@ -103,7 +106,12 @@ impl Status {
     /// A status with a code and a text for people: what failed and why.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code: code as i32, message: message.into(), details: Vec::new(), retryable: false }
+        Self {
+            code: code as i32,
+            message: message.into(),
+            details: Vec::new(),
+            retryable: false,
+        }
     }
 
     /// The request does not parse or does not make sense. `message` may be an error value.
@@ -139,13 +147,19 @@ impl Status {
     /// Not now; a retry may succeed.
     #[must_use]
     pub fn unavailable(message: impl fmt::Display) -> Self {
-        Self { retryable: true, ..Self::new(Code::Unavailable, message.to_string()) }
+        Self {
+            retryable: true,
+            ..Self::new(Code::Unavailable, message.to_string())
+        }
     }
 
     /// The same status with one more detail for programs.
     #[must_use]
     pub fn with_detail(mut self, type_url: impl Into<String>, value: Vec<u8>) -> Self {
-        self.details.push(prost_types::Any { type_url: type_url.into(), value });
+        self.details.push(prost_types::Any {
+            type_url: type_url.into(),
+            value,
+        });
         self
     }
 

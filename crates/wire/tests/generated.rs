@@ -7,10 +7,19 @@ fn generated_code_is_current() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let proto = crate_dir.join("../../proto");
     let files = ["status", "call", "metadata", "lane"].map(|it| format!("mortise/plugin/v1/{it}.proto"));
-    let descriptors = protox::compile(files.iter().map(String::as_str).chain(["mortise/host/v1/host.proto"]), [&proto])
-        .expect("the protos compile");
+    let descriptors = protox::compile(
+        files
+            .iter()
+            .map(String::as_str)
+            .chain(["mortise/host/v1/host.proto"]),
+        [&proto],
+    )
+    .expect("the protos compile");
     let fresh = tempfile::tempdir().expect("a directory for the fresh code");
-    prost_build::Config::new().out_dir(fresh.path()).compile_fds(descriptors).expect("prost generates");
+    prost_build::Config::new()
+        .out_dir(fresh.path())
+        .compile_fds(descriptors)
+        .expect("prost generates");
     for package in ["mortise.plugin.v1", "mortise.host.v1"] {
         let name = format!("{package}.rs");
         let fresh = std::fs::read_to_string(fresh.path().join(&name)).expect("generated");
@@ -19,6 +28,9 @@ fn generated_code_is_current() {
             std::fs::write(&checked_in, &fresh).expect("writes the blessed code");
         }
         let current = std::fs::read_to_string(&checked_in).unwrap_or_default();
-        assert!(current == fresh, "{name} is stale: run `BLESS=1 cargo test -p mortise-wire` and commit it");
+        assert!(
+            current == fresh,
+            "{name} is stale: run `BLESS=1 cargo test -p mortise-wire` and commit it"
+        );
     }
 }
