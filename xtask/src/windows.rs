@@ -5,6 +5,8 @@
 //! 2. The conformance suite, the host in it, and its plugins as `.dll` files are built for Windows, by mingw's linker.
 //! 3. The suite's cases of the native runtime run under wine.
 //!
+//! The cases run one after another: one of them counts what the whole process holds. What cannot be told under wine is in [`NOT_UNDER_WINE`].
+//!
 //! Only the first is done with `--check`. The standard libraries come from rustup where it has them, else from
 //! [`crate::std_from_source`].
 //!
@@ -50,6 +52,12 @@ const PORTABLE: &[&str] = &[
 
 /// Folders of `plugins/` that the suite loads as libraries.
 const PLUGINS: &[&str] = &["echo", "echo-1.1", "bad-guest"];
+
+/// Cases that are left out, and why.
+const NOT_UNDER_WINE: &[(&str, &str)] = &[(
+    "endless_loop_is_stopped",
+    "it reads processor time by process id, and wine's ids are not this machine's",
+)];
 
 /// Checks for Windows and macOS, and runs the native cases under wine.
 #[derive(clap::Args)]
@@ -158,7 +166,8 @@ fn plugins(workspace: &Workspace) -> Result<PathBuf> {
     let packages = workspace.target().join("windows/packages");
     for name in PLUGINS {
         let mut cargo = cross(workspace, WINDOWS)?;
-        cargo.args(["build", "--lib", "--manifest-path"]);
+        // In release mode, as `mortise build` does.
+        cargo.args(["build", "--release", "--lib", "--manifest-path"]);
         cargo.arg(workspace.root().join("plugins").join(name).join("Cargo.toml"));
         let library = artifact(
             workspace,
@@ -199,8 +208,12 @@ fn run_under_wine(workspace: &Workspace, suite: &Path, packages: &Path, cases: &
     Step::new(workspace, "bcryptprimitives.dll for wine").run(&mut mingw)?;
     let mut wine = Command::new("wine");
     wine.arg(&program)
-        .args([cases, "--test-threads", "2"])
+        .args([cases, "--test-threads", "1"])
         .current_dir(&folder);
+    for (case, why) in NOT_UNDER_WINE {
+        say(&format!("  not run: {case}: {why}"));
+        wine.args(["--skip", case]);
+    }
     // Its own prefix, without the parts that ask questions or make menu entries.
     wine.env("WINEPREFIX", workspace.target().join("wine"))
         .env("WINEARCH", "win64");
