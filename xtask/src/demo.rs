@@ -241,7 +241,7 @@ fn what_next(
     );
     println!("  {mortise} check {package}");
     println!(
-        "  {mortise} new my-plugin --sdk-path crates && {mortise} build my-plugin --runtime native,wasm,process"
+        "  {mortise} new my-plugin --path target/demo/my-plugin && {mortise} build target/demo/my-plugin --runtime native,wasm,process"
     );
     Ok(())
 }

@@ -59,17 +59,21 @@ pub async fn endless_loop(world: &World) {
 }
 
 pub async fn endless_loop_is_stopped(world: &World) {
-    // What counts is the machine's time that is burnt after the caller is gone, in this process and its children.
+    // What counts is the machine's time that is burnt after the caller is gone, in this process and its children. An idle host burns next to
+    // nothing; a loop gets at least a fair share, also where other tests run. A process has a grace time before it is killed.
     spin(world).await;
     world.serves("echo").await;
-    let before = burnt();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    // An idle host burns next to nothing; a loop gets at least a fair share of a machine on which other tests run, too.
-    let burnt = burnt() - before;
-    assert!(
-        burnt < Duration::from_millis(200),
-        "{burnt:?} of processor time in 1.5 s after the loop should have ended"
-    );
+    let mut seconds = Vec::new();
+    for _ in 0..6 {
+        let before = burnt();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let burnt = burnt() - before;
+        if burnt < Duration::from_millis(100) {
+            return;
+        }
+        seconds.push(burnt);
+    }
+    panic!("the loop goes on: processor time in each of the last seconds was {seconds:?}");
 }
 
 /// Processor time of this process and its children, the live ones included.
