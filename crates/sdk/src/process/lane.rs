@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     ffi::OsStr,
+    fs::File,
     io::{self, IoSlice, Read as _, Write as _},
     os::{
-        fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
@@ -77,6 +78,13 @@ pub(super) fn inherited(number: &OsStr) -> Result<UnixStream, String> {
     // The copy is closed on exec, and the original now: a process that the plugin starts must not keep the lane open.
     // SAFETY: it is open, as the copy shows; the host left it open for us, and nobody else in this process knows its number.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    // The lane was standard input. Nothing is open but it yet, so this takes its number: whoever reads standard input finds its end, and
+    // no file that the plugin opens later is taken for it.
+    if fd == 0
+        && let Ok(null) = File::open("/dev/null")
+    {
+        let _ = null.into_raw_fd();
+    }
     Ok(socket)
 }
 
