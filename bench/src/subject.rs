@@ -64,6 +64,8 @@ pub async fn load(host: &Host, name: &str, runtime: RuntimeName, package: &Path)
     let mut request = LoadRequest::new(Source::Folder(package.to_owned()));
     request.name = Some(name.to_owned());
     request.runtime = Some(runtime);
+    // The echo plugin asks for key-value data.
+    request.grant.permissions.kv = true;
     host.load(request)
         .await
         .with_context(|| format!("{} on {runtime}", package.display()))?;
