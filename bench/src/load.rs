@@ -119,7 +119,8 @@ async fn connection(
     start: Instant,
     end: Instant,
 ) -> ConnectionReport {
-    let latency_us = Histogram::new(3).expect("3 significant digits are allowed");
+    // Up to a minute; recording beyond it saturates.
+    let latency_us = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are sound");
     let mut report = ConnectionReport {
         requests: 0,
         errors: 0,
