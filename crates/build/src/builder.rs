@@ -95,10 +95,7 @@ impl Builder {
     /// As [`Builder::compile`], for a build script: prints a fault as cargo's error and ends with code 1.
     pub fn run(self) {
         if let Err(error) = self.compile() {
-            for line in error.to_string().lines() {
-                println!("cargo::error={line}");
-            }
-            std::process::exit(1);
+            give_up(&error);
         }
     }
 
@@ -274,7 +271,15 @@ fn messages_with_maps(set: &FileDescriptorSet) -> Vec<String> {
     found
 }
 
-fn variable(name: &'static str, instead: &'static str) -> Result<String, BuildError> {
+/// Ends a build script with a fault.
+pub(crate) fn give_up(error: &BuildError) -> ! {
+    for line in error.to_string().lines() {
+        println!("cargo::error={line}");
+    }
+    std::process::exit(1);
+}
+
+pub(crate) fn variable(name: &'static str, instead: &'static str) -> Result<String, BuildError> {
     env::var(name).map_err(|_| BuildError::NoVariable { name, instead })
 }
 
@@ -288,7 +293,7 @@ fn toolchain() -> String {
 }
 
 /// Leaves an equal file alone, so that cargo does not rebuild what reads it.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     if fs::read(path).is_ok_and(|it| it == bytes) {
         return Ok(());
     }

@@ -32,6 +32,11 @@ pub enum BuildError {
     Manifest { report: String },
 
     #[error(
+        "`{}` is a plugin's source and no package; run `mortise build` and name the folder that it prints", path.display()
+    )]
+    NoPackage { path: PathBuf },
+
+    #[error(
         "plugin.toml says version {manifest}, and Cargo.toml says {cargo}; write the same version in both, or callers \
          cannot know which one runs"
     )]

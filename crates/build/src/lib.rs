@@ -12,6 +12,7 @@
 //! | `mortise.meta` | the encoded `Metadata` | `#[mortise_sdk::plugin]`, which puts it into section `.mortise` |
 //! | `mortise_metadata.rs` | name, version and number of methods, as a constant | `#[mortise_sdk::plugin]`, which checks the `impl` against them |
 //!
+//! A service that carries plugins inside its own binary embeds their packages with [`embed()`].
 //! A service that calls plugins through typed clients uses [`Builder`] with [`Builder::client_only`]. A plugin in another
 //! language gets its metadata from [`metadata()`] and [`write_c()`], by way of `mortise metadata`. [`componentize()`] (feature of
 //! that name) turns a core module into a component.
@@ -35,6 +36,7 @@
 mod builder;
 #[cfg(feature = "componentize")]
 mod component;
+mod embed;
 mod error;
 mod metadata;
 mod protos;
@@ -43,6 +45,7 @@ mod service;
 pub use builder::{Builder, plugin};
 #[cfg(feature = "componentize")]
 pub use component::{METADATA_SECTION, componentize};
+pub use embed::{embed, write_embedded};
 pub use error::BuildError;
 pub use metadata::{metadata, write_c};
 pub use protos::{Protos, compile_protos};

@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Call(Call),
     /// Say what each runtime can do on this machine, and how the host is
     Doctor(Doctor),
+    /// Make the running host read its configuration again, as SIGHUP does
+    Reload(Remote),
     /// Stop the running host after the calls in flight
     Shutdown(Remote),
     /// Write completions for a shell
@@ -192,7 +194,7 @@ pub(crate) struct Payload {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// A package folder, or builtin:NAME
+    /// A package folder, builtin:NAME or embedded:NAME; `mortise doctor` lists what comes with the command
     pub(crate) plugin: String,
     /// The method: its name, or package.Service/Method
     pub(crate) method: String,

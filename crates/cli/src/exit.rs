@@ -143,6 +143,13 @@ impl Failure {
         }
     }
 
+    /// An error that is one of these underneath, or of something else.
+    pub(crate) fn of_any(error: anyhow::Error) -> Self {
+        error
+            .downcast()
+            .unwrap_or_else(|error| Self::new(Fault::new(format!("{error:#}"))))
+    }
+
     /// What a host or a plugin answered.
     pub(crate) fn of_rpc(error: &RpcError) -> Self {
         let exit = if error.kind() == "returned" {

@@ -14,12 +14,15 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cache;
 mod cargo;
 mod commands;
+mod config;
 mod exit;
 mod output;
 mod project;
 mod runtimes;
+mod shipped;
 mod toolchain;
 
 use clap::Parser;

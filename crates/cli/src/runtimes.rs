@@ -1,6 +1,9 @@
 //! The runtimes that this command brings: the one place that names them.
 
-use std::{ops::Deref, path::Path};
+use std::{
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
 use mortise::{
     Host, HostBuilder,
@@ -13,23 +16,37 @@ use mortise::{
     },
 };
 
-use crate::exit::{Failure, Fault};
+use crate::{
+    cache,
+    exit::{Failure, Fault},
+    shipped::with_shipped,
+};
 
-/// A host with every runtime of this build, whose data is in `data_dir`.
+/// A host with every runtime of this build and the plugins that come with it, whose data is in `data_dir`.
 pub(crate) fn host(data_dir: &Path, config: HostConfig) -> Result<HostBuilder, Failure> {
+    host_with(data_dir, Some(data_dir.join("wasm-cache")), config)
+}
+
+/// As [`host`], with compiled WebAssembly kept in `wasm_cache`, or nowhere.
+fn host_with(
+    data_dir: &Path,
+    wasm_cache: Option<PathBuf>,
+    config: HostConfig,
+) -> Result<HostBuilder, Failure> {
     let failed = |error: RuntimeError| Failure::new(Fault::new(error.to_string()).hint(error.hint()));
     let wasm = WasmConfig {
-        cache_dir: Some(data_dir.join("wasm-cache")),
+        cache_dir: wasm_cache,
         ..WasmConfig::default()
     };
-    Ok(Host::builder()
+    let builder = Host::builder()
         .data_dir(data_dir)
         .config(config)
         .runtime(NativeRuntime::new(NativeConfig::new(
             data_dir.join("native-cache"),
         )))
         .runtime(WasmRuntime::new(wasm).map_err(failed)?)
-        .runtime(ProcessRuntime::new(ProcessConfig::new(data_dir.join("run"))).map_err(failed)?))
+        .runtime(ProcessRuntime::new(ProcessConfig::new(data_dir.join("run"))).map_err(failed)?);
+    with_shipped(builder)
 }
 
 /// A host for the length of one command; its data goes with it.
@@ -46,9 +63,10 @@ impl Deref for TemporaryHost {
     }
 }
 
+/// Its data is gone afterwards; WebAssembly that it had to compile is kept for the next command of this user.
 pub(crate) async fn temporary_host() -> anyhow::Result<TemporaryHost> {
     let data = tempfile::Builder::new().prefix("mortise-").tempdir()?;
-    let host = host(data.path(), HostConfig::default())?
+    let host = host_with(data.path(), cache::dir("wasm"), HostConfig::default())?
         .start()
         .await
         .map_err(|error| Failure::of_host(&error))?;

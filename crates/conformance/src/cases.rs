@@ -1,10 +1,10 @@
 //! What is asked of every runtime, by topic. A case panics when the runtime does something else.
 
-pub mod concurrency;
-pub mod error;
-pub mod fault;
-pub mod host;
-pub mod log;
-pub mod payload;
-pub mod time;
-pub mod version;
+pub(crate) mod concurrency;
+pub(crate) mod error;
+pub(crate) mod fault;
+pub(crate) mod host;
+pub(crate) mod log;
+pub(crate) mod payload;
+pub(crate) mod time;
+pub(crate) mod version;

@@ -5,7 +5,7 @@
 //! its reason. Such a case is run all the same, and if it passes, that is a failure: the row is stale.
 //!
 //! - [`World`]: the host, the plugin, the log lines.
-//! - [`cases`]: what is asked of every runtime, by topic.
+//! - `cases`: what is asked of every runtime, by topic.
 //! - [`suite`]: all cases, and the expected failures.
 //! - [`bad`]: artifacts that are wrong on purpose; [`survival`]: the host outlives each of them.
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@
 )]
 
 pub mod bad;
-pub mod cases;
+mod cases;
 pub mod log;
 pub mod suite;
 pub mod survival;

@@ -16,6 +16,7 @@
 //! | `mortise.history` | [`History`] | `[`[`Move`]`]` |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
+//! | `mortise.reload` | [`Reload`] | [`Reloaded`] |
 //! | `mortise.shutdown` | [`Shutdown`] | [`Stopping`] |
 
 mod client;
@@ -24,9 +25,10 @@ mod socket;
 mod types;
 
 pub use client::{Client, ClientError};
-pub use methods::HostFacts;
+pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Limits, List, Load, Method, Move, Plugin,
-    PluginDetail, RuntimeSupport, Shutdown, Stopping, Supports, Unload, Unloaded,
+    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Limits, List, Load, Method, Move,
+    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, RuntimeSupport, Shutdown, Stopping, Supports,
+    Unload, Unloaded,
 };

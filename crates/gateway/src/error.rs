@@ -277,6 +277,20 @@ impl RpcError {
         }
     }
 
+    /// What was asked for is refused, for all these reasons.
+    #[must_use]
+    pub fn refused(message: impl Into<String>, hint: impl Into<String>, reasons: &[Reason]) -> Self {
+        let kind = HostErrorKind::Refused;
+        let mut error = Self::protocol(host_code(kind), kind.as_str(), message, hint);
+        if let Some(data) = &mut error.data {
+            data.details = reasons
+                .iter()
+                .filter_map(|it| serde_json::value::to_raw_value(it).ok())
+                .collect();
+        }
+        error
+    }
+
     /// Every reason of a refusal.
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
@@ -313,13 +327,7 @@ impl From<&HostError> for RpcError {
             }
             cause = error.source();
         }
-        let reason = |it: &Refusal| {
-            serde_json::value::to_raw_value(&Reason {
-                what: it.what.clone(),
-                why: it.why.clone(),
-                hint: it.hint.clone(),
-            })
-        };
+        let reason = |it: &Refusal| serde_json::value::to_raw_value(&Reason::from(it.clone()));
         let data = ErrorData {
             kind: error.kind().as_str().to_owned(),
             plugin: error.plugin().map(str::to_owned),
@@ -344,6 +352,16 @@ pub struct Reason {
     pub why: String,
     /// What to do about it.
     pub hint: String,
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            what: refusal.what,
+            why: refusal.why,
+            hint: refusal.hint,
+        }
+    }
 }
 
 impl std::fmt::Display for RpcError {

@@ -21,7 +21,7 @@ mod server;
 mod trace;
 pub mod transcode;
 
-pub use error::{Detail, RpcError};
+pub use error::{Detail, Reason, RpcError};
 pub use http::{Gateway, TIMEOUT_HEADER};
 pub use options::Options;
 pub use rpc::call_json;

@@ -1,13 +1,12 @@
-//! How a host is made, and how it loads what its configuration names.
+//! How a host is made.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use futures_util::future::join_all;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName};
 use mortise_routing::Rule;
@@ -15,9 +14,10 @@ use mortise_runtime::{Runtime, RuntimeError};
 use mortise_store::{DataDir, EmbeddedPackage, KvLimits, Package, StoreError};
 
 use crate::{
-    Host, HostError, HostErrorKind, LoadRequest, Source,
-    host::{self, Runtimes, is_well},
-    load, remember,
+    Host, HostError, HostErrorKind,
+    host::{self, Runtimes},
+    reload::load_remembered,
+    remember,
     services::{NameLookup, SystemLookup},
 };
 
@@ -34,13 +34,6 @@ pub struct HostBuilder {
     restarts: RestartPolicy,
     rules: Vec<Rule>,
     lookup: Arc<dyn NameLookup>,
-}
-
-/// A plugin of the configuration whose package was read.
-struct Entry {
-    name: String,
-    package: Package,
-    request: LoadRequest,
 }
 
 impl Default for HostBuilder {
@@ -199,12 +192,12 @@ impl HostBuilder {
             remembers,
         };
         let host = Host::new(parts);
-        load_all(&host, config.plugins.into_iter().map(LoadRequest::from).collect()).await;
+        host.reload(config.plugins).await;
         if remembers {
             let recalled = remember::recall(host.shared()).await?;
             let (beside, plain): (Vec<_>, Vec<_>) = recalled.into_iter().partition(|it| it.beside);
-            load_all(&host, plain).await;
-            load_all(&host, beside).await;
+            load_remembered(&host, plain).await;
+            load_remembered(&host, beside).await;
         }
         Ok(host)
     }
@@ -237,113 +230,4 @@ fn of_store(error: StoreError) -> HostError {
     HostError::new(HostErrorKind::Storage, error.to_string())
         .with_hint(hint)
         .with_source(error)
-}
-
-/// Loads everything, in waves: first what needs nothing that another one provides, then what the first wave provides for, and so on.
-async fn load_all(host: &Host, requests: Vec<LoadRequest>) {
-    let mut entries = read_all(host, requests).await;
-    while !entries.is_empty() {
-        let waits = |(index, entry): (usize, &Entry)| {
-            let others = || {
-                entries
-                    .iter()
-                    .enumerate()
-                    .filter(move |(other, _)| *other != index)
-            };
-            let provided =
-                |service: &String| others().any(|(_, it)| it.package.manifest().provides.contains(service));
-            let hard = entry
-                .package
-                .manifest()
-                .requires
-                .iter()
-                .filter(|it| !it.optional && !it.lazy);
-            hard.into_iter().any(|it| provided(&it.service))
-        };
-        let waiting: Vec<bool> = entries.iter().enumerate().map(waits).collect();
-        // In a cycle all wait for each other; their checks say so better than we could.
-        let stuck = waiting.iter().all(|it| *it);
-        let (later, now): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .zip(waiting)
-            .partition(|(_, waits)| *waits && !stuck);
-        join_all(now.into_iter().map(|(entry, _)| load_one(host, entry))).await;
-        entries = later.into_iter().map(|(entry, _)| entry).collect();
-    }
-}
-
-/// Reads all packages; what cannot be read is listed as rejected.
-async fn read_all(host: &Host, requests: Vec<LoadRequest>) -> Vec<Entry> {
-    let fetched = join_all(requests.into_iter().map(|request| async {
-        let package = load::fetch(host.shared(), &request.source).await;
-        (request, package)
-    }));
-    // What the configuration named before wins over what is only remembered.
-    let known: HashSet<String> = host.list().into_iter().map(|it| it.name).collect();
-    let mut names = HashSet::new();
-    let mut entries = Vec::new();
-    for (request, package) in fetched.await {
-        let package = match package {
-            Ok(package) => package,
-            Err(error) => {
-                let name = request.name.clone().unwrap_or_else(|| stand_in(&request.source));
-                host.reject(&name, &request.source, error).await;
-                continue;
-            }
-        };
-        let name = request
-            .name
-            .clone()
-            .unwrap_or_else(|| package.plugin().name.to_string());
-        if known.contains(&name) && !request.beside {
-            continue;
-        }
-        if names.insert(name.clone()) || request.beside {
-            entries.push(Entry {
-                name,
-                package,
-                request,
-            });
-        } else {
-            let what = format!("the name `{name}` is taken by an entry before it");
-            let error =
-                HostError::new(HostErrorKind::Conflict, what).with_hint("give each entry its own `name`");
-            host.reject(
-                &format!("{name}@{}", package.plugin().version),
-                &request.source,
-                error,
-            )
-            .await;
-        }
-    }
-    entries
-}
-
-async fn load_one(host: &Host, entry: Entry) {
-    let Entry {
-        name,
-        package,
-        request,
-    } = entry;
-    let source = request.source.clone();
-    match host.load_package(package, request).await {
-        Ok(info) if is_well(info.state) => {}
-        Ok(info) => {
-            tracing::warn!(target: "mortise::life", plugin = name, state = %info.state, "a plugin of the configuration does not serve")
-        }
-        Err(error) => {
-            tracing::error!(target: "mortise::life", plugin = name, %source, %error, hint = error.hint(), "a plugin of the configuration does not serve");
-        }
-    }
-}
-
-/// A name for something that could not say its own.
-fn stand_in(source: &Source) -> String {
-    match source {
-        Source::Builtin(name) | Source::Embedded(name) => name.clone(),
-        Source::Folder(path) => path.file_name().map_or_else(
-            || path.display().to_string(),
-            |it| it.to_string_lossy().into_owned(),
-        ),
-    }
 }

@@ -31,7 +31,9 @@ use crate::{
     MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
     generation::{Address, Generation},
-    load, remember,
+    load,
+    reload::Configured,
+    remember,
     services::NameLookup,
     supervisor::{Command, Supervisor},
     table::{Table, Target},
@@ -69,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) closing: watch::Sender<bool>,
     /// The runtime that the host lives on.
     pub(crate) tokio: Handle,
+    /// What the configuration named last; held during a reload.
+    pub(crate) configured: tokio::sync::Mutex<Configured>,
     addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
     instances: AtomicU64,
     /// Removed with the host, if it was not given a data directory.
@@ -170,7 +174,9 @@ impl Host {
     pub(crate) async fn reject(&self, name: &str, source: &Source, error: HostError) {
         if let Ok(address) = self.shared().address(name, source) {
             // A supervisor ends only when its address is unloaded; then there is nothing to list.
-            let _ = address.commands.send(Command::Reject(error)).await;
+            let (reply, listed) = oneshot::channel();
+            let _ = address.commands.send(Command::Reject(error, reply)).await;
+            let _ = listed.await;
         }
     }
 
@@ -438,6 +444,7 @@ impl Shared {
             table: ArcSwap::default(),
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
+            configured: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
             instances: AtomicU64::new(0),
             _temporary: temporary,
@@ -513,7 +520,7 @@ impl Shared {
     }
 
     /// `name`, or `name@version` for one that runs beside another or is the only one of that version.
-    fn find(&self, plugin: &str) -> Result<Arc<Address>, HostError> {
+    pub(crate) fn find(&self, plugin: &str) -> Result<Arc<Address>, HostError> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let of_version = || {
             let (name, version) = plugin.split_once('@')?;
@@ -583,7 +590,7 @@ impl Shared {
 
     // --- journal ---
 
-    /// Writes moves down; they are on the disk when this returns.
+    /// Writes moves down; they survive this process when this returns.
     pub(crate) async fn journal(&self, run: Vec<Transition>) -> Result<(), HostError> {
         let at = std::time::SystemTime::now();
         self.with_journal(move |journal| journal.append_all(at, &run))

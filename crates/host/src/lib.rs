@@ -12,7 +12,7 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `table`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `life`, `supervisor`, `services`.
+//! `load`, `life`, `supervisor`, `reload`, `services`.
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -25,6 +25,7 @@ mod host;
 mod info;
 mod life;
 mod load;
+mod reload;
 mod remember;
 mod request;
 mod route;
@@ -32,6 +33,29 @@ mod services;
 mod stats;
 mod supervisor;
 mod table;
+
+/// The package that this crate's build script embedded under this name (`mortise_build::embed`), for [`HostBuilder::embed`].
+///
+/// ```ignore
+/// // build.rs: fn main() { mortise_build::embed("plugins/thumbnailer-1.2.0"); }
+/// let host = mortise::host().embed(mortise::embedded!("thumbnailer")).start().await?;
+/// host.load(LoadRequest::new(Source::embedded("thumbnailer"))).await?;
+/// ```
+#[macro_export]
+macro_rules! embedded {
+    ($name:literal) => {{
+        const PACKAGE: (&str, &[(&str, &[u8])]) = ::core::include!(::core::concat!(
+            ::core::env!("OUT_DIR"),
+            "/",
+            $name,
+            ".embedded.rs"
+        ));
+        $crate::EmbeddedPackage {
+            name: PACKAGE.0,
+            files: PACKAGE.1,
+        }
+    }};
+}
 
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
@@ -42,6 +66,7 @@ pub use info::{
 };
 pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 pub use mortise_store::{EmbeddedPackage, Package};
+pub use reload::ReloadReport;
 pub use request::{CallOptions, LoadRequest, Source};
 pub use route::Route;
 pub use services::NameLookup;

@@ -88,12 +88,14 @@ pub(crate) async fn fetch(shared: &Shared, source: &Source) -> Result<Package, H
 
 fn unknown_source<'a>(source: &Source, known: impl Iterator<Item = &'a String>) -> HostError {
     let known: Vec<_> = known.map(|it| format!("`{it}`")).collect();
-    let hint = if known.is_empty() {
-        "this program has none".to_owned()
+    let known = if known.is_empty() {
+        "none of its kind".to_owned()
     } else {
-        format!("this program has {}", known.join(", "))
+        known.join(", ")
     };
-    HostError::new(HostErrorKind::NotFound, format!("there is no `{source}`")).with_hint(hint)
+    let what = format!("there is no `{source}`; this program has {known}");
+    HostError::new(HostErrorKind::NotFound, what)
+        .with_hint("correct the name, or load the plugin from its package folder")
 }
 
 /// Every fault that a package's error carries.

@@ -63,8 +63,8 @@ pub(crate) enum Command {
         Box<LoadRequest>,
         oneshot::Sender<Result<PluginInfo, HostError>>,
     ),
-    /// Show why this could not even be read.
-    Reject(HostError),
+    /// Show why this could not even be read, and say when that is done.
+    Reject(HostError, oneshot::Sender<()>),
     /// Stop everything and end.
     Unload(oneshot::Sender<Result<UnloadReport, HostError>>),
 }
@@ -178,7 +178,10 @@ impl Supervisor {
                 Happening::Command(Command::Load(package, request, reply)) => {
                     self.load(*package, *request, reply).await
                 }
-                Happening::Command(Command::Reject(error)) => self.reject(&error).await,
+                Happening::Command(Command::Reject(error, reply)) => {
+                    self.reject(&error).await;
+                    let _ = reply.send(());
+                }
                 Happening::Attempted(attempt) => self.attempted(*attempt).await,
                 Happening::Ended(cause) => self.crashed(cause).await,
                 Happening::StandbyEnded(cause) => self.standby_ended(&cause).await,
@@ -403,7 +406,7 @@ impl Supervisor {
     /// Tells what serves that it was replaced; whatever stood by until now is let go.
     async fn replace(&mut self) -> Option<Running> {
         let mut old = self.running.take()?;
-        // It has no effect of its own; its successor's cutover is on the disk.
+        // It has no effect of its own; its successor's cutover is in the journal.
         let effects = old
             .life
             .note("supervisor", Event::Replaced, "")

@@ -243,11 +243,10 @@ fn package_source(text: &Text<'_>, faults: &mut Faults) -> Option<PackageSource>
         Ok(PackageSource::Folder(_)) => path(text, faults).map(PackageSource::Folder),
         Ok(source) => Some(source),
         Err(error) => {
-            faults.add(
-                text.span.clone(),
-                error.to_string(),
-                error.hint().map(str::to_owned),
-            );
+            let hint = error
+                .hint()
+                .unwrap_or("write a name, not a path; `mortise doctor` lists what comes with the command");
+            faults.add(text.span.clone(), error.to_string(), Some(hint.to_owned()));
             None
         }
     }

@@ -56,6 +56,8 @@ pub struct Daemon {
     pub folder: tempfile::TempDir,
     /// Where it serves HTTP.
     pub address: String,
+    /// What its `mortise.toml` begins with.
+    settings: String,
 }
 
 impl Daemon {
@@ -69,8 +71,8 @@ impl Daemon {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let data = folder.path().join("data");
-        let config = format!("[host]\ndata_dir = {data:?}\n\n[gateway]\nlisten = \"{address}\"\n\n{plugins}");
-        fs::write(folder.path().join("mortise.toml"), config)?;
+        let settings = format!("[host]\ndata_dir = {data:?}\n\n[gateway]\nlisten = \"{address}\"\n\n");
+        fs::write(folder.path().join("mortise.toml"), format!("{settings}{plugins}"))?;
         let log = fs::File::create(folder.path().join("log"))?;
         let child = Command::new(mortise()?)
             .arg("serve")
@@ -84,6 +86,7 @@ impl Daemon {
             child,
             folder,
             address,
+            settings,
         };
         let patience = Instant::now() + Duration::from_secs(60);
         while daemon.get("/readyz").map_or(true, |(status, _)| status != 200) {
@@ -98,6 +101,41 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(daemon)
+    }
+
+    /// Writes another end of its `mortise.toml`. The host does not know of it yet.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure(&self, plugins: &str) -> Result<()> {
+        // As editors do, so that nobody reads half a file.
+        let (new, place) = (
+            self.folder.path().join("new"),
+            self.folder.path().join("mortise.toml"),
+        );
+        fs::write(&new, format!("{}{plugins}", self.settings))?;
+        fs::rename(new, place)?;
+        Ok(())
+    }
+
+    /// Sends it a signal, and waits until its log has `said` once more than before.
+    ///
+    /// # Errors
+    /// If it has not after 20 s.
+    pub fn signal(&self, signal: rustix::process::Signal, said: &str) -> Result<()> {
+        let times = || self.log().matches(said).count();
+        let before = times();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)?;
+        let patience = Instant::now() + Duration::from_secs(20);
+        while times() == before {
+            ensure!(
+                Instant::now() < patience,
+                "20 s after {signal:?} it has not said `{said}`:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// What it wrote so far.

@@ -1,6 +1,7 @@
 //! What comes out of a plugin's source folder.
 
 mod component;
+mod embed;
 mod metadata;
 mod rust;
 

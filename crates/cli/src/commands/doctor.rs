@@ -8,7 +8,9 @@ use crate::{
     commands::{remote, show},
     exit::Failure,
     output::{Output, ago},
-    runtimes, toolchain,
+    runtimes,
+    shipped::{self, Shipped},
+    toolchain,
 };
 
 #[derive(Serialize)]
@@ -16,6 +18,8 @@ struct Report {
     version: &'static str,
     /// What this command itself could run; a host may be of another build.
     runtimes: Vec<RuntimeSupport>,
+    /// What comes with this command: plugins compiled in, and packages embedded.
+    shipped: Vec<Shipped>,
     tools: Vec<Tool>,
     host: HostState,
 }
@@ -71,6 +75,7 @@ pub(crate) fn doctor(args: &Doctor, output: &Output) -> anyhow::Result<()> {
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         runtimes,
+        shipped: shipped::list()?,
         tools: tools(),
         host,
     };
@@ -120,6 +125,7 @@ fn text(report: &Report) -> String {
     let mut parts = vec![
         format!("mortise {}", report.version),
         show::runtimes(&report.runtimes),
+        show::shipped(&report.shipped),
     ];
     let tools: Vec<_> = report
         .tools

@@ -31,6 +31,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::List(args) => remote::list(&args, output),
         Command::Inspect(args) => remote::inspect(args, output),
         Command::History(args) => remote::history(args, output),
+        Command::Reload(args) => remote::reload(&args, output),
         Command::Shutdown(args) => remote::shutdown(&args, output),
         Command::Call(args) => call::call(args, output),
         Command::Doctor(args) => doctor::doctor(&args, output),

@@ -1,6 +1,6 @@
 //! Commands that ask a running host over its control socket.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mortise::{Source, manifest::HostConfig};
 use mortise_gateway::control::{self, Ask, Client};
@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use crate::{
     args::{Load, OnePlugin, Remote, Terms},
     commands::{call, show},
-    exit::{Failure, Fault},
+    config,
+    exit::{Exit, Failure, Fault},
     output::Output,
 };
 
@@ -20,7 +21,7 @@ pub(crate) fn load(args: Load, output: &Output) -> anyhow::Result<()> {
         runtime: args.terms.runtime.clone(),
         grant: grant(&args.terms)?,
         limits: limits(&args.terms),
-        config: config(&args.terms)?,
+        config: plugin_config(&args.terms)?,
         beside: args.beside,
         force: args.force,
     };
@@ -68,6 +69,16 @@ pub(crate) fn history(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
     )
 }
 
+pub(crate) fn reload(args: &Remote, output: &Output) -> anyhow::Result<()> {
+    let reloaded = ask(args, &control::Reload {})?;
+    output.answer(&reloaded, show::reloaded)?;
+    if !reloaded.failed.is_empty() {
+        // What could not be loaded stands in the answer.
+        std::process::exit(Exit::Failed.code().into());
+    }
+    Ok(())
+}
+
 pub(crate) fn shutdown(args: &Remote, output: &Output) -> anyhow::Result<()> {
     output.answer(&ask(args, &control::Shutdown {})?, |_| {
         "the host finishes its calls and stops".to_owned()
@@ -90,16 +101,15 @@ pub(crate) fn socket(remote: &Remote) -> Result<PathBuf, Failure> {
     if let Some(socket) = &remote.socket {
         return Ok(socket.clone());
     }
-    let file = Path::new("mortise.toml");
-    let settings = match std::fs::read_to_string(file) {
+    let settings = match std::fs::read_to_string(config::FILE) {
         Ok(text) => {
-            HostConfig::parse(&text, "mortise.toml")
+            HostConfig::parse(&text, config::FILE)
                 .map_err(|all| Failure::of_diagnostics(&all))?
                 .host
         }
         Err(_) => HostConfig::default().host,
     };
-    Ok(super::serve::control_socket(&settings, None, None))
+    Ok(config::control_socket(&settings, None, None))
 }
 
 // === what a plugin is loaded with ===
@@ -148,7 +158,7 @@ fn limits(terms: &Terms) -> control::Limits {
     }
 }
 
-pub(crate) fn config(terms: &Terms) -> Result<Option<Box<RawValue>>, Failure> {
+pub(crate) fn plugin_config(terms: &Terms) -> Result<Option<Box<RawValue>>, Failure> {
     let Some(config) = &terms.config else {
         return Ok(None);
     };

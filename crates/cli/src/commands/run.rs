@@ -73,7 +73,7 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
             },
         },
         limits,
-        config_json: remote::config(&args.terms)?.map(|it| it.get().to_owned()),
+        config_json: remote::plugin_config(&args.terms)?.map(|it| it.get().to_owned()),
         ..LoadRequest::new(Source::parse(&args.plugin))
     })
 }

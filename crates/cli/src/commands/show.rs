@@ -6,10 +6,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mortise_gateway::control::{Move, Plugin, PluginDetail, RuntimeSupport};
+use mortise_gateway::control::{Move, Plugin, PluginDetail, Reloaded, RuntimeSupport};
 use serde_json::Value;
 
-use crate::output::{ago, table};
+use crate::{
+    output::{ago, table},
+    shipped::Shipped,
+};
 
 pub(crate) fn plugins(all: &[Plugin]) -> String {
     if all.is_empty() {
@@ -125,6 +128,57 @@ pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {
         }
     }
     text.trim_start().to_owned()
+}
+
+pub(crate) fn reloaded(it: &Reloaded) -> String {
+    let mut text = String::new();
+    for (word, names) in [
+        ("loaded", &it.loaded),
+        ("swapped", &it.swapped),
+        ("unloaded", &it.unloaded),
+        ("unchanged", &it.unchanged),
+    ] {
+        if !names.is_empty() {
+            let _ = writeln!(text, "{word}: {}", names.join(", "));
+        }
+    }
+    for plugin in &it.failed {
+        let _ = writeln!(text, "failed: {}", plugin.name);
+        for reason in &plugin.reasons {
+            let _ = writeln!(text, "  {}", reason.why);
+            if !reason.hint.is_empty() {
+                let _ = writeln!(text, "  hint: {}", reason.hint);
+            }
+        }
+    }
+    if !it.needs_restart.is_empty() {
+        let _ = writeln!(
+            text,
+            "waits for the next start of the host: {}",
+            it.needs_restart.join(", ")
+        );
+    }
+    if text.is_empty() {
+        text = "the configuration names no plugins".to_owned();
+    }
+    text
+}
+
+pub(crate) fn shipped(all: &[Shipped]) -> String {
+    let mut text = "comes with this command:".to_owned();
+    for it in all {
+        let (source, version) = (&it.source, &it.version);
+        let _ = write!(
+            text,
+            "\n  {source} {version}, {}: {}",
+            it.runtimes.join(", "),
+            it.provides.join(", ")
+        );
+        if let Some(description) = &it.description {
+            let _ = write!(text, "\n    {description}");
+        }
+    }
+    text
 }
 
 fn permissions(grant: &mortise_gateway::control::Grant) -> String {

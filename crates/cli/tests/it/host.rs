@@ -181,7 +181,7 @@ fn signals() {
     let (log, code) = host.ended();
     assert_eq!(code, Some(0), "{log}");
     assert!(
-        log.contains("SIGHUP changes nothing") && log.contains("stopping after the calls in flight"),
+        log.contains("configuration read again") && log.contains("stopping after the calls in flight"),
         "{log}"
     );
 }

@@ -4,7 +4,7 @@ use echo::contract::{EchoRequest, SleepRequest};
 
 use crate::World;
 
-pub async fn calls_256(world: &World) {
+pub(crate) async fn calls_256(world: &World) {
     world
         .load("wide", |request| request.limits.concurrency = Some(64))
         .await;

@@ -5,7 +5,7 @@ use mortise::{CallErrorKind, CallOptions, wire::Code};
 
 use crate::World;
 
-pub async fn details(world: &World) {
+pub(crate) async fn details(world: &World) {
     let request = FailRequest {
         code: Code::AlreadyExists as i32,
         message: "`x` is there already; choose another name".to_owned(),
@@ -24,7 +24,7 @@ pub async fn details(world: &World) {
     assert!(status.retryable);
 }
 
-pub async fn unknown_method(world: &World) {
+pub(crate) async fn unknown_method(world: &World) {
     for target in [
         "mortise.test.v1.Echo/NoSuchMethod",
         "plugin.echo.NoSuchMethod",
@@ -44,7 +44,7 @@ pub async fn unknown_method(world: &World) {
     }
 }
 
-pub async fn malformed_payload(world: &World) {
+pub(crate) async fn malformed_payload(world: &World) {
     for garbage in [
         &b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..],
         b"\x0a\x80",
@@ -66,7 +66,7 @@ pub async fn malformed_payload(world: &World) {
     world.serves("echo").await;
 }
 
-pub async fn payload_over_limit(world: &World) {
+pub(crate) async fn payload_over_limit(world: &World) {
     world
         .load("small", |request| {
             request.limits.payload_bytes_max = Some(1 << 20)

@@ -12,7 +12,7 @@ use crate::World;
 /// after a stuck instance was replaced still finds it.
 const SPIN_BOUND_MS: u32 = 12_000;
 
-pub async fn panic(world: &World) {
+pub(crate) async fn panic(world: &World) {
     world.load("bystander", |_| {}).await;
     let payload = PanicRequest {
         message: "the sky is falling".to_owned(),
@@ -49,7 +49,7 @@ async fn spin(world: &World) -> mortise::CallError {
         .unwrap_err()
 }
 
-pub async fn endless_loop(world: &World) {
+pub(crate) async fn endless_loop(world: &World) {
     world.load("bystander", |_| {}).await;
     let error = spin(world).await;
     assert_eq!(error.kind(), CallErrorKind::Deadline, "{error}");
@@ -58,7 +58,7 @@ pub async fn endless_loop(world: &World) {
     world.serves("echo").await;
 }
 
-pub async fn endless_loop_is_stopped(world: &World) {
+pub(crate) async fn endless_loop_is_stopped(world: &World) {
     // What counts is the machine's time that is burnt after the caller is gone, in this process and its children. An idle host burns next to
     // nothing; a loop gets at least a fair share, also where other tests run. A process has a grace time before it is killed.
     spin(world).await;
@@ -104,7 +104,7 @@ fn burnt() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-pub async fn memory_bomb(world: &World) {
+pub(crate) async fn memory_bomb(world: &World) {
     world
         .load("bomb", |request| request.limits.memory_bytes_max = Some(64 << 20))
         .await;
@@ -131,7 +131,7 @@ pub async fn memory_bomb(world: &World) {
     world.serves("echo").await;
 }
 
-pub async fn refuses_to_start(world: &World) {
+pub(crate) async fn refuses_to_start(world: &World) {
     let mut request = world.request("stubborn");
     request.config_json = Some(r#"{"refuse": "the moon is wrong"}"#.to_owned());
     let error = world.host.load(request).await.expect_err("it said no");

@@ -11,7 +11,7 @@ use prost::Message as _;
 
 use crate::World;
 
-pub async fn key_value(world: &World) {
+pub(crate) async fn key_value(world: &World) {
     world.load("other", |_| {}).await;
     let request = |value: &[u8], keep| KvRoundTripRequest {
         key: "a/b".to_owned(),
@@ -43,7 +43,7 @@ pub async fn key_value(world: &World) {
     assert_eq!(reply.before, None);
 }
 
-pub async fn permission_not_granted(world: &World) {
+pub(crate) async fn permission_not_granted(world: &World) {
     let mut request = world.request("poor");
     request.grant.permissions.kv = false;
     let error = world
@@ -59,7 +59,7 @@ pub async fn permission_not_granted(world: &World) {
     world.serves("echo").await;
 }
 
-pub async fn permission_not_declared(world: &World) {
+pub(crate) async fn permission_not_declared(world: &World) {
     // 1.1.0 does not ask for `kv`, so that even a grant gives it nothing.
     world
         .load("quiet", |request| {
@@ -79,7 +79,7 @@ pub async fn permission_not_declared(world: &World) {
     );
 }
 
-pub async fn clock_and_config(world: &World) {
+pub(crate) async fn clock_and_config(world: &World) {
     world
         .load("configured", |request| {
             request.config_json = Some(r#"{"colour":"blue"}"#.to_owned())
@@ -98,7 +98,7 @@ pub async fn clock_and_config(world: &World) {
     );
 }
 
-pub async fn context(world: &World) {
+pub(crate) async fn context(world: &World) {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let options = CallOptions {
         traceparent: Some(traceparent.to_owned()),
@@ -129,7 +129,7 @@ pub async fn context(world: &World) {
     assert_eq!(info.version, "1.0.0");
 }
 
-pub async fn calls_another_plugin(world: &World) {
+pub(crate) async fn calls_another_plugin(world: &World) {
     let inner = HostInfoRequest {}.encode_to_vec();
     let request = CallPluginRequest {
         target: "mortise.test.v1.Echo/HostInfo".to_owned(),
@@ -165,7 +165,7 @@ pub async fn calls_another_plugin(world: &World) {
     );
 }
 
-pub async fn depth_limit(world: &World) {
+pub(crate) async fn depth_limit(world: &World) {
     // A chain of 40 calls, each of which asks the plugin to call itself once more.
     let mut payload = EchoRequest::default().encode_to_vec();
     let mut target = "mortise.test.v1.Echo/Echo".to_owned();

@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use crate::{World, log};
 
-pub async fn trace_id(world: &World) {
+pub(crate) async fn trace_id(world: &World) {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let options = CallOptions {
         traceparent: Some(format!("00-{trace}-00f067aa0ba902b7-01")),
@@ -43,7 +43,7 @@ pub async fn trace_id(world: &World) {
     }
 }
 
-pub async fn flood(world: &World) {
+pub(crate) async fn flood(world: &World) {
     world
         .load("flood", |request| request.limits.log_lines_per_second = Some(50))
         .await;

@@ -4,7 +4,7 @@ use echo::contract::{EchoReply, EchoRequest, HostInfoRequest, ReverseRequest, Ve
 
 use crate::World;
 
-pub async fn echo(world: &World) {
+pub(crate) async fn echo(world: &World) {
     let request = EchoRequest {
         message: (0..=255).collect(),
         text: "two fields".to_owned(),
@@ -19,7 +19,7 @@ pub async fn echo(world: &World) {
     );
 }
 
-pub async fn empty(world: &World) {
+pub(crate) async fn empty(world: &World) {
     let reply = world.client("echo").echo(&EchoRequest::default()).await.unwrap();
     assert_eq!(reply, EchoReply::default());
     let version = world.client("echo").version(&VersionRequest {}).await.unwrap();
@@ -28,7 +28,7 @@ pub async fn empty(world: &World) {
     assert_eq!(info.plugin, "echo");
 }
 
-pub async fn sixteen_mib(world: &World) {
+pub(crate) async fn sixteen_mib(world: &World) {
     // Not all zeros, so that a page mapped and not copied shows.
     let message: Vec<u8> = (0..16_usize << 20).map(|at| (at ^ (at >> 8)) as u8).collect();
     // A guest needs room for the request, its decoded form and the reply at once.
@@ -47,7 +47,7 @@ pub async fn sixteen_mib(world: &World) {
     assert!(reply.unwrap().message == message, "16 MiB came back changed");
 }
 
-pub async fn unicode(world: &World) {
+pub(crate) async fn unicode(world: &World) {
     for text in ["", "a", "日本語", "🦀e\u{301}\u{200f}שלום", "\u{0}\u{10ffff}"] {
         let reply = world
             .client("echo")

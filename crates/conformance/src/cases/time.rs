@@ -15,7 +15,7 @@ fn within(time: Duration) -> CallOptions {
     }
 }
 
-pub async fn deadline(world: &World) {
+pub(crate) async fn deadline(world: &World) {
     let payload = SleepRequest { ms: 60_000 }.encode_to_vec();
     let call = world.host.call(
         "plugin.echo.Sleep",
@@ -31,7 +31,7 @@ pub async fn deadline(world: &World) {
     world.serves("echo").await;
 }
 
-pub async fn deadline_is_visible(world: &World) {
+pub(crate) async fn deadline_is_visible(world: &World) {
     let payload = HostInfoRequest {}.encode_to_vec();
     let options = within(Duration::from_secs(3600));
     let reply = world
@@ -48,7 +48,7 @@ pub async fn deadline_is_visible(world: &World) {
     );
 }
 
-pub async fn cancel(world: &World) {
+pub(crate) async fn cancel(world: &World) {
     world
         .load("narrow", |request| request.limits.concurrency = Some(1))
         .await;

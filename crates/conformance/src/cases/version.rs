@@ -14,7 +14,7 @@ fn newer(world: &World) -> mortise::Source {
     world.source("echo-1.1")
 }
 
-pub async fn two_side_by_side(world: &World) {
+pub(crate) async fn two_side_by_side(world: &World) {
     world
         .load("echo", |request| {
             request.source = newer(world);
@@ -37,7 +37,7 @@ pub async fn two_side_by_side(world: &World) {
     );
 }
 
-pub async fn swap_under_load(world: &World) {
+pub(crate) async fn swap_under_load(world: &World) {
     let stop = AtomicBool::new(false);
     let answered = AtomicU64::new(0);
     let before = world.host.inspect("echo").unwrap().counters.calls;
@@ -109,7 +109,7 @@ fn footprint() -> Footprint {
     }
 }
 
-pub async fn reload_100(world: &World) {
+pub(crate) async fn reload_100(world: &World) {
     let sources = [world.source("echo"), newer(world)];
     let reload = async |round: usize| {
         world

@@ -2,19 +2,22 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use mortise_host::{Host, LoadRequest, Source};
 use mortise_manifest::{LimitsOverride, Permissions, RuntimeName};
+use mortise_runtime::BoxFuture;
 use mortise_wire::Header;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::types::{
-    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Limits, List, Load, METHODS, Shutdown,
-    Stopping, Supports, Unload,
+    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Limits, List, Load, METHODS, Reload, Reloaded,
+    Shutdown, Stopping, Supports, Unload,
 };
 use crate::{
     error::{Detail, RpcError, code},
@@ -34,6 +37,28 @@ pub struct HostFacts {
     pub data_dir: Option<PathBuf>,
     /// Where HTTP is served.
     pub listen: Option<String>,
+    /// What `reload` does; `None` if the program has no configuration that it could read again.
+    pub reload: Option<Reloader>,
+}
+
+/// Reads the program's configuration again and applies it. Only the program knows where it is.
+#[derive(Clone)]
+pub struct Reloader(Arc<dyn Fn() -> BoxFuture<'static, Result<Reloaded, RpcError>> + Send + Sync>);
+
+impl Reloader {
+    /// `reload` either applies the whole configuration, or refuses it with every fault ([`RpcError::refused`]) and changes nothing.
+    pub fn new<F>(reload: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Reloaded, RpcError>> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(reload())))
+    }
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reloader").finish_non_exhaustive()
+    }
 }
 
 /// Who asks, as the kernel says.
@@ -152,6 +177,23 @@ impl Methods for ControlMethods {
             Doctor::METHOD => {
                 params::<Doctor>(request)?;
                 write(out, &self.doctor())
+            }
+            Reload::METHOD => {
+                params::<Reload>(request)?;
+                tracing::info!(
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    "reload asked for over the control socket"
+                );
+                let Some(Reloader(reload)) = &self.facts.reload else {
+                    let message = "this host has no configuration to read again";
+                    return Err(RpcError::refused(
+                        message,
+                        "load and unload its plugins one by one",
+                        &[],
+                    ));
+                };
+                write(out, &reload().await?)
             }
             Shutdown::METHOD => {
                 params::<Shutdown>(request)?;

@@ -149,6 +149,7 @@ struct Peers<'a> {
 
 impl Accept for Peers<'_> {
     type Stream = UnixStream;
+    type Front = Router;
 
     async fn accept(&self) -> io::Result<(UnixStream, Router)> {
         let (stream, _) = self.socket.listener.accept().await?;

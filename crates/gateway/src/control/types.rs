@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use mortise_host::ReloadReport;
 use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
+
+use crate::error::Reason;
 
 /// One method of the control socket.
 pub trait Ask: Serialize {
@@ -144,6 +147,11 @@ pub struct Supports {}
 #[serde(deny_unknown_fields)]
 pub struct Doctor {}
 
+/// Reads the configuration again and brings the plugins to what it says.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {}
+
 /// Stops the host after the calls in flight.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +177,7 @@ asks! {
     History => "mortise.history", Vec<Move>;
     Supports => "mortise.supports", Vec<RuntimeSupport>;
     Doctor => "mortise.doctor", DoctorReport;
+    Reload => "mortise.reload", Reloaded;
     Shutdown => "mortise.shutdown", Stopping;
 }
 
@@ -272,6 +281,32 @@ pub struct Unloaded {
     pub left: Option<String>,
 }
 
+/// What became of the configuration's plugins, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Serve now and did not before.
+    pub loaded: Vec<String>,
+    /// Took over from what served under their name.
+    pub swapped: Vec<String>,
+    /// Serve as before.
+    pub unchanged: Vec<String>,
+    /// Are gone, because the configuration does not name them any more.
+    pub unloaded: Vec<String>,
+    /// Could not be brought to what the configuration says. What served under these names still does.
+    pub failed: Vec<NotReloaded>,
+    /// Settings that changed and are looked at only when a host starts, as `table.key`.
+    pub needs_restart: Vec<String>,
+}
+
+/// An entry of the configuration that could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotReloaded {
+    /// Its name.
+    pub name: String,
+    /// All reasons.
+    pub reasons: Vec<Reason>,
+}
+
 /// The host is on its way out.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Stopping {
@@ -326,6 +361,23 @@ pub struct DoctorReport {
     pub plugins: BTreeMap<String, u32>,
     /// What each runtime can do.
     pub runtimes: Vec<RuntimeSupport>,
+}
+
+impl From<ReloadReport> for Reloaded {
+    fn from(report: ReloadReport) -> Self {
+        let failed = report.failed.into_iter().map(|(name, reasons)| NotReloaded {
+            name,
+            reasons: reasons.into_iter().map(Reason::from).collect(),
+        });
+        Self {
+            loaded: report.loaded,
+            swapped: report.swapped,
+            unchanged: report.unchanged,
+            unloaded: report.unloaded,
+            failed: failed.collect(),
+            needs_restart: Vec::new(),
+        }
+    }
 }
 
 impl From<&Support> for RuntimeSupport {

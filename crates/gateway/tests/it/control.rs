@@ -36,6 +36,7 @@ async fn start() -> Control {
         started: Instant::now(),
         data_dir: None,
         listen: None,
+        reload: None,
     };
     let serving = tokio::spawn(socket.serve(host, facts, stop.clone()));
     Control {

@@ -1,6 +1,9 @@
 //! Commands that need no host.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Output, Stdio},
+};
 
 use mortise_e2e::{mortise, package, root};
 
@@ -47,6 +50,57 @@ fn run_calls_a_package_once_on_every_runtime() {
             text(&output.stderr)
         );
     }
+}
+
+/// Compiled WebAssembly stays in the user's cache folder, and where that cannot be used the call is answered all the same.
+#[test]
+fn run_keeps_compiled_code_in_the_users_cache() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("cache");
+    let sum = |cache: &std::path::Path| {
+        let mut command = Command::new(mortise().unwrap());
+        let arguments = [
+            "run",
+            "embedded:checksum",
+            "Crc32",
+            "--json",
+            r#"{"data": "MTIzNDU2Nzg5"}"#,
+        ];
+        let command = command
+            .args(arguments)
+            .env("XDG_CACHE_HOME", cache)
+            .current_dir(home.path());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(
+            text(&output.stdout),
+            "{\"crc32\":3421780262}\n",
+            "{}",
+            text(&output.stderr)
+        );
+    };
+    // One sealed file per piece of code; the key is another.
+    let files = || {
+        let files = std::fs::read_dir(cache.join("mortise/wasm")).unwrap();
+        let about = |it: std::io::Result<std::fs::DirEntry>| {
+            let it = it.unwrap();
+            (it.file_name(), it.metadata().unwrap().modified().unwrap())
+        };
+        files.map(about).collect::<std::collections::BTreeSet<_>>()
+    };
+    sum(&cache);
+    let first = files();
+    assert!(first.len() > 1, "{first:?}");
+    sum(&cache);
+    assert_eq!(files(), first, "the second call compiles nothing");
+
+    let mode = |it: &str| std::fs::metadata(cache.join(it)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("mortise"), mode("mortise/wasm")), (0o700, 0o700));
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    sum(&file);
+    std::fs::set_permissions(cache.join("mortise"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    sum(&cache);
+    assert_eq!(files(), first, "a folder that others may write to is left alone");
 }
 
 #[test]

@@ -5,3 +5,5 @@
 mod commands;
 mod daemon;
 mod life;
+mod reload;
+mod shipped;

@@ -1,0 +1,322 @@
+//! From the plugins that the configuration names to the plugins that run: at start, and whenever the configuration was changed.
+//!
+//! A reload says what should be, not what to do: entries that run as they stand are left alone, new ones are loaded, changed ones are swapped
+//! (also where only the package in the folder is another than the one that runs), and what the configuration named before and names no longer
+//! is unloaded. Plugins that operators loaded by hand are nobody's business here, unless an entry has their name; then the entry wins.
+//!
+//! Invariants
+//! - R1: what serves goes on serving until its successor does; a new entry that cannot be loaded changes nothing else.
+//! - R2: an entry counts as done only if it was loaded; one that failed is tried again by the next reload, even unchanged.
+//! - R3: reloads come one after another.
+
+use std::collections::{BTreeMap, HashSet};
+
+use futures_util::future::join_all;
+use mortise_manifest::PluginEntry;
+use mortise_runtime::Refusal;
+use mortise_store::Package;
+
+use crate::{
+    Host, HostError, HostErrorKind, LoadRequest, PluginInfo, Source, call,
+    host::{Shared, is_well},
+    load,
+};
+
+/// What became of the configuration's plugins. Each is in one list, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReloadReport {
+    /// Serve now and did not before.
+    pub loaded: Vec<String>,
+    /// Took over from what served under their name.
+    pub swapped: Vec<String>,
+    /// Serve as before.
+    pub unchanged: Vec<String>,
+    /// Are gone, because the configuration does not name them any more.
+    pub unloaded: Vec<String>,
+    /// Could not be brought to what the configuration says, with all reasons. What served under these names still does.
+    pub failed: Vec<(String, Vec<Refusal>)>,
+}
+
+/// What the configuration named when it was last applied, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Configured(BTreeMap<String, Named>);
+
+#[derive(Debug)]
+struct Named {
+    /// What was loaded last, or was to be.
+    entry: PluginEntry,
+    /// It was loaded (R2).
+    done: bool,
+}
+
+/// A plugin to load whose package was read.
+struct Entry {
+    name: String,
+    package: Package,
+    request: LoadRequest,
+}
+
+/// How the load of an entry went.
+struct Outcome {
+    name: String,
+    /// Something served under its name before.
+    served: bool,
+    loaded: Result<PluginInfo, HostError>,
+}
+
+impl Host {
+    /// Brings the plugins to what the configuration says now: `plugins` in place of what [`crate::HostBuilder::config`] or the last reload
+    /// named. Returns when all of them serve or have failed; one that failed is listed with its reasons.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo what was begun; the next reload goes on from there.
+    pub async fn reload(&self, plugins: Vec<PluginEntry>) -> ReloadReport {
+        let shared = self.shared();
+        let mut configured = shared.configured.lock().await;
+        let mut report = ReloadReport::default();
+        let mut entries: BTreeMap<String, PluginEntry> = BTreeMap::new();
+        let mut changed = Vec::new();
+        for (entry, read) in read_all(shared, plugins, |it| Source::from(it.source.clone())).await {
+            let name = configured.name_of(&entry, read.as_ref().ok());
+            let read = match read {
+                Ok(package) if entries.contains_key(&name) => {
+                    let what = format!("the name `{name}` is taken by an entry before it");
+                    let hint = "give each entry its own `name`";
+                    let beside = format!("{name}@{}", package.plugin().version);
+                    let error = HostError::new(HostErrorKind::Conflict, what).with_hint(hint);
+                    self.fail(&mut report, beside, entry, error).await;
+                    continue;
+                }
+                read => read,
+            };
+            entries.insert(name.clone(), entry.clone());
+            match read {
+                Err(error) => self.fail(&mut report, name, entry, error).await,
+                Ok(package) if configured.is_done(&name, &entry) && runs(shared, &name, &package) => {
+                    report.unchanged.push(name);
+                }
+                Ok(package) => changed.push(Entry {
+                    name,
+                    package,
+                    request: entry.into(),
+                }),
+            }
+        }
+        for Outcome { name, served, loaded } in load_in_waves(self, changed).await {
+            match loaded {
+                Ok(info) if is_well(info.state) => {
+                    configured.done(&name, &entries[&name]);
+                    let list = if served {
+                        &mut report.swapped
+                    } else {
+                        &mut report.loaded
+                    };
+                    list.push(name);
+                }
+                Ok(info) => report
+                    .failed
+                    .push((name, info.reasons.iter().map(|why| refusal(why, "")).collect())),
+                Err(error) => report.failed.push((name, reasons(&error))),
+            }
+        }
+        for name in configured.replace(entries) {
+            // One that an operator unloaded is gone already.
+            if self.unload(&name).await.is_ok() {
+                report.unloaded.push(name);
+            }
+        }
+        report
+    }
+
+    /// Lists an entry that could not even be read.
+    async fn fail(&self, report: &mut ReloadReport, name: String, entry: PluginEntry, error: HostError) {
+        let source = Source::from(entry.source);
+        tracing::error!(target: "mortise::life", plugin = name, %source, %error, hint = error.hint(), "a plugin of the configuration cannot be read");
+        report.failed.push((name.clone(), reasons(&error)));
+        self.reject(&name, &source, error).await;
+    }
+}
+
+/// Loads what operators had loaded, without what the configuration named before: that wins.
+pub(crate) async fn load_remembered(host: &Host, requests: Vec<LoadRequest>) {
+    let known: HashSet<String> = host.list().into_iter().map(|it| it.name).collect();
+    let mut entries = Vec::new();
+    for (request, read) in read_all(host.shared(), requests, |it| it.source.clone()).await {
+        match read {
+            Err(error) => {
+                let name = request.name.clone().unwrap_or_else(|| stand_in(&request.source));
+                host.reject(&name, &request.source, error).await;
+            }
+            Ok(package) => {
+                let name = request
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| package.plugin().name.to_string());
+                if request.beside || !known.contains(&name) {
+                    entries.push(Entry {
+                        name,
+                        package,
+                        request,
+                    });
+                }
+            }
+        }
+    }
+    load_in_waves(host, entries).await;
+}
+
+// === impl Configured ===
+
+impl Configured {
+    /// The name that an entry is registered under. If its package cannot be read, that of the same source before, so that a folder that is
+    /// being written does not look like a plugin that was taken out.
+    fn name_of(&self, entry: &PluginEntry, package: Option<&Package>) -> String {
+        let given = entry.name.clone();
+        let own = || package.map(|it| it.plugin().name.to_string());
+        let before = || {
+            let same = |it: &&Named| it.entry.name.is_none() && it.entry.source == entry.source;
+            let (name, _) = self.0.iter().find(|(_, it)| same(it))?;
+            Some(name.clone())
+        };
+        given
+            .or_else(own)
+            .or_else(before)
+            .unwrap_or_else(|| stand_in(&Source::from(entry.source.clone())))
+    }
+
+    fn is_done(&self, name: &str, entry: &PluginEntry) -> bool {
+        self.0.get(name).is_some_and(|it| it.done && it.entry == *entry)
+    }
+
+    fn done(&mut self, name: &str, entry: &PluginEntry) {
+        let entry = entry.clone();
+        self.0.insert(name.to_owned(), Named { entry, done: true });
+    }
+
+    /// Keeps what `entries` names; the names of the others.
+    fn replace(&mut self, entries: BTreeMap<String, PluginEntry>) -> Vec<String> {
+        let gone: Vec<_> = self
+            .0
+            .keys()
+            .filter(|it| !entries.contains_key(*it))
+            .cloned()
+            .collect();
+        self.0.retain(|name, _| entries.contains_key(name));
+        for (name, entry) in entries {
+            self.0.entry(name).or_insert(Named { entry, done: false });
+        }
+        gone
+    }
+}
+
+// === steps ===
+
+/// Reads all packages at once.
+async fn read_all<T>(
+    shared: &Shared,
+    all: Vec<T>,
+    source: impl Fn(&T) -> Source,
+) -> Vec<(T, Result<Package, HostError>)> {
+    let source = &source;
+    join_all(all.into_iter().map(|it| async move {
+        let read = load::fetch(shared, &source(&it)).await;
+        (it, read)
+    }))
+    .await
+}
+
+/// Whether what serves under this name is what the package has.
+fn runs(shared: &Shared, name: &str, package: &Package) -> bool {
+    let serving = shared.find(name).ok().and_then(|it| call::serving(&it).ok());
+    serving.is_some_and(|it| {
+        let artifact = package.artifact(it.runtime);
+        artifact.is_some_and(|artifact| artifact.digest == it.digest) && it.manifest == *package.manifest()
+    })
+}
+
+/// Loads everything, in waves: first what needs nothing that another one provides, then what the first wave provides for, and so on.
+async fn load_in_waves(host: &Host, mut entries: Vec<Entry>) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    while !entries.is_empty() {
+        let waits = |(index, entry): (usize, &Entry)| {
+            let others = || {
+                entries
+                    .iter()
+                    .enumerate()
+                    .filter(move |(other, _)| *other != index)
+            };
+            let provided =
+                |service: &String| others().any(|(_, it)| it.package.manifest().provides.contains(service));
+            let hard = entry
+                .package
+                .manifest()
+                .requires
+                .iter()
+                .filter(|it| !it.optional && !it.lazy);
+            hard.into_iter().any(|it| provided(&it.service))
+        };
+        let waiting: Vec<bool> = entries.iter().enumerate().map(waits).collect();
+        // In a cycle all wait for each other; their checks say so better than we could.
+        let stuck = waiting.iter().all(|it| *it);
+        let (later, now): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .zip(waiting)
+            .partition(|(_, waits)| *waits && !stuck);
+        outcomes.extend(join_all(now.into_iter().map(|(entry, _)| load_one(host, entry))).await);
+        entries = later.into_iter().map(|(entry, _)| entry).collect();
+    }
+    outcomes
+}
+
+async fn load_one(host: &Host, entry: Entry) -> Outcome {
+    let Entry {
+        name,
+        package,
+        request,
+    } = entry;
+    let source = request.source.clone();
+    let served = host
+        .shared()
+        .find(&name)
+        .is_ok_and(|it| call::serving(&it).is_ok());
+    let loaded = host.load_package(package, request).await;
+    match &loaded {
+        Ok(info) if is_well(info.state) => {}
+        Ok(info) => {
+            tracing::warn!(target: "mortise::life", plugin = name, state = %info.state, "a plugin of the configuration does not serve");
+        }
+        Err(error) => {
+            tracing::error!(target: "mortise::life", plugin = name, %source, %error, hint = error.hint(), "a plugin of the configuration does not serve");
+        }
+    }
+    Outcome { name, served, loaded }
+}
+
+/// A name for something that could not say its own.
+fn stand_in(source: &Source) -> String {
+    match source {
+        Source::Builtin(name) | Source::Embedded(name) => name.clone(),
+        Source::Folder(path) => path.file_name().map_or_else(
+            || path.display().to_string(),
+            |it| it.to_string_lossy().into_owned(),
+        ),
+    }
+}
+
+fn reasons(error: &HostError) -> Vec<Refusal> {
+    match error.reasons() {
+        [] => vec![refusal(
+            &load::with_causes(error),
+            error.hint().unwrap_or_default(),
+        )],
+        all => all.to_vec(),
+    }
+}
+
+fn refusal(why: &str, hint: &str) -> Refusal {
+    Refusal {
+        what: "load".to_owned(),
+        why: why.to_owned(),
+        hint: hint.to_owned(),
+    }
+}
