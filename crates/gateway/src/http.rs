@@ -3,24 +3,25 @@
 //! A request with an `Origin` header comes from a web page, and no page has business here: it is refused, which also keeps a page
 //! that re-binds its own name to this address (DNS rebinding) out. A gateway for browsers will name its origins in the configuration.
 
-use std::{sync::Arc, time::Instant};
+use std::{error::Error, io, sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use mortise_host::{Host, State as PluginState};
 use mortise_runtime::CallErrorKind;
 use mortise_wire::Header;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,12 +29,17 @@ use crate::{
     jsonrpc::{self, Methods},
     options::Options,
     rpc::{Caller, PluginMethods},
-    server::{self, Tcp},
+    server::{self, Accept, Front},
     trace::Trace,
 };
 
 /// The deadline of a request, in milliseconds from now.
 pub const TIMEOUT_HEADER: &str = "x-mortise-timeout-ms";
+
+const RPC: &str = "/rpc";
+// Hashed once: with the text of a name, a look into the headers would parse it each time.
+static TIMEOUT: HeaderName = HeaderName::from_static(TIMEOUT_HEADER);
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The HTTP edge of one host.
 #[derive(Clone)]
@@ -66,7 +72,7 @@ impl Gateway {
     /// The routes, for a service that has a server of its own. The bounds on connections are then that server's part.
     pub fn router(&self) -> Router {
         Router::new()
-            .route("/rpc", post(rpc))
+            .route(RPC, post(rpc))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/health/plugin/{name}", get(plugin_health))
@@ -77,6 +83,7 @@ impl Gateway {
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let tcp = Tcp {
             listener,
+            gateway: self.clone(),
             router: self.router(),
         };
         let unready = async {
@@ -87,16 +94,63 @@ impl Gateway {
     }
 }
 
+// === connections ===
+
+/// TCP, with the same front for everybody.
+struct Tcp {
+    listener: TcpListener,
+    gateway: Gateway,
+    router: Router,
+}
+
+/// The path that nearly all requests take, ahead of the router that knows all of them.
+struct Edge {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Accept for Tcp {
+    type Stream = TcpStream;
+    type Front = Edge;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Edge)> {
+        let (stream, _) = self.listener.accept().await?;
+        // Answers are written in one piece, so waiting for more to send only adds delay. A connection that is already gone may refuse it.
+        let _ = stream.set_nodelay(true);
+        let (app, router) = (Arc::clone(&self.gateway.app), self.router.clone());
+        Ok((stream, Edge { app, router }))
+    }
+}
+
+impl Front for Edge {
+    async fn answer(&self, request: http::Request<Incoming>) -> Response {
+        if request.method() == Method::POST && request.uri().path() == RPC {
+            let (head, body) = request.into_parts();
+            return serve_rpc(&self.app, &head.headers, body).await;
+        }
+        // In a box, because every request is as large as the largest way to answer it.
+        Box::pin(self.router.answer(request)).await
+    }
+}
+
 // === routes ===
 
 async fn rpc(State(app): State<Arc<App>>, request: Request) -> Response {
-    let accept = tracing::trace_span!("accept");
     let (head, body) = request.into_parts();
-    let caller = match accept.in_scope(|| caller(&head.headers, &app.options)) {
+    serve_rpc(&app, &head.headers, body).await
+}
+
+async fn serve_rpc<B>(app: &App, headers: &HeaderMap, body: B) -> Response
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let accept = tracing::trace_span!("accept");
+    let caller = match accept.in_scope(|| caller(headers, &app.options)) {
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
-    let body = match read_body(body, &head.headers, &app.options).await {
+    let body = match read_body(body, headers, &app.options).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
@@ -208,10 +262,10 @@ fn caller(headers: &HeaderMap, options: &Options) -> Result<Caller, HttpRefusal>
         ));
     }
     let deadline = headers
-        .get(TIMEOUT_HEADER)
+        .get(&TIMEOUT)
         .map(|value| deadline(value, options))
         .transpose()?;
-    let trace = Trace::of(headers.get("traceparent").map(HeaderValue::as_bytes));
+    let trace = Trace::of(headers.get(&TRACEPARENT).map(HeaderValue::as_bytes));
     let named = |name: &String| {
         let value = headers.get(name)?.to_str().ok()?.to_owned();
         Some(Header {
@@ -247,11 +301,15 @@ fn deadline(value: &HeaderValue, options: &Options) -> Result<Instant, HttpRefus
 }
 
 /// Reads a body within its bounds of size and time.
-pub(crate) async fn read_body(
-    body: Body,
+pub(crate) async fn read_body<B>(
+    body: B,
     headers: &HeaderMap,
     options: &Options,
-) -> Result<Bytes, HttpRefusal> {
+) -> Result<Bytes, HttpRefusal>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let too_large = || {
         let message = format!("the body is larger than {} bytes", options.body_bytes_max);
         HttpRefusal::new(

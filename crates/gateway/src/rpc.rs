@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use mortise_host::{CallOptions, Host};
+use mortise_host::{CallOptions, Host, Route};
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_wire::{Code, Header};
 
@@ -10,7 +10,7 @@ use crate::{
     error::{Detail, FailedCall, RpcError, code},
     jsonrpc::{Methods, Request},
     trace::Trace,
-    transcode,
+    transcode::{self, Transcoder},
 };
 
 /// Answers `plugin.{name}.{method}` and `package.Service/Method`.
@@ -51,14 +51,14 @@ impl Methods for PluginMethods {
             })?;
         let pool = route.contract().pool();
         let failed = |error: CallError| failed(error, Some(route.plugin()), Some(pool));
-        let method = route.method().ok_or_else(|| {
+        let transcoder = route.memo(transcoder).ok_or_else(|| {
             failed(CallError::new(
                 CallErrorKind::HostBug,
                 format!("the route to `{}` leads to no method", request.method),
             ))
         })?;
 
-        let payload = transcode::request(&method.input(), request.params).map_err(|mut error| {
+        let payload = transcoder.request(request.params).map_err(|mut error| {
             if let Some(data) = &mut error.data {
                 data.plugin = Some(route.plugin().to_owned());
                 data.status = Some(Code::InvalidArgument.as_str().to_owned());
@@ -77,7 +77,7 @@ impl Methods for PluginMethods {
             .await
             .map_err(failed)?;
         tracing::trace_span!("reply")
-            .in_scope(|| transcode::reply(&method.output(), reply, out))
+            .in_scope(|| transcoder.reply(reply, out))
             .map_err(failed)
     }
 }
@@ -86,6 +86,11 @@ impl PluginMethods {
     pub(crate) fn new(host: Host, detail: Detail) -> Arc<Self> {
         Arc::new(Self { host, detail })
     }
+}
+
+fn transcoder(route: &Route) -> Option<Transcoder> {
+    let method = route.method()?;
+    Some(Transcoder::new(method.input(), method.output()))
 }
 
 /// Calls one method with a request in JSON and brings the reply in JSON, as `POST /rpc` would, with everything that is known about a

@@ -3,32 +3,33 @@
 //! What a hostile or slow client can hold is bounded in each phase of a connection: the head by `Options::head_read`, the body by
 //! `Options::body_read` (see [`crate::http`]), the answer by `Options::write_stall`, all of them together by `Options::connections_max`.
 //!
+//! A connection's requests are answered on the connection's own task.
+//!
 //! # Stopping
 //! 1. The listener is dropped: new connections are refused by the kernel.
 //! 2. Idle connections are closed; those with a request in flight answer it, say `connection: close` and end.
 //! 3. Whatever is left after `Options::drain` is cut.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use axum::{Router, body::Body, response::Response};
+use http::Request;
+use hyper::{body::Incoming, rt, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
     sync::Semaphore,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 use crate::options::Options;
 
@@ -37,24 +38,23 @@ pub(crate) trait Accept: Send + Sync {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
+    /// What answers its requests.
+    type Front: Front;
+
     /// Waits for the next connection and says what serves it.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Router)>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Front)>> + Send;
 }
 
-/// TCP with one router for everybody.
-pub(crate) struct Tcp {
-    pub(crate) listener: TcpListener,
-    pub(crate) router: Router,
+/// Answers the requests of one connection.
+pub(crate) trait Front: Send + Sync + 'static {
+    /// Answers one. Whatever goes wrong is an answer, too.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
 }
 
-impl Accept for Tcp {
-    type Stream = tokio::net::TcpStream;
-
-    async fn accept(&self) -> io::Result<(Self::Stream, Router)> {
-        let (stream, _) = self.listener.accept().await?;
-        // Answers are written in one piece, so waiting for more to send only adds delay. A connection that is already gone may refuse it.
-        let _ = stream.set_nodelay(true);
-        Ok((stream, self.router.clone()))
+impl Front for Router {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        let Ok(response) = self.clone().oneshot(request.map(Body::new)).await;
+        response
     }
 }
 
@@ -64,8 +64,7 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(options.head_read);
+    http.header_read_timeout(options.head_read);
 
     loop {
         let accepted = tokio::select! {
@@ -77,11 +76,12 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
             } => accepted,
         };
         match accepted {
-            Ok(((stream, router), permit)) => {
-                let (http, stop, cut) = (http.clone(), stop.clone(), cut.clone());
+            Ok(((stream, front), permit)) => {
+                let (mut http, stop, cut) = (http.clone(), stop.clone(), cut.clone());
+                http.timer(HeadTimer::default());
                 let stream = StallLimit::new(stream, options.write_stall);
                 connections.spawn(async move {
-                    connection(&http, stream, router, &stop, &cut).await;
+                    connection(&http, stream, front, &stop, &cut).await;
                     drop(permit);
                 });
             }
@@ -114,11 +114,17 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
 async fn connection(
     http: &http1::Builder,
     stream: StallLimit<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
-    router: Router,
+    front: impl Front,
     stop: &CancellationToken,
     cut: &CancellationToken,
 ) {
-    let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Counted by this connection alone: requests of different connections share no cache line here.
+    let front = Arc::new(front);
+    let answer = service_fn(move |request| {
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(front.answer(request).await) }
+    });
+    let served = http.serve_connection(TokioIo::new(stream), answer);
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         biased;
@@ -144,6 +150,53 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         K::ConnectionRefused | K::ConnectionAborted | K::ConnectionReset | K::Interrupted
     )
+}
+
+/// The clock of one connection's heads: a single timer, set anew only when it has rung.
+///
+/// hyper asks for a new sleep with every request, and drops it as soon as the head is there. With tokio's own that is two visits to the
+/// timer wheel per request; here it is a deadline that moves, and a timer that rings once per `head_read` at most to find that it has.
+#[derive(Default)]
+struct HeadTimer(Arc<Mutex<Alarm>>);
+
+/// Set for the deadline of some sleep of this connection. Deadlines only grow, so it never rings too late.
+type Alarm = Option<Pin<Box<Sleep>>>;
+
+/// hyper holds one at a time.
+struct HeadSleep {
+    deadline: Instant,
+    alarm: Arc<Mutex<Alarm>>,
+}
+
+impl rt::Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
+        self.sleep_until((Instant::now() + duration).into())
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
+        Box::pin(HeadSleep {
+            deadline: deadline.into(),
+            alarm: Arc::clone(&self.0),
+        })
+    }
+}
+
+impl rt::Sleep for HeadSleep {}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(self.deadline)));
+        loop {
+            ready!(alarm.as_mut().poll(cx));
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(self.deadline);
+        }
+    }
 }
 
 /// Fails a write that makes no progress for too long. Costs nothing while the peer reads.

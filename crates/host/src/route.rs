@@ -60,6 +60,20 @@ impl Route {
     pub fn method(&self) -> Option<&Method> {
         self.0.contract.method(self.service(), self.method_name())
     }
+
+    /// What an edge has made of this method, a codec say; made at the first call, gone with the table of methods that the route comes from.
+    /// `None` if `make` has nothing, or if an edge with another type of its own was here before.
+    pub fn memo<T: Send + Sync + 'static>(&self, make: impl FnOnce(&Self) -> Option<T>) -> Option<&T> {
+        let memo = match self.0.memo.get() {
+            Some(memo) => memo,
+            None => {
+                // Two threads may both make one; the first is kept.
+                let made = make(self)?;
+                self.0.memo.get_or_init(|| Box::new(made))
+            }
+        };
+        memo.downcast_ref()
+    }
 }
 
 impl fmt::Debug for Route {

@@ -5,7 +5,10 @@
 //!
 //! A plugin that is down keeps its entries, so that a call to it hears that it is down and not that there is no such method.
 
-use std::sync::Arc;
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
 
 use mortise_contract::Contract;
 use mortise_routing::{Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
@@ -31,6 +34,8 @@ pub(crate) struct Target {
     pub(crate) version: Version,
     pub(crate) contract: Arc<Contract>,
     pub(crate) generation: u64,
+    /// See [`crate::Route::memo`].
+    pub(crate) memo: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// What an address offers: that of its newest generation that was ever healthy.
@@ -272,6 +277,7 @@ fn targets_of(address: &Arc<Address>, offer: &Offer) -> Vec<Arc<Target>> {
             version: offer.version.clone(),
             contract: offer.contract.clone(),
             generation: offer.generation,
+            memo: OnceLock::new(),
         })
     };
     methods.map(target).collect()

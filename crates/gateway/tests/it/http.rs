@@ -132,6 +132,34 @@ async fn a_head_that_drips_is_cut() {
 }
 
 #[tokio::test]
+async fn each_head_of_a_kept_connection_has_its_own_time() {
+    let edge = Edge::with(|options| options.head_read = Duration::from_millis(500)).await;
+    let mut stream = TcpStream::connect(edge.address).await.unwrap();
+    let request = format!(
+        "POST /rpc HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{ECHO}",
+        ECHO.len()
+    );
+    // A busy connection outlives the time of any one head.
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(1200) {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut seen = String::new();
+        while !seen.ends_with(r#"{"text":"x"}}"#) {
+            let mut part = [0; 1024];
+            let read = stream.read(&mut part).await.unwrap();
+            assert!(read > 0, "closed after: {seen}");
+            seen += std::str::from_utf8(&part[..read]).unwrap();
+        }
+    }
+    // And its last head is cut like a first one.
+    stream
+        .write_all(b"POST /rpc HTTP/1.1\r\nhost: x\r\n")
+        .await
+        .unwrap();
+    answer_of(stream).await;
+}
+
+#[tokio::test]
 async fn a_body_that_drips_is_refused() {
     let edge = Edge::with(|options| options.body_read = Duration::from_millis(100)).await;
     let mut stream = TcpStream::connect(edge.address).await.unwrap();
