@@ -1,8 +1,13 @@
 //! One SQLite file: its schema, its connections, and its failures in our words.
 //!
-//! WAL mode, so that a reader never waits for a writer. `synchronous = FULL`: a transition is on the disk before its side effect
-//! begins, which is the point of a journal. Several connections of one process share the file; a writer waits up to
+//! WAL mode, so that a reader never waits for a writer. Several connections of one process share the file; a writer waits up to
 //! [`BUSY_WAIT`] for another one's transaction.
+//!
+//! # What survives what
+//! Each transaction says which end it has to survive ([`Survives`]). Whatever was committed survives the end of the host, by a crash or a kill:
+//! it is in the kernel's hands. A power cut is survived by what waited for the disk, and by everything that was committed before it, since
+//! the log is synced as a whole. In either case transactions are there whole or not at all, and no later one without the earlier ones.
+//! ADR 5 says which facts need which.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,6 +30,15 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
+}
+
+/// The worst that a transaction survives once it has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Survives {
+    /// The end of this process, however it comes. Costs no wait for the disk.
+    Crash,
+    /// The end of the machine. Costs one sync of the disk.
+    PowerCut,
 }
 
 /// One connection, used by one thread at a time.
@@ -52,7 +66,7 @@ impl Database {
         let prepare = || {
             connection.busy_timeout(BUSY_WAIT)?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "synchronous", Survives::PowerCut.synchronous())?;
             // A damaged or crafted schema must not run code of ours.
             connection.pragma_update(None, "trusted_schema", false)
         };
@@ -65,14 +79,28 @@ impl Database {
 }
 
 impl Link {
-    /// Runs `work` in one transaction: all of it is kept, or nothing.
+    /// Runs `work` in one transaction: all of it is kept, or nothing. What is kept is on the disk when this returns.
     pub(crate) fn write<T>(
         &self,
         doing: &str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, WorkError>,
     ) -> Result<T, StoreError> {
+        self.write_to_survive(Survives::PowerCut, doing, work)
+    }
+
+    /// The same, kept through no worse than `end`.
+    pub(crate) fn write_to_survive<T>(
+        &self,
+        end: Survives,
+        doing: &str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, WorkError>,
+    ) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let named = |source| failure(doing, &self.path, source);
+        // Said anew by every transaction, so none depends on what the one before left behind.
+        connection
+            .pragma_update(None, "synchronous", end.synchronous())
+            .map_err(named)?;
         // Immediate: a transaction that begins as a reader and then writes can fail with "busy" halfway.
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -97,6 +125,16 @@ impl Link {
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a transaction rolled it back; the connection itself is sound.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Survives {
+    /// SQLite's word for it, in WAL mode.
+    fn synchronous(self) -> &'static str {
+        match self {
+            Self::Crash => "NORMAL",
+            Self::PowerCut => "FULL",
+        }
     }
 }
 

@@ -1,17 +1,23 @@
 //! What happened to every plugin, what should run, and what must not.
 //!
 //! Invariants
-//! - J1: a transition is on the disk before [`Journal::append`] returns; the caller starts the side effect after that.
+//! - J1: once [`Journal::append`] returns, the transition survives the end of the host, however it comes; the caller starts the side effect after
+//!   that. It need not survive a power cut, because no side effect does: instances, cells and calls are gone with the machine.
 //! - J2: `seq` grows by the order of the appends, whatever the clock does; rows are never changed, only [pruned](Journal::prune)
 //!   from the old end.
 //! - J3: what is desired changes only by an operator's word, never by a crash; a host that starts reconciles to it.
+//! - J4: what is desired, and what is in quarantine or let out of it, is on the disk before its function returns, and so is every
+//!   transition before it: that is what a host acts on when the machine is back.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mortise_runtime::Digest;
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use crate::{StoreError, database::Link};
+use crate::{
+    StoreError,
+    database::{Link, Survives},
+};
 
 /// One transition, about to happen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,7 +109,7 @@ impl Journal {
         Self { link }
     }
 
-    /// Writes a transition down and returns its place. It is on the disk then (J1).
+    /// Writes a transition down and returns its place. From then on it survives the host (J1).
     ///
     /// # Errors
     /// What the disk says; the transition must not happen then.
@@ -111,13 +117,13 @@ impl Journal {
         self.append_all(at, std::slice::from_ref(transition))
     }
 
-    /// Writes several transitions down, in this order, and returns the place of the last one. All of them are on the disk then, or none: one
-    /// sync of the disk for a run of transitions that have no side effects before the last.
+    /// Writes several transitions down, in this order, and returns the place of the last one. All of them survive the host then,
+    /// or none: one transaction for a run of transitions that have no side effects before the last.
     ///
     /// # Errors
     /// What the disk says; none of the transitions must happen then.
     pub fn append_all(&self, at: SystemTime, transitions: &[Transition]) -> Result<u64, StoreError> {
-        self.link.write("append to", |db| {
+        self.link.write_to_survive(Survives::Crash, "append to", |db| {
             let mut insert = db.prepare_cached(
                 "INSERT INTO transitions (at_ms, plugin, version, digest, actor, from_state, event, to_state, detail)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -196,7 +202,7 @@ impl Journal {
     /// # Errors
     /// What the disk says.
     pub fn prune(&self, keep: u32) -> Result<usize, StoreError> {
-        self.link.write("prune", |db| {
+        self.link.write_to_survive(Survives::Crash, "prune", |db| {
             Ok(db.execute(
                 "DELETE FROM transitions WHERE seq <= (SELECT max(seq) FROM transitions) - ?
                  AND seq NOT IN (SELECT max(seq) FROM transitions GROUP BY plugin, version)",
