@@ -146,15 +146,17 @@ const RINGS: &[Ring] = &[
         bans: HOST_SIDE,
         pure: false,
     },
+    // A plugin author's first `cargo test` compiles it, so it has no more than a host needs.
+    Ring {
+        name: "test host",
+        crates: &["mortise-testkit"],
+        looks_at: &["words", "port", "adapters", "host", "guest side"],
+        bans: &["aws-lc-rs", "axum", "reqwest", "wasmtime"],
+        pure: false,
+    },
     Ring {
         name: "testing",
-        crates: &[
-            "mortise-conformance",
-            "mortise-testkit",
-            "mortise-e2e",
-            "mortise-bench",
-            "xtask",
-        ],
+        crates: &["mortise-conformance", "mortise-e2e", "mortise-bench", "xtask"],
         looks_at: &[
             "words",
             "hazard",
@@ -165,6 +167,7 @@ const RINGS: &[Ring] = &[
             "facade",
             "edges",
             "guest side",
+            "test host",
             "testing",
         ],
         bans: &[],
@@ -218,14 +221,14 @@ fn arrows(workspace: &Workspace, package: &Package, ring: &Ring) -> Vec<Fault> {
     let ours =
         |dependency: &&Dependency| dependency.path.is_some() && dependency.kind.as_deref() != Some("dev");
     let ring_of = |name: &str| RINGS.iter().find(|ring| ring.crates.contains(&name));
-    // Plugins are users of ours, not parts; only tests and demos may have them compiled in.
+    // Plugins are users of ours, not parts; only tests, demos and the command that ships some may have them compiled in.
     let is_plugin = |dependency: &&Dependency| {
         dependency
             .path
             .as_ref()
             .is_some_and(|path| path.starts_with(workspace.root().join("plugins")))
     };
-    let may_hold_plugins = ring.name == "testing";
+    let may_hold_plugins = ring.name == "testing" || package.name == "mortise-cli";
     let outward = |name: &str| ring_of(name).is_none_or(|other| !ring.looks_at.contains(&other.name));
     let dependencies = package
         .dependencies

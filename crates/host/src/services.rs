@@ -10,8 +10,10 @@
 //! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
 //! counted and said.
 
+#[cfg_attr(not(feature = "http"), path = "services/no_egress.rs")]
 mod egress;
 mod log;
+mod lookup;
 
 use std::{
     sync::{Arc, LazyLock, OnceLock, Weak},
@@ -33,9 +35,9 @@ use crate::{
 };
 
 use egress::Egress;
-pub use egress::NameLookup;
-pub(crate) use egress::SystemLookup;
 use log::LogGate;
+pub use lookup::NameLookup;
+pub(crate) use lookup::SystemLookup;
 
 /// The host, as one instance sees it.
 pub(crate) struct Services {

@@ -56,7 +56,7 @@
 //!
 //! # Features
 //! `builtin`, `native`, `process` and `wasm`, all on by default, choose which runtimes are compiled in. [`host()`] adds those that need
-//! nothing but the data directory.
+//! nothing but the data directory. `http`, on by default, is HTTP requests of plugins, with the TLS library that they take.
 #![forbid(unsafe_code)]
 
 pub use mortise_contract as contract;

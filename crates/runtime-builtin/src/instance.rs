@@ -22,7 +22,7 @@ use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, HostServices, Instance,
     InstanceId, MethodIndex, Start, StopReport, Usage,
 };
-use mortise_wire::{Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance};
+use mortise_wire::{Code, Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -321,7 +321,8 @@ impl Shared {
         match timeout_at(deadline.into(), working).await {
             Ok(Ok(reply)) => {
                 watch.over = true;
-                reply
+                // A method that hears of its deadline may be quicker than the timer; it is late all the same.
+                reply.map_err(|error| if is_late(&error, deadline) { late() } else { error })
             }
             Ok(Err(error)) => Err(CallError::new(
                 CallErrorKind::Unavailable,
@@ -402,6 +403,13 @@ impl Shared {
             },
         }
     }
+}
+
+/// Whether a plugin's own error says no more than that its time is over, and it is.
+fn is_late(error: &CallError, deadline: Instant) -> bool {
+    error.kind() == CallErrorKind::Returned
+        && error.status().kind() == Code::DeadlineExceeded
+        && deadline <= Instant::now()
 }
 
 /// Looks whether a method whose caller is gone comes back (B3).

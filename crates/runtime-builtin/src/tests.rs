@@ -364,9 +364,9 @@ async fn payloads_over_the_limit_cost_one_call() {
 
 #[tokio::test]
 async fn starts_that_fail() {
-    let fails = async |config: &str| {
+    let fails = async |config: &str, start_ms: u64| {
         let limits = Limits {
-            start: Duration::from_millis(200),
+            start: Duration::from_millis(start_ms),
             ..Limits::default()
         };
         let Err(error) = start_with(limits, config).await else {
@@ -375,14 +375,14 @@ async fn starts_that_fail() {
         assert_eq!(error.kind(), RuntimeErrorKind::StartFailed);
         error.to_string()
     };
-    let declined = fails("{\"start\":\"declines\"}").await;
+    let declined = fails("{\"start\":\"declines\"}", 60_000).await;
     assert_eq!(
         declined,
         "plugin `linked` declined to start: `start` must be well"
     );
-    let panicked = fails("{\"start\":\"panics\"}").await;
+    let panicked = fails("{\"start\":\"panics\"}", 60_000).await;
     assert_eq!(panicked, "plugin `linked` panicked in its start: at the start");
-    let late = fails("{\"start\":\"waits\"}").await;
+    let late = fails("{\"start\":\"waits\"}", 200).await;
     assert!(
         late.starts_with("plugin `linked` was not ready after 200ms"),
         "{late}"

@@ -1,8 +1,8 @@
 //! Test a plugin without a daemon: a real host in the test's own process, with the plugin's type in it.
 //!
 //! What a test sees is what an operator would: calls go through the host's routing, admission, deadlines and grants, key-value data is
-//! in a database (a temporary one), and calls to other plugins reach other plugins. Only the runtime is the test's own: the plugin's code
-//! is linked into the test, so that a debugger, a sanitizer and a coverage tool see it. This crate has no fakes, and it does
+//! in a database (a temporary one), and calls to other plugins reach other plugins. The plugin's code is linked into the test and run by
+//! the runtime `builtin`, so that a debugger, a sanitizer and a coverage tool see it. This crate has no fakes, and it does
 //! not check what only a real artifact shows (section, ABI, sandbox): that is `mortise check` and the conformance suite.
 //!
 //! ```no_run
@@ -17,9 +17,11 @@
 //! ```
 //!
 //! In a test that is `async` already, [`TestHost::builder`] and [`Builder::start`] give the same without a runtime of its own.
+//!
+//! # Features
+//! By default the host is what most plugins need, so that the first `cargo test` is quick. `full` is everything that a daemon's host has: also
+//! HTTP requests of plugins, with the TLS library that they take.
 #![forbid(unsafe_code)]
-
-mod in_process;
 
 use std::{
     fmt,
@@ -27,14 +29,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mortise_host::{CallOptions, Host, LoadRequest, Source};
-use mortise_manifest::{LimitsOverride, Manifest};
+use mortise_host::{CallOptions, Host, LoadRequest, Package, Source};
+use mortise_manifest::LimitsOverride;
 use mortise_runtime::CallError;
+use mortise_runtime_builtin::{BuiltinPlugin, BuiltinRuntime};
 use mortise_sdk::{Header, Status, client, guest::Plugin};
-use mortise_store::Package;
-use prost::Message as _;
 
-pub use in_process::InProcess;
 pub use mortise_host;
 pub use mortise_manifest::{Grant, Permissions};
 
@@ -51,9 +51,8 @@ pub struct TestHost {
 /// What a [`TestHost`] is made of.
 #[must_use = "a builder does nothing until it is started"]
 pub struct Builder {
-    runtime: InProcess,
+    linked: BuiltinPlugin,
     package: Package,
-    manifest: Manifest,
     grant: Option<Grant>,
     config_json: Option<String>,
     limits: LimitsOverride,
@@ -79,16 +78,13 @@ impl TestHost {
     /// # Panics
     /// If the metadata that the plugin was built with does not parse.
     pub fn builder<P: Plugin>() -> Builder {
-        let metadata =
-            mortise_wire::Metadata::decode(P::METADATA).expect("the plugin's build wrote its metadata");
-        let text = std::str::from_utf8(&metadata.manifest).expect("the plugin's build checked its manifest");
-        let manifest = Manifest::parse(text, "plugin.toml").unwrap_or_else(|faults| panic!("{faults}"));
-        let package = Package::builtin(&metadata.name, text, &metadata.descriptor_set)
-            .unwrap_or_else(|error| panic!("{error}"));
+        let linked = BuiltinPlugin::new(mortise_sdk::linked::plugin::<P>());
+        let linked = linked.unwrap_or_else(|error| panic!("{error}"));
+        let package = Package::builtin(&linked.id().name, linked.manifest_text(), linked.descriptor_set());
+        let package = package.unwrap_or_else(|error| panic!("{error}"));
         Builder {
-            runtime: InProcess::new::<P>(),
+            linked,
             package,
-            manifest,
             grant: None,
             config_json: None,
             limits: LimitsOverride::default(),
@@ -241,11 +237,13 @@ impl Builder {
     /// # Errors
     /// Why the plugin does not start.
     pub async fn start(self) -> Result<TestHost, mortise_host::HostError> {
-        let name = self.manifest.name.clone();
+        let name = self.package.plugin().name.to_string();
+        let declared = self.package.manifest().permissions.clone();
+        let runtime = BuiltinRuntime::new([self.linked]).expect("one plugin has the name of no other");
         let mut config = mortise_manifest::HostConfig::default();
         config.routing.propagate = self.headers.iter().map(|it| it.name.clone()).collect();
         let mut builder = Host::builder()
-            .runtime(self.runtime)
+            .runtime(runtime)
             .builtin(&*name, self.package)
             .config(config);
         if let Some(dir) = self.data_dir {
@@ -253,7 +251,7 @@ impl Builder {
         }
         let host = builder.start().await?;
         let granted = self.grant.unwrap_or(Grant {
-            permissions: self.manifest.permissions,
+            permissions: declared,
         });
         let request = LoadRequest {
             grant: granted,
@@ -275,7 +273,7 @@ impl Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("plugin", &self.manifest.name)
+            .field("plugin", self.package.plugin())
             .finish_non_exhaustive()
     }
 }

@@ -15,14 +15,13 @@
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use mortise_manifest::{Endpoint, Grant};
-use mortise_runtime::BoxFuture;
 use mortise_wire::{
     Code, Status,
     host::{HttpHeader, HttpReply, HttpRequest},
@@ -34,34 +33,10 @@ use reqwest::{
     redirect,
 };
 
-use super::About;
+use super::{About, NameLookup};
 
 /// Most redirects that are followed.
 pub(crate) const REDIRECTS_MAX: usize = 10;
-
-/// Turns a host's name into addresses. The default asks the system.
-pub trait NameLookup: Send + Sync + 'static {
-    /// All addresses of `host`; their ports mean nothing.
-    ///
-    /// # Errors
-    /// What the resolver says.
-    fn lookup<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
-}
-
-/// Asks the system's resolver.
-#[derive(Debug)]
-pub(crate) struct SystemLookup;
-
-impl NameLookup for SystemLookup {
-    fn lookup<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            Ok(tokio::net::lookup_host((host, 0))
-                .await?
-                .map(|it| it.ip())
-                .collect())
-        })
-    }
-}
 
 /// One plugin's way out.
 pub(crate) struct Egress {

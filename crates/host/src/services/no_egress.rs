@@ -1,0 +1,26 @@
+//! In place of `egress` in a host that was built without feature `http`: the same questions, and one answer.
+
+use std::{sync::Arc, time::Instant};
+
+use mortise_manifest::Grant;
+use mortise_wire::{
+    Code, Status,
+    host::{HttpReply, HttpRequest},
+};
+
+use super::{About, NameLookup};
+
+/// No way out.
+pub(crate) struct Egress;
+
+impl Egress {
+    pub(crate) fn new(_: About, _: &Grant, _: Arc<dyn NameLookup>, _: usize) -> Self {
+        Self
+    }
+
+    pub(crate) async fn send(&self, _: HttpRequest, _: Instant) -> Result<HttpReply, Status> {
+        let why = "this host was built without HTTP requests of plugins; build it with feature `http` of `mortise` or `mortise-host`, or feature \
+                   `full` of `mortise-testkit`";
+        Err(Status::new(Code::Unimplemented, why))
+    }
+}
