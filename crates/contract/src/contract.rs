@@ -117,6 +117,11 @@ impl Contract {
         })
     }
 
+    /// Links what every contract may import, which is done once in a process and which the first contract would otherwise wait for.
+    pub fn prepare() {
+        LazyLock::force(&WELL_KNOWN);
+    }
+
     /// BLAKE3 over the sorted full hashes of all provided methods: the identity of what is provided.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use mortise_contract::Contract;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName};
 use mortise_routing::Rule;
@@ -159,6 +160,13 @@ impl HostBuilder {
             remembers,
         } = self;
         let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
+        // What a process does once takes milliseconds; better beside the opening of the disk than in the first load.
+        let preparing = tokio::task::spawn_blocking(|| {
+            // Asks the kernel for its barrier, which it grants only after a quiet moment of each processor.
+            let asymmetric = mortise_hazard::is_asymmetric();
+            tracing::debug!(target: "mortise::life", asymmetric, "readers of cells pay stores only, or a fence");
+            Contract::prepare();
+        });
         let opening = tokio::task::spawn_blocking(move || {
             let (data, temporary) = open(chosen)?;
             let make = |(name, make): (_, MakeRuntime)| (name, make(data.path()));
@@ -169,6 +177,9 @@ impl HostBuilder {
             .await
             .map_err(|_| HostError::new(HostErrorKind::Storage, "opening the data directory was given up"))?;
         let (data, temporary, runtimes) = opened?;
+        if preparing.await.is_err() {
+            tracing::error!(target: "mortise::life", "the preparations panicked; the first load makes them");
+        }
         for (name, error) in runtimes
             .iter()
             .filter_map(|(name, made)| Some((name, made.as_ref().err()?)))
@@ -188,7 +199,7 @@ impl HostBuilder {
             journal: data.journal().map_err(of_store)?,
             kv: data.kv(KvLimits::default()).map_err(of_store)?,
             data,
-            temporary,
+            _temporary: temporary,
             remembers,
         };
         let host = Host::new(parts);

@@ -52,34 +52,7 @@ struct Owner(Arc<Shared>);
 /// What the embedder added, or why it could not be made.
 pub(crate) type Runtimes = HashMap<RuntimeName, Result<Arc<dyn Runtime>, RuntimeError>>;
 
-/// What all parts of a host share.
-pub(crate) struct Shared {
-    pub(crate) runtimes: Runtimes,
-    pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
-    pub(crate) builtin: BTreeMap<String, Package>,
-    pub(crate) prefer: Vec<RuntimeName>,
-    pub(crate) propagate: Vec<String>,
-    pub(crate) rules: Vec<Rule>,
-    pub(crate) probation: ProbationPolicy,
-    pub(crate) restarts: RestartPolicy,
-    pub(crate) lookup: Arc<dyn NameLookup>,
-    pub(crate) data: DataDir,
-    pub(crate) journal: Journal,
-    pub(crate) kv: Kv,
-    pub(crate) remembers: bool,
-    pub(crate) table: ArcSwap<Table>,
-    pub(crate) closing: watch::Sender<bool>,
-    /// The runtime that the host lives on.
-    pub(crate) tokio: Handle,
-    /// What the configuration named last; held during a reload.
-    pub(crate) configured: tokio::sync::Mutex<Configured>,
-    addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
-    instances: AtomicU64,
-    /// Removed with the host, if it was not given a data directory.
-    _temporary: Option<tempfile::TempDir>,
-}
-
-/// What [`Shared::new`] needs.
+/// What a host is made of; nothing of it changes while it lives.
 pub(crate) struct Parts {
     pub(crate) runtimes: Runtimes,
     pub(crate) embedded: BTreeMap<String, EmbeddedPackage>,
@@ -93,8 +66,23 @@ pub(crate) struct Parts {
     pub(crate) data: DataDir,
     pub(crate) journal: Journal,
     pub(crate) kv: Kv,
+    /// Whether loads are kept for the host's next life.
     pub(crate) remembers: bool,
-    pub(crate) temporary: Option<tempfile::TempDir>,
+    /// Where `data` is, if the host was not given a directory; removed with the host.
+    pub(crate) _temporary: Option<tempfile::TempDir>,
+}
+
+/// What all tasks of a host share: its parts, and what changes while it lives.
+pub(crate) struct Shared {
+    pub(crate) parts: Parts,
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) closing: watch::Sender<bool>,
+    /// The runtime that the host lives on.
+    pub(crate) tokio: Handle,
+    /// What the configuration named last; held during a reload.
+    pub(crate) configured: tokio::sync::Mutex<Configured>,
+    addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
+    instances: AtomicU64,
 }
 
 /// Commands that wait for a supervisor that is busy.
@@ -129,7 +117,7 @@ impl Host {
     pub async fn load(&self, request: LoadRequest) -> Result<PluginInfo, HostError> {
         let shared = self.shared();
         let package = load::fetch(shared, &request.source).await?;
-        let remembered = shared.remembers.then(|| request.clone());
+        let remembered = shared.parts.remembers.then(|| request.clone());
         let loaded = self.load_package(package, request).await?;
         if let Some(request) = remembered {
             remember::keep(shared, &loaded.name, request).await?;
@@ -189,7 +177,7 @@ impl Host {
     /// Dropping the future does not undo the unload.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport, HostError> {
         let address = self.shared().find(plugin)?;
-        if self.shared().remembers {
+        if self.shared().parts.remembers {
             remember::forget(self.shared(), &address.name).await?;
         }
         let (reply, answer) = oneshot::channel();
@@ -263,7 +251,7 @@ impl Host {
         call::call(
             &route.0,
             payload,
-            Origin::outside(options, &self.shared().propagate),
+            Origin::outside(options, &self.shared().parts.propagate),
         )
         .await
     }
@@ -304,7 +292,7 @@ impl Host {
             Ok(runtime) => runtime.support(),
             Err(error) => unmade(*name, error),
         };
-        let mut all: Vec<_> = self.shared().runtimes.iter().map(support).collect();
+        let mut all: Vec<_> = self.shared().parts.runtimes.iter().map(support).collect();
         all.sort_by_key(|it| it.runtime);
         all
     }
@@ -402,7 +390,7 @@ impl Caller for PluginCaller {
             Some(found) => found,
             None => return Err(shared.refusal_at(&self.name, target).into()),
         };
-        let origin = Origin::outside(self.options.clone(), &shared.propagate);
+        let origin = Origin::outside(self.options.clone(), &shared.parts.propagate);
         Ok(call::call(&target, payload.into(), origin).await?.into())
     }
 }
@@ -411,43 +399,14 @@ impl Caller for PluginCaller {
 
 impl Shared {
     fn new(parts: Parts) -> Self {
-        let Parts {
-            runtimes,
-            embedded,
-            builtin,
-            prefer,
-            propagate,
-            rules,
-            probation,
-            restarts,
-            lookup,
-            data,
-            journal,
-            kv,
-            remembers,
-            temporary,
-        } = parts;
         Self {
-            runtimes,
-            embedded,
-            builtin,
-            prefer,
-            propagate,
-            rules,
-            probation,
-            restarts,
-            lookup,
-            data,
-            journal,
-            kv,
-            remembers,
+            parts,
             table: ArcSwap::default(),
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
             configured: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
             instances: AtomicU64::new(0),
-            _temporary: temporary,
         }
     }
 
@@ -584,8 +543,10 @@ impl Shared {
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.
     fn store_table(&self, addresses: &BTreeMap<Arc<str>, Arc<Address>>) {
-        self.table
-            .store(Arc::new(Table::of(addresses.values().cloned(), &self.rules)));
+        self.table.store(Arc::new(Table::of(
+            addresses.values().cloned(),
+            &self.parts.rules,
+        )));
     }
 
     // --- journal ---
@@ -600,7 +561,7 @@ impl Shared {
 
     /// The runtime of this name, if the host has it.
     pub(crate) fn runtime(&self, name: RuntimeName) -> Option<&Arc<dyn Runtime>> {
-        self.runtimes.get(&name)?.as_ref().ok()
+        self.parts.runtimes.get(&name)?.as_ref().ok()
     }
 
     /// Works with the journal on a thread that may block.
@@ -608,7 +569,7 @@ impl Shared {
         &self,
         work: impl FnOnce(&Journal) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let journal = self.journal.clone();
+        let journal = self.parts.journal.clone();
         match tokio::task::spawn_blocking(move || work(&journal)).await {
             Ok(done) => done.map_err(|error| {
                 let hint = error.hint().to_owned();

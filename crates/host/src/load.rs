@@ -70,16 +70,18 @@ pub(crate) async fn fetch(shared: &Shared, source: &Source) -> Result<Package, H
             }
             Source::Embedded(name) => {
                 let package = *shared
+                    .parts
                     .embedded
                     .get(name)
-                    .ok_or_else(|| unknown_source(source, shared.embedded.keys()))?;
+                    .ok_or_else(|| unknown_source(source, shared.parts.embedded.keys()))?;
                 read(Box::new(move || Package::embedded(&package))).await
             }
             Source::Builtin(name) => shared
+                .parts
                 .builtin
                 .get(name)
                 .cloned()
-                .ok_or_else(|| unknown_source(source, shared.builtin.keys())),
+                .ok_or_else(|| unknown_source(source, shared.parts.builtin.keys())),
         }
     }
     .instrument(span)
@@ -177,7 +179,7 @@ fn choose(
     let candidates = match asked {
         Some(name) => vec![name],
         None => std::iter::once(RuntimeName::Builtin)
-            .chain(shared.prefer.iter().copied())
+            .chain(shared.parts.prefer.iter().copied())
             .collect(),
     };
     for name in candidates {
@@ -187,7 +189,7 @@ fn choose(
             }
             continue;
         };
-        let runtime = match shared.runtimes.get(&name) {
+        let runtime = match shared.parts.runtimes.get(&name) {
             Some(Ok(runtime)) => runtime,
             Some(Err(error)) => {
                 why.push(format!("the runtime {name} could not be made: {error}"));
@@ -327,7 +329,7 @@ async fn placed(shared: &Shared, runtime: &dyn Runtime, verified: &Verified) -> 
     if verified.artifact().bytes.is_empty() || !runtime.needs_path() {
         return Ok(verified.clone());
     }
-    let (cache, mut artifact) = (shared.data.artifacts().clone(), verified.artifact().clone());
+    let (cache, mut artifact) = (shared.parts.data.artifacts().clone(), verified.artifact().clone());
     let placing =
         tokio::task::spawn_blocking(move || cache.place(&mut artifact).map(|placed| (artifact, placed)));
     let refusal = |why: String, hint: &str| Refusal {
@@ -373,8 +375,8 @@ pub(crate) async fn start(
             },
             requires: launch.manifest.requires.clone(),
             config_json: launch.config_json.clone(),
-            keys: shared.kv.keyspace(address.base()),
-            lookup: shared.lookup.clone(),
+            keys: shared.parts.kv.keyspace(address.base()),
+            lookup: shared.parts.lookup.clone(),
             limits: launch.limits.clone(),
         }));
         let start = Start {

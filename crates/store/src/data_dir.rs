@@ -65,7 +65,7 @@ impl DataDir {
     /// # Errors
     /// If the database can't be opened again.
     pub fn journal(&self) -> Result<Journal, StoreError> {
-        Ok(Journal::new(self.database.connect()?))
+        Ok(Journal::new(self.database.first()))
     }
 
     /// The plugins' data, on a connection of its own, so that a plugin which writes a lot does not hold up the journal for longer than

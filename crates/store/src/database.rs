@@ -30,6 +30,8 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
+    /// The connection that did so. Closing the last one of a file deletes its log, and the next write would wait for the disk to begin a new one.
+    first: Link,
 }
 
 /// The worst that a transaction survives once it has returned.
@@ -50,17 +52,27 @@ pub(crate) struct Link {
 
 impl Database {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Self {
+        let first = Link::open(path)?;
+        migrate(path, &mut first.lock())?;
+        Ok(Self {
             path: path.to_owned(),
-        };
-        let link = database.connect()?;
-        let mut connection = link.lock();
-        migrate(path, &mut connection)?;
-        Ok(database)
+            first,
+        })
     }
 
+    /// The connection that is there from the beginning.
+    pub(crate) fn first(&self) -> Link {
+        self.first.clone()
+    }
+
+    /// Another connection.
     pub(crate) fn connect(&self) -> Result<Link, StoreError> {
-        let path = &self.path;
+        Link::open(&self.path)
+    }
+}
+
+impl Link {
+    fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path).map_err(|source| failure("open", path, source))?;
         make_private(path)?;
         let prepare = || {
@@ -71,14 +83,12 @@ impl Database {
             connection.pragma_update(None, "trusted_schema", false)
         };
         prepare().map_err(|source| failure("open", path, source))?;
-        Ok(Link {
-            path: path.as_path().into(),
+        Ok(Self {
+            path: path.into(),
             connection: Arc::new(Mutex::new(connection)),
         })
     }
-}
 
-impl Link {
     /// Runs `work` in one transaction: all of it is kept, or nothing. What is kept is on the disk when this returns.
     pub(crate) fn write<T>(
         &self,

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 use std::path::Path;
 

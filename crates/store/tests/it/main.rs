@@ -1,5 +1,5 @@
 //! The store against folders made to deceive, a full disk, a damaged database and a second host.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod artifacts;
 mod data_dir;

@@ -1,0 +1,194 @@
+//! Probation: a fresh version serves, is looked at, and stays or goes back.
+//!
+//! `mortise_lifecycle::Probation` judges; here its judge gets the numbers, and what it decides is done. The predecessor stands by meanwhile, whole and
+//! idle, so that going back is one swap of the cell.
+
+use std::{sync::Arc, time::Duration};
+
+use mortise_lifecycle::{Baseline, Event, Probation, ProbationVerdict, Sample, Trigger};
+use mortise_runtime::BoxFuture;
+use tokio::time::Instant;
+
+use super::{
+    Running, Standby, Supervisor,
+    retire::{discard, retire},
+};
+use crate::generation::Generation;
+
+/// How often a fresh version's numbers are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a fresh version is asked how it is.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+
+/// A probation under way.
+pub(super) struct Watch {
+    judge: Probation,
+    pub(super) next_look: Instant,
+    next_health: Instant,
+    pub(super) health: Option<BoxFuture<'static, Result<(), String>>>,
+    bad_healths: u32,
+    good_healths: u32,
+    last_bad: String,
+}
+
+impl Supervisor {
+    pub(super) fn watch(&self, baseline: Baseline) -> Watch {
+        let now = Instant::now();
+        Watch {
+            judge: Probation::new(self.shared.parts.probation.clone(), baseline),
+            next_look: now + LOOK_EVERY,
+            next_health: now + HEALTH_EVERY,
+            health: None,
+            bad_healths: 0,
+            good_healths: 0,
+            last_bad: String::new(),
+        }
+    }
+
+    /// Looks at a fresh version's numbers.
+    pub(super) async fn look(&mut self) {
+        let now = Instant::now();
+        let Some(Running {
+            generation,
+            since,
+            watch: Some(watch),
+            ..
+        }) = &mut self.running
+        else {
+            return;
+        };
+        watch.next_look = now + LOOK_EVERY;
+        if watch.health.is_none() && now >= watch.next_health {
+            watch.next_health = now + HEALTH_EVERY;
+            watch.health = Some(ask_health(generation.clone()));
+        }
+        let totals = generation.stats.totals();
+        let sample = Sample {
+            elapsed: now - *since,
+            calls: totals.calls,
+            faults: totals.faults,
+            samples: generation.stats.samples(),
+            p95: generation.stats.quantile(0.95),
+            bad_healths: watch.bad_healths,
+            good_healths: watch.good_healths,
+            crash: None,
+        };
+        match watch.judge.judge(&sample) {
+            ProbationVerdict::Pending => {}
+            ProbationVerdict::Passed => self.pass().await,
+            ProbationVerdict::Failed(trigger) if self.standby.is_some() => self.roll_back(&trigger).await,
+            // There is nothing to go back to, and a plugin that is ill serves better than none.
+            ProbationVerdict::Failed(trigger) => {
+                self.address
+                    .publish(|status| status.reasons = vec![trigger.to_string()]);
+                if sample.elapsed >= self.shared.parts.probation.time {
+                    self.pass().await;
+                }
+            }
+        }
+    }
+
+    pub(super) fn health_answered(&mut self, answer: Result<(), String>) {
+        let Some(Running {
+            watch: Some(watch), ..
+        }) = &mut self.running
+        else {
+            return;
+        };
+        watch.health = None;
+        match answer {
+            Ok(()) => (watch.good_healths, watch.bad_healths) = (watch.good_healths + 1, 0),
+            Err(why) => {
+                (watch.good_healths, watch.bad_healths) = (0, watch.bad_healths + 1);
+                watch.last_bad = why;
+            }
+        }
+    }
+
+    /// A fresh version has proved itself.
+    pub(super) async fn pass(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        running.watch = None;
+        running.generation.stats.sample_all(false);
+        running
+            .life
+            .must_step("probation", Event::ProbationPassed, "")
+            .await;
+        self.release_predecessor().await;
+    }
+
+    /// Lets what stands by finish its calls and go.
+    pub(super) async fn release_predecessor(&mut self) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        let Standby {
+            mut life,
+            generation,
+            retired,
+            ..
+        } = standby;
+        life.must_step("supervisor", Event::Superseded, "").await;
+        self.retiring
+            .push(Box::pin(retire(life, generation, retired, None)));
+    }
+
+    /// Puts the predecessor back into the cell and the digest of the fresh version into quarantine.
+    pub(super) async fn roll_back(&mut self, trigger: &Trigger) {
+        let (Some(mut bad), Some(mut good)) = (self.running.take(), self.standby.take()) else {
+            return;
+        };
+        let last_bad = bad
+            .watch
+            .as_ref()
+            .map(|it| it.last_bad.clone())
+            .filter(|it| !it.is_empty());
+        let reason = match (trigger, last_bad) {
+            (Trigger::Health { .. }, Some(why)) => format!("{trigger}: {why}"),
+            _ => trigger.to_string(),
+        };
+        bad.life.shown = false;
+        bad.life
+            .must_step("probation", Event::ProbationFailed, &reason)
+            .await;
+        good.life.shown = true;
+        good.life.must_step("probation", Event::Restored, &reason).await;
+        // S2: open, put back, close.
+        good.generation.admission.reopen();
+        let retired = self.address.cell.restore(good.retired);
+        bad.generation.admission.close();
+        let (from, to) = (&bad.generation.plugin.version, &good.generation.plugin.version);
+        tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}");
+        let told = format!("version {from} was rolled back to {to} and quarantined: {reason}");
+        self.address.publish(|status| {
+            status.offer = Some(good.generation.offer());
+            status.current = Some(good.generation.clone());
+            status.others.retain(|it| it.number != good.generation.number);
+            status.others.push(bad.generation.clone());
+            status.source = good.launch.source.clone();
+            status.reasons = vec![told];
+        });
+        self.quarantine(&bad.generation, &reason).await;
+        self.running = Some(Running {
+            life: good.life,
+            generation: good.generation,
+            launch: good.launch,
+            since: good.since,
+            ended: good.ended,
+            watch: None,
+        });
+        self.shared.rebuild_table();
+        self.retiring.push(Box::pin(discard(bad.generation, retired)));
+    }
+}
+
+fn ask_health(generation: Arc<Generation>) -> BoxFuture<'static, Result<(), String>> {
+    Box::pin(async move {
+        match tokio::time::timeout(2 * HEALTH_EVERY, generation.instance.health()).await {
+            Ok(Ok(health)) if health.serving => Ok(()),
+            Ok(Ok(health)) => Err(health.detail),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it does not answer".to_owned()),
+        }
+    })
+}
