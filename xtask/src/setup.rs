@@ -78,6 +78,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         "cargo-deny",
         "licences and sources are not checked without it",
     )?;
+    prepared.miri(workspace);
     Ok(prepared)
 }
 
@@ -89,6 +90,11 @@ pub(crate) fn cargo_tool(workspace: &Workspace, name: &str) -> Option<PathBuf> {
         let subcommand = name.trim_start_matches("cargo-");
         succeeds(Command::new(path).args([subcommand, "--version"]))
     })
+}
+
+/// Whether there is a nightly toolchain that can interpret tests.
+pub(crate) fn has_miri() -> bool {
+    succeeds(Command::new("rustup").args(["run", "nightly", "cargo", "miri", "--version"]))
 }
 
 /// The AssemblyScript compiler, if it was set up.
@@ -169,6 +175,23 @@ impl Prepared {
             &format!("cargo install --locked {name}    # {why}"),
         );
         Ok(())
+    }
+
+    fn miri(&mut self, workspace: &Workspace) {
+        if has_miri() {
+            say("  miri: there");
+            return;
+        }
+        const COMMAND: &str = "rustup component add miri rust-src --toolchain nightly";
+        let mut rustup = Command::new("rustup");
+        rustup.args(COMMAND.split(' ').skip(1));
+        let added = Step::new(workspace, COMMAND).run(&mut rustup);
+        self.tolerate(
+            added.map(drop),
+            &format!(
+                "rustup toolchain install nightly && {COMMAND}    # unsafe code is not interpreted without it"
+            ),
+        );
     }
 
     /// What only `cargo xtask windows` needs.

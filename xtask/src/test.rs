@@ -1,14 +1,14 @@
 //! Subcommand: cargo xtask test
 //!
 //! Everything that must hold before a change is merged, in the order in which it fails fastest: set-up, format, rings, tidiness,
-//! dependencies, plugins, tests, documentation examples. A phase that fails does not stop the next, so one run shows every fault;
-//! only tests are left out when the plugins they load cannot be built.
+//! dependencies, lints, plugins, tests, documentation examples, then the call path's memory model (loom) and its unsafe code (miri). A phase
+//! that fails does not stop the next, so one run shows every fault; only tests are left out when the plugins they load cannot be built.
 //!
-//! The last lines say how many tests ran, what was skipped for want of something (`skipped: needs ..`, printed by the test itself), and
-//! where the time went.
+//! The last lines say how many tests ran, what is known to fail (`expected failure: ..`) and what was skipped for want of something
+//! (`skipped: needs ..`), both printed by the test itself, and where the time went.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     time::{Duration, Instant},
@@ -38,6 +38,8 @@ struct Report {
     phases: Vec<Phase>,
     /// What was not done, and what it needs; with how often.
     skipped: BTreeMap<String, usize>,
+    /// Tests that failed as a row of the conformance suite says they must; with the row's reason.
+    expected: BTreeSet<String>,
     passed: usize,
     failed: usize,
 }
@@ -71,6 +73,13 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         }
         Ok(())
     });
+    report.phase("lints", |_| {
+        let mut clippy = workspace.cargo();
+        clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        Step::new(workspace, "cargo clippy --workspace --all-targets")
+            .run(&mut clippy)
+            .map(drop)
+    });
     let guests = report.phase("guests", |report| {
         for line in guests::build(workspace, &[], guests::Mortise::OfTests)?.skipped {
             report.skip(line);
@@ -81,6 +90,8 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         report.phase("tests", |report| tests(workspace, report));
         report.phase("doc examples", |report| doc_examples(workspace, report));
     }
+    report.phase("loom", |report| loom(workspace, report));
+    report.phase("miri", |report| miri(workspace, report));
     report.close()
 }
 
@@ -119,6 +130,55 @@ fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace", "--doc"]);
     libtest(workspace, report, "cargo test --doc", &mut command)
+}
+
+/// Every interleaving of readers and a writer of the call path's cell. Its crate is compiled differently for this, in a folder of its own.
+fn loom(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let mut command = workspace.cargo();
+    command.args([
+        "test",
+        "--package",
+        "mortise-hazard",
+        "--test",
+        "loom",
+        "--release",
+        "--target-dir",
+    ]);
+    command.arg(workspace.target().join("loom"));
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    command.env("RUSTFLAGS", format!("{flags} --cfg loom"));
+    libtest(workspace, report, "loom: mortise-hazard", &mut command)
+}
+
+/// The unsafe code of the call path, interpreted.
+fn miri(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    if !setup::has_miri() {
+        report
+            .skip("skipped: needs miri (rustup component add miri rust-src --toolchain nightly)".to_owned());
+        return Ok(());
+    }
+    let mut command = std::process::Command::new("rustup");
+    command.current_dir(workspace.root());
+    command.args([
+        "run",
+        "nightly",
+        "cargo",
+        "miri",
+        "test",
+        "--package",
+        "mortise-hazard",
+        "--features",
+        "fence",
+    ]);
+    command
+        .args(["--lib", "--target-dir"])
+        .arg(workspace.target().join("miri"));
+    // Threads wait for each other by the clock.
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    for ours in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(ours);
+    }
+    libtest(workspace, report, "miri: mortise-hazard", &mut command)
 }
 
 fn libtest(
@@ -174,7 +234,7 @@ impl Report {
         );
         self.passed += tests.saturating_sub(failed);
         self.failed += failed;
-        self.read_skips(&text);
+        self.read_remarks(&text);
     }
 
     /// Counts and skips from what libtest prints.
@@ -190,19 +250,19 @@ impl Report {
             self.passed += count(" passed").unwrap_or(0);
             self.failed += count(" failed").unwrap_or(0);
         }
-        self.read_skips(output);
+        self.read_remarks(output);
     }
 
-    fn read_skips(&mut self, text: &str) {
+    /// What tests print about themselves.
+    fn read_remarks(&mut self, text: &str) {
         for line in text.lines() {
-            if let Some(at) = line.find("skipped: needs ") {
-                let line = line[at..].split('<').next().unwrap_or_default();
-                let line = line
-                    .replace("&quot;", "\"")
-                    .replace("&apos;", "'")
-                    .replace("&gt;", ">")
-                    .replace("&amp;", "&");
-                self.skip(line.trim_end().to_owned());
+            if let Some(line) = remark(line, "skipped: needs ") {
+                self.skip(line);
+            }
+            if let Some(line) = remark(line, "expected failure: ")
+                && self.expected.insert(line)
+            {
+                self.passed = self.passed.saturating_sub(1);
             }
         }
     }
@@ -213,6 +273,9 @@ impl Report {
         for Phase { name, took, fault } in &self.phases {
             let verdict = if fault.is_some() { "FAILED" } else { "ok" };
             say(&format!("{name:14} {:8.1} s  {verdict}", took.as_secs_f64()));
+        }
+        for line in &self.expected {
+            say(line);
         }
         for (line, times) in &self.skipped {
             say(&format!(
@@ -227,9 +290,10 @@ impl Report {
         let total: Duration = self.phases.iter().map(|phase| phase.took).sum();
         let skipped: usize = self.skipped.values().sum();
         let counts = format!(
-            "{} tests passed, {} failed, {skipped} things skipped, {:.0} s",
+            "{} passed, {} failed, {} expected failures, {skipped} skipped, {:.0} s",
             self.passed,
             self.failed,
+            self.expected.len(),
             total.as_secs_f64()
         );
         let failed: Vec<&str> = self
@@ -244,6 +308,18 @@ impl Report {
         say(&format!("test: {counts}"));
         Ok(())
     }
+}
+
+/// A line from `word` on, as it was printed.
+fn remark(line: &str, word: &str) -> Option<String> {
+    let line = &line[line.find(word)?..];
+    let line = line.split('<').next().unwrap_or_default();
+    let line = line
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&");
+    Some(line.trim_end().to_owned())
 }
 
 /// The value of a number attribute of the first element that has it.
@@ -263,9 +339,13 @@ mod tests {
         let mut report = Report::default();
         report.read_libtest(
             "running 3 tests\nskipped: needs wine\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured\n\
-             skipped: needs wine\ntest result: FAILED. 10 passed; 3 failed; 0 ignored\n",
+             skipped: needs wine\nexpected failure: native::a: because\ntest result: FAILED. 10 passed; 3 failed; 0 ignored\n",
         );
-        assert_eq!((report.passed, report.failed), (12, 3));
+        assert_eq!((report.passed, report.failed), (11, 3));
+        assert_eq!(
+            report.expected,
+            BTreeSet::from(["expected failure: native::a: because".to_owned()])
+        );
         assert_eq!(
             report.skipped,
             BTreeMap::from([("skipped: needs wine".to_owned(), 2)])

@@ -2,6 +2,8 @@
 //!
 //! Rules that no compiler checks. Each is one function from the tracked texts to faults; [`RULES`] lists them all.
 
+mod pages;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -38,6 +40,8 @@ const RULES: &[Rule] = &[
     unsafe_is_forbidden,
     no_foreign_paths,
     every_task_says_its_name,
+    pages::limits_name_their_tests,
+    pages::changes_are_told,
 ];
 
 /// Lines that a file may have without docs: a build script, a `main` that calls its library.
@@ -392,7 +396,7 @@ fn is_path_start(line: &str, at: usize) -> bool {
 mod tests {
     use super::*;
 
-    fn faults(rule: Rule, path: &str, text: &str) -> Vec<String> {
+    pub(super) fn faults(rule: Rule, path: &str, text: &str) -> Vec<String> {
         let workspace = Workspace::find().expect("the tests run in the workspace");
         let texts = BTreeMap::from([(PathBuf::from(path), text.to_owned())]);
         let mut places: Vec<String> = rule(&Tree {

@@ -1,5 +1,5 @@
 //! The Rust mirror against the header: every size, offset and constant, as gcc and as g++ lay them out.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,

@@ -57,7 +57,6 @@ fn own(base: &Path, parts: &[&str]) -> io::Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 

@@ -9,11 +9,7 @@
 //! - [`suite`]: all cases, and the expected failures.
 //! - [`bad`]: artifacts that are wrong on purpose; [`survival`]: the host outlives each of them.
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "a case fails by panicking, as a test does"
-)]
+#![expect(clippy::unwrap_used, reason = "a case fails by panicking, as a test does")]
 
 pub mod bad;
 mod cases;

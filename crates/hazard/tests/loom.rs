@@ -1,7 +1,7 @@
 //! Every interleaving of readers and a writer, for the version with fences.
 //! `RUSTFLAGS="--cfg loom" cargo test -p mortise-hazard --test loom --release --target-dir target/loom`
 #![cfg(loom)]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 use mortise_hazard::{Cell, Retired};

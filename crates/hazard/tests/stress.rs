@@ -1,6 +1,6 @@
 //! The asymmetric version under load: what loom cannot check. Bounded: about three seconds in all.
 #![cfg(not(loom))]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     sync::{

@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
-
 use std::{
     sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},

@@ -1,4 +1,5 @@
 //! What comes out of a plugin's source folder.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod component;
 mod embed;

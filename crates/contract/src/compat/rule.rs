@@ -13,7 +13,7 @@ pub enum Level {
 
 /// One way in which a provider's contract can fail its consumer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "`Rule::about` says it")]
+#[expect(missing_docs, reason = "`Rule::about` says it")]
 #[non_exhaustive]
 pub enum Rule {
     EnumSameJsonFormat,

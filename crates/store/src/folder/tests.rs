@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
-
 use std::path::Path;
 
 use super::*;

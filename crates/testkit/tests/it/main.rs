@@ -1,5 +1,5 @@
 //! The testkit tested with a plugin that is put together by hand: what a build script would generate stands in `guest`.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod guest;
 

@@ -1,9 +1,10 @@
 //! End-to-end tests through the public surface.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod commands;
 mod daemon;
 mod life;
+mod pages;
 mod reload;
 mod shipped;
