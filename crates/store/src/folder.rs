@@ -25,7 +25,7 @@ use crate::{StoreError, StoreErrorKind};
 const NAME_BYTES_MAX: usize = 255;
 
 /// A place that a package's files are read from.
-pub(crate) trait Folder {
+pub(crate) trait Folder: Sync {
     /// For messages.
     fn name(&self) -> Cow<'_, str>;
 

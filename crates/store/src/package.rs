@@ -10,11 +10,11 @@
 //! A folder on disk and a folder compiled into the host go through the same checks. After [`Package::open`] nothing is read from the folder
 //! again: what was digested is what runs, whatever happens to the folder meanwhile.
 
-use std::{path::Path, sync::Arc};
+use std::{panic::resume_unwind, path::Path, sync::Arc, thread};
 
 use bytes::Bytes;
 use mortise_contract::Contract;
-use mortise_manifest::{Diagnostics, Manifest, RuntimeName};
+use mortise_manifest::{Diagnostics, Manifest, RuntimeName, Variant};
 use mortise_runtime::{Artifact, Digest, PluginId};
 
 use crate::{
@@ -200,28 +200,35 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
             "run `mortise build` and name the folder that it prints",
         ));
     }
-    // From here on every part is looked at, whatever is wrong with the others.
+    // From here on every part is looked at, whatever is wrong with the others. Linking a contract costs as much as reading and hashing
+    // the artifacts, so the two go side by side.
+    let (contract, files) = thread::scope(|scope| {
+        let read = || read_artifacts(folder, &manifest, limits);
+        let reading = thread::Builder::new().spawn_scoped(scope, read);
+        let contract = folder
+            .read(CONTRACT, limits.contract_bytes_max)
+            .and_then(|bytes| parse_contract(&origin, &bytes, &manifest));
+        let files = match reading {
+            Ok(reading) => reading.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // No thread to be had: one after the other, then.
+            Err(_) => read(),
+        };
+        (contract, files)
+    });
     let mut faults = Vec::new();
-    let contract = folder
-        .read(CONTRACT, limits.contract_bytes_max)
-        .and_then(|bytes| parse_contract(&origin, &bytes, &manifest))
-        .map_err(|fault| faults.push(fault))
-        .ok();
-    let mut files = Vec::with_capacity(manifest.variants.len());
-    for variant in &manifest.variants {
-        match folder.read(&variant.file, limits.artifact_bytes_max) {
-            Ok(bytes) => files.push((variant.runtime, bytes)),
-            Err(fault) => faults.push(fault),
-        }
-    }
+    let contract = contract.map_err(|fault| faults.push(fault)).ok();
+    let files: Vec<_> = files
+        .into_iter()
+        .filter_map(|file| file.map_err(|fault| faults.push(fault)).ok())
+        .collect();
     let (Some(contract), true) = (contract, faults.is_empty()) else {
         return Err(StoreError::all(faults));
     };
     let plugin = plugin_id(&manifest);
-    let artifacts = files.into_iter().map(|(runtime, bytes)| Artifact {
+    let artifacts = files.into_iter().map(|(runtime, digest, bytes)| Artifact {
         plugin: plugin.clone(),
         runtime,
-        digest: Digest::of(&bytes),
+        digest,
         bytes,
         path: None,
         contract: contract.clone(),
@@ -234,6 +241,19 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
         manifest: manifest.into(),
         contract,
     })
+}
+
+/// Every variant's file with its digest, or what is wrong with it.
+fn read_artifacts(
+    folder: &dyn Folder,
+    manifest: &Manifest,
+    limits: &PackageLimits,
+) -> Vec<Result<(RuntimeName, Digest, Bytes), StoreError>> {
+    let read = |variant: &Variant| {
+        let bytes = folder.read(&variant.file, limits.artifact_bytes_max)?;
+        Ok((variant.runtime, Digest::of(&bytes), bytes))
+    };
+    manifest.variants.iter().map(read).collect()
 }
 
 fn plugin_id(manifest: &Manifest) -> PluginId {
