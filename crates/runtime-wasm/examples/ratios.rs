@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p mortise-runtime-wasm --example ratios [-- plugin.wasm]`. With a file, how long it takes to load instead.
 
-#![allow(clippy::unwrap_used, reason = "a measurement that fails has nothing to print")]
-#![allow(unreachable_pub, dead_code, reason = "the guests are the tests' own")]
+#![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing to print")]
+#![expect(unreachable_pub, dead_code, reason = "the guests are the tests' own")]
 
 #[path = "../tests/it/guests.rs"]
 mod guests;

@@ -69,7 +69,7 @@ struct Sealed {
 }
 
 /// What wasmtime compiles WebAssembly to.
-#[allow(
+#[expect(
     unsafe_code,
     reason = "loading machine code cannot be safe; the caller has the proof"
 )]
@@ -88,7 +88,7 @@ pub(crate) trait MachineCode: Clone + Send + Sync + Sized + 'static {
     unsafe fn thaw(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Self>;
 }
 
-#[allow(
+#[expect(
     unsafe_code,
     reason = "loading machine code cannot be safe; the caller has the proof"
 )]
@@ -111,7 +111,7 @@ impl MachineCode for Component {
     }
 }
 
-#[allow(
+#[expect(
     unsafe_code,
     reason = "loading machine code cannot be safe; the caller has the proof"
 )]
@@ -135,7 +135,7 @@ impl MachineCode for Module {
 }
 
 /// Compiles with the settings of one engine for another. wasmtime refuses the result if the settings that code depends on differ.
-#[allow(unsafe_code, reason = "the code was made two lines above")]
+#[expect(unsafe_code, reason = "the code was made two lines above")]
 pub(crate) fn compile_for<C: MachineCode>(
     compiler: &wasmtime::Engine,
     engine: &wasmtime::Engine,
@@ -146,7 +146,7 @@ pub(crate) fn compile_for<C: MachineCode>(
     unsafe { C::thaw(engine, &code) }
 }
 
-#[allow(
+#[expect(
     unsafe_code,
     reason = "the one place where bytes become code; A1 to A4 are why it may"
 )]

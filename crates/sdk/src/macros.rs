@@ -97,6 +97,7 @@ macro_rules! __export {
             #[cfg(target_family = "wasm")]
             #[unsafe(export_name = "mortise:plugin/guest@1.0.0#start")]
             unsafe extern "C" fn start(ptr: *mut u8, len: usize) -> *const u8 {
+                // SAFETY: the host enters by the canonical ABI, one call at a time, with blocks that `cabi_realloc` gave.
                 unsafe { GUEST.start(ptr, len) }
             }
 
@@ -109,42 +110,28 @@ macro_rules! __export {
                 payload: *mut u8,
                 payload_len: usize,
             ) -> *const u8 {
+                // SAFETY: the host enters by the canonical ABI, one call at a time, with blocks that `cabi_realloc` gave.
                 unsafe { GUEST.invoke(method, head, head_len, payload, payload_len) }
             }
 
             #[cfg(target_family = "wasm")]
             #[unsafe(export_name = "mortise:plugin/guest@1.0.0#health")]
             unsafe extern "C" fn health() -> *const u8 {
+                // SAFETY: the host enters one call at a time.
                 unsafe { GUEST.health() }
             }
 
             #[cfg(target_family = "wasm")]
             #[unsafe(export_name = "mortise:plugin/guest@1.0.0#stop")]
             unsafe extern "C" fn stop() {
+                // SAFETY: the host enters one call at a time.
                 unsafe { GUEST.stop() }
-            }
-
-            #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#start")]
-            unsafe extern "C" fn post_start(_: *const u8) {
-                unsafe { GUEST.post_return() }
-            }
-
-            #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#invoke")]
-            unsafe extern "C" fn post_invoke(_: *const u8) {
-                unsafe { GUEST.post_return() }
-            }
-
-            #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#health")]
-            unsafe extern "C" fn post_health(_: *const u8) {
-                unsafe { GUEST.post_return() }
             }
 
             #[cfg(target_family = "wasm")]
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_len: usize, align: usize, len: usize) -> *mut u8 {
+                // SAFETY: the canonical ABI passes null, or a block of this very function with its size and alignment.
                 unsafe { $crate::wasm::realloc(old, old_len, align, len) }
             }
         };

@@ -1,5 +1,5 @@
 //! The edges in front of a real host. Its plugin is the test's own, so that a test can hold a call where it wants it.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod fixture;
 

@@ -1,6 +1,6 @@
 //! The host with a runtime whose plugins are Rust closures: everything but the guest is the real thing, on disk and in memory.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(unreachable_pub, reason = "nothing outside a test binary can reach anything")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(unreachable_pub, reason = "nothing outside a test binary can reach anything")]
 
 mod calls;
 mod closures;

@@ -1,5 +1,5 @@
 //! The native runtime with libraries that a C compiler builds here and now: good ones, and one for every way of breaking the ABI.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bench;
 

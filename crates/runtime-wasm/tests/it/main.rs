@@ -1,5 +1,5 @@
 //! The runtime against guests that misbehave, in both ABIs.
-#![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
 
 mod guests;
 mod world;

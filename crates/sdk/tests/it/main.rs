@@ -1,5 +1,5 @@
 //! The guest's side of the process and native runtimes, driven by hand: the tests are the host.
-#![allow(clippy::unwrap_used, reason = "a test may, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test may, in its helpers too")]
 
 mod native;
 mod probe;
