@@ -129,27 +129,6 @@ macro_rules! __export {
             }
 
             #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#start")]
-            unsafe extern "C" fn post_start(_: *const u8) {
-                // SAFETY: the host enters one call at a time.
-                unsafe { GUEST.post_return() }
-            }
-
-            #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#invoke")]
-            unsafe extern "C" fn post_invoke(_: *const u8) {
-                // SAFETY: the host enters one call at a time.
-                unsafe { GUEST.post_return() }
-            }
-
-            #[cfg(target_family = "wasm")]
-            #[unsafe(export_name = "cabi_post_mortise:plugin/guest@1.0.0#health")]
-            unsafe extern "C" fn post_health(_: *const u8) {
-                // SAFETY: the host enters one call at a time.
-                unsafe { GUEST.post_return() }
-            }
-
-            #[cfg(target_family = "wasm")]
             #[unsafe(export_name = "cabi_realloc")]
             unsafe extern "C" fn realloc(old: *mut u8, old_len: usize, align: usize, len: usize) -> *mut u8 {
                 // SAFETY: the canonical ABI passes null, or a block of this very function with its size and alignment.

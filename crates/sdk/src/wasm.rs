@@ -2,7 +2,8 @@
 //!
 //! A core module has one instance, one thread, and is never entered while it is entered; so one static holds everything. What the
 //! host lowers into memory (arguments, results of imports) it allocates through `realloc` and gives away; what the guest returns stays
-//! its own until the host calls `post_return`.
+//! its own until the host comes back. There is no `post_return`: it would be one more entry into the guest for every call. The last
+//! answer is freed by whatever the host does next, and that begins with [`realloc`], before there is anything new to hold.
 
 use std::{
     alloc::{Layout, alloc, handle_alloc_error, realloc as grow},
@@ -41,11 +42,12 @@ unsafe extern "C" {
 /// The plugin in its module.
 pub struct Guest<P> {
     plugin: OnceLock<P>,
-    /// What the last export returned, until `post_return`.
-    returned: UnsafeCell<Returned>,
 }
 
-struct Returned {
+/// What the last export returned.
+struct Returned(UnsafeCell<Answer>);
+
+struct Answer {
     outcome: Outcome,
     list: List,
     bytes: Vec<u8>,
@@ -74,7 +76,20 @@ struct WasmLink {
 
 static STARTED: OnceLock<StartRequest> = OnceLock::new();
 
+static RETURNED: Returned = Returned(UnsafeCell::new(Answer {
+    outcome: Outcome { tag: 0, list: EMPTY },
+    list: EMPTY,
+    bytes: Vec::new(),
+}));
+
+#[cfg(all(feature = "heap", not(target_feature = "atomics")))]
+#[global_allocator]
+static HEAP: crate::heap::Heap = crate::heap::Heap::new();
+
 // SAFETY: without the target feature `atomics` a module has one thread.
+unsafe impl Sync for Returned {}
+
+// SAFETY: as above.
 unsafe impl<P> Sync for Guest<P> {}
 
 const EMPTY: List = List {
@@ -92,15 +107,8 @@ impl<P: Plugin> Guest<P> {
         reason = "a static needs it const, and nobody else makes one"
     )]
     pub const fn new() -> Self {
-        let outcome = Outcome { tag: 0, list: EMPTY };
-        let returned = Returned {
-            outcome,
-            list: EMPTY,
-            bytes: Vec::new(),
-        };
         Self {
             plugin: OnceLock::new(),
-            returned: UnsafeCell::new(returned),
         }
     }
 
@@ -131,7 +139,7 @@ impl<P: Plugin> Guest<P> {
                     .set(plugin)
                     .map_err(|_| Status::failed_precondition("`start` was called twice"))
             });
-        self.leave(outcome.map(|()| Vec::new()))
+        RETURNED.outcome(outcome.map(|()| Vec::new()))
     }
 
     /// Export `invoke`.
@@ -153,7 +161,7 @@ impl<P: Plugin> Guest<P> {
             (_, None) => Err(unknown_method::<P>(number)),
             (Some(plugin), Some(method)) => (method.invoke)(plugin, &Cx::new(WasmLink::new(head)), &payload),
         };
-        self.leave(outcome)
+        RETURNED.outcome(outcome)
     }
 
     /// Export `health`.
@@ -168,14 +176,7 @@ impl<P: Plugin> Guest<P> {
                 detail: "not started".to_owned(),
             },
         };
-        // SAFETY: one thread, and nothing else of this module is running.
-        let returned = unsafe { &mut *self.returned.get() };
-        returned.bytes = health.encode_to_vec();
-        returned.list = List {
-            ptr: returned.bytes.as_mut_ptr(),
-            len: returned.bytes.len(),
-        };
-        (&raw const returned.list).cast()
+        RETURNED.list(health.encode_to_vec())
     }
 
     /// Export `stop`.
@@ -187,19 +188,22 @@ impl<P: Plugin> Guest<P> {
             plugin.stop();
         }
     }
+}
 
-    /// The host has copied what the last export returned.
-    ///
-    /// # Safety
-    /// Called by the host, not during another call.
-    pub unsafe fn post_return(&self) {
-        // SAFETY: one thread, and nothing else of this module is running.
-        unsafe { (*self.returned.get()).bytes = Vec::new() };
+// === impl Returned ===
+
+impl Returned {
+    /// Frees it: the host has copied it, or it would not be here again.
+    fn clear(&self) {
+        // SAFETY: one thread, and no reference outlives the functions of this `impl`.
+        let answer = unsafe { &mut *self.0.get() };
+        if answer.bytes.capacity() != 0 {
+            answer.bytes = Vec::new();
+        }
     }
 
-    fn leave(&self, outcome: Result<Vec<u8>>) -> *const u8 {
-        // SAFETY: one thread, and the export that calls this has nothing left to do.
-        let returned = unsafe { &mut *self.returned.get() };
+    /// Leaves a `result` for the host.
+    fn outcome(&self, outcome: Result<Vec<u8>>) -> *const u8 {
         let (tag, bytes) = match outcome {
             Ok(bytes) => (0, bytes),
             Err(status) => (
@@ -211,24 +215,42 @@ impl<P: Plugin> Guest<P> {
                 .encode_to_vec(),
             ),
         };
-        returned.bytes = bytes;
-        let list = List {
-            ptr: returned.bytes.as_mut_ptr(),
-            len: returned.bytes.len(),
-        };
-        returned.outcome = Outcome { tag, list };
-        (&raw const returned.outcome).cast()
+        // SAFETY: as in `clear`.
+        let answer = unsafe { &mut *self.0.get() };
+        let list = answer.keep(bytes);
+        answer.outcome = Outcome { tag, list };
+        (&raw const answer.outcome).cast()
+    }
+
+    /// Leaves a `list<u8>` for the host.
+    fn list(&self, bytes: Vec<u8>) -> *const u8 {
+        // SAFETY: as in `clear`.
+        let answer = unsafe { &mut *self.0.get() };
+        answer.list = answer.keep(bytes);
+        (&raw const answer.list).cast()
+    }
+}
+
+impl Answer {
+    fn keep(&mut self, bytes: Vec<u8>) -> List {
+        self.bytes = bytes;
+        List {
+            ptr: self.bytes.as_mut_ptr(),
+            len: self.bytes.len(),
+        }
     }
 }
 
 /// Export `cabi_realloc`.
 ///
 /// # Safety
-/// `old` is null or came from here with `old_len` and `align`.
+/// `old` is null or came from here with `old_len` and `align`. The host calls it to enter an export or to answer an import, never between an
+/// export's return and its own look at what was returned.
 pub unsafe fn realloc(old: *mut u8, old_len: usize, align: usize, len: usize) -> *mut u8 {
     if len == 0 {
         return ptr::without_provenance_mut(align);
     }
+    RETURNED.clear();
     let Ok(layout) = Layout::from_size_align(len, align) else {
         std::process::abort();
     };
