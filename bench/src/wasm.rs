@@ -94,7 +94,7 @@ impl Subject {
     /// # Errors
     /// If the package is not there or does not load.
     pub async fn new(data: &Path, reuse: Reuse) -> Result<Self> {
-        let host = subject::host(&[RuntimeName::Wasm], data, reuse).await?;
+        let host = subject::optimised_host(data, reuse).await?;
         subject::load(&host, "echo", RuntimeName::Wasm, &subject::package("echo")?).await?;
         let route = host.resolve("plugin.echo.Echo", &[])?;
         Ok(Self { host, route })
@@ -112,9 +112,9 @@ impl Subject {
             .len())
     }
 
-    /// Lets the optimising compiler finish: a plugin that is called often gets its code in the background.
+    /// Calls until the pool, the caches and the processor's clock have settled.
     async fn settle(&self, payload: &Bytes) -> Result<()> {
-        let end = Instant::now() + std::time::Duration::from_secs(4);
+        let end = Instant::now() + std::time::Duration::from_secs(1);
         while Instant::now() < end {
             self.call(payload.clone()).await?;
         }

@@ -64,16 +64,22 @@ impl Admission {
     /// # Cancel safety
     /// Dropping the future gives up the place in the queue, and passes a wake-up on.
     pub(crate) async fn enter(&self, deadline: Instant) -> Result<Place<'_>, Turned> {
-        let word = self.word.load(Ordering::Relaxed);
-        if word & WAITING == 0
-            && let Some(answer) = self.attempt()
-        {
+        if let Some(answer) = self.enter_at_once() {
             return answer;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         tokio::time::timeout(left, self.wait())
             .await
             .unwrap_or(Err(Turned::TooLate))
+    }
+
+    /// Lets a call in if there is room and nobody waits; `None` if it would have to wait.
+    pub(crate) fn enter_at_once(&self) -> Option<Result<Place<'_>, Turned>> {
+        if self.word.load(Ordering::Relaxed) & WAITING == 0 {
+            self.attempt()
+        } else {
+            None
+        }
     }
 
     /// Takes no new calls from now on and turns the waiting ones away.

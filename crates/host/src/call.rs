@@ -135,6 +135,7 @@ pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Res
 /// A call that is let in.
 struct Admitted<'a> {
     place: Place<'a>,
+    at: Instant,
     deadline: Instant,
 }
 
@@ -164,8 +165,12 @@ async fn admit<'a>(
     let seat = seat(generation, target)?;
     check_size(generation, "request", payload_bytes)?;
     let deadline = origin.deadline.unwrap_or_else(|| began + seat.deadline);
-    match generation.admission.enter(deadline).await {
-        Ok(place) => Ok(Admitted { place, deadline }),
+    let (entered, at) = match generation.admission.enter_at_once() {
+        Some(entered) => (entered, began),
+        None => (generation.admission.enter(deadline).await, Instant::now()),
+    };
+    match entered {
+        Ok(place) => Ok(Admitted { place, at, deadline }),
         Err(Turned::Closed) => Err(NotAdmitted::Elsewhere),
         Err(turned) => {
             generation.stats.begin();
@@ -188,6 +193,7 @@ async fn serve(
     let cx = CallContext {
         call_id: next_call_id(),
         deadline: Some(admitted.deadline),
+        began: Some(admitted.at),
         traceparent: origin.traceparent,
         metadata: origin.metadata,
         depth: origin.depth,

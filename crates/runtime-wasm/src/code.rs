@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!  wasm --cache--> optimised ------------------------------.
-//!    |--cache--> baseline --- 256 calls ---> optimised ----+--> linked
+//!    |--cache--> baseline --- when it pays --> optimised --+--> linked
 //!    '--compile baseline (or optimised, if there is none) -'
 //! ```
 //! - C1. Compiling runs on tokio's blocking threads, `compiles_max` at a time, and is bounded by the artifact's size and by time.
 //! - C2. The same bytes are compiled once per process: what is in use is found again by its digest.
 //! - C3. A better tier replaces the code for *new* instances. One that runs is never touched, and a call never mixes both.
-//! - C4. Files are written after the code is in use: a load never waits for a disk.
+//! - C4. It pays when the guest has run for as long as the optimising compiler would: then at most twice the least possible time is spent,
+//!   whatever comes (the rule of renting skis). That compiler works on one thread, at low priority: a load that somebody waits for goes first.
+//! - C5. Files are written after the code is in use: a load never waits for a disk.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -31,8 +34,13 @@ use crate::{
     scan::AbiKind,
 };
 
-/// Calls after which baseline code is worth replacing. A plugin that is called less never pays for the optimising compiler.
+/// Calls before which baseline code is never replaced.
 const TIER_UP_CALLS: u64 = 256;
+/// What the optimising compiler takes for a KiB of WebAssembly, about.
+const OPTIMISE_PER_KIB: Duration = Duration::from_micros(700);
+/// How much nicer than the service the thread is that optimises.
+#[cfg(target_os = "linux")]
+const OPTIMISE_NICE: i32 = 10;
 
 /// Compiles, keeps and finds code.
 pub(crate) struct Loader {
@@ -40,6 +48,8 @@ pub(crate) struct Loader {
     cache: Option<AotCache>,
     config: WasmConfig,
     compiles: Semaphore,
+    /// One at a time, and not out of `compiles`: what may take long must not stand before what somebody waits for.
+    optimisers: Semaphore,
     in_use: Mutex<HashMap<Digest, WeakCode>>,
     /// Who makes what; whoever wants the same waits for the lock and then finds it in use.
     making: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
@@ -65,6 +75,11 @@ pub(crate) struct Tiers<A: Abi> {
     /// What the optimising compiler still needs.
     wasm: Mutex<Option<Bytes>>,
     calls: AtomicU64,
+    /// Ticks that found a guest of this code running.
+    busy_ticks: Arc<AtomicU64>,
+    /// As many of them make optimising pay.
+    ticks_to_pay: u64,
+    optimising: AtomicBool,
     loader: Arc<Loader>,
 }
 
@@ -83,6 +98,7 @@ impl Loader {
             cache,
             config,
             compiles,
+            optimisers: Semaphore::new(1),
             in_use,
             making,
         }
@@ -174,11 +190,16 @@ impl Loader {
                 ));
             }
         };
+        let optimise = OPTIMISE_PER_KIB * u32::try_from(wasm.len() >> 10).unwrap_or(u32::MAX);
+        let ticks_to_pay = optimise.as_nanos() / self.config.tick.as_nanos().max(1);
         let wasm = (linked.tier == Tier::Baseline).then(|| wasm.clone());
         Ok(Arc::new(Tiers {
             current: ArcSwap::from_pointee(linked),
             wasm: Mutex::new(wasm),
             calls: AtomicU64::new(0),
+            busy_ticks: Arc::default(),
+            ticks_to_pay: u64::try_from(ticks_to_pay).unwrap_or(u64::MAX),
+            optimising: AtomicBool::new(false),
             loader: Arc::clone(self),
         }))
     }
@@ -230,17 +251,18 @@ impl Loader {
     fn keep<C: MachineCode>(self: &Arc<Self>, engine: &wasmtime::Engine, hash: Option<WasmHash>, code: &C) {
         let Some(hash) = hash else { return };
         let (loader, entry, code) = (Arc::clone(self), Entry::of(engine, hash), code.clone());
-        let write = move || {
-            let Some(cache) = &loader.cache else { return };
-            match code.freeze() {
-                Ok(bytes) => cache.put(entry, &bytes),
-                Err(error) => tracing::warn!(
-                    error = format!("{error:#}"),
-                    "compiled WebAssembly could not be kept"
-                ),
-            }
-        };
-        tokio::task::spawn_blocking(write);
+        tokio::task::spawn_blocking(move || loader.write(entry, &code));
+    }
+
+    fn write<C: MachineCode>(&self, entry: Entry, code: &C) {
+        let Some(cache) = &self.cache else { return };
+        match code.freeze() {
+            Ok(bytes) => cache.put(entry, &bytes),
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "compiled WebAssembly could not be kept"
+            ),
+        }
     }
 }
 
@@ -259,19 +281,42 @@ impl<A: Abi> Tiers<A> {
         &self.loader.engines
     }
 
-    /// Counts a call in code of `tier`, and has better code made when it pays.
+    /// Where running guests count the ticks that find them running.
+    pub(crate) fn busy_ticks(&self) -> &Arc<AtomicU64> {
+        &self.busy_ticks
+    }
+
+    /// Counts a call in code of `tier`, and has better code made when it pays (C4).
     pub(crate) fn count_call(self: &Arc<Self>, tier: Tier) {
-        if tier == Tier::Optimised || self.calls.fetch_add(1, Ordering::Relaxed) + 1 != TIER_UP_CALLS {
+        if tier == Tier::Optimised
+            || self.calls.fetch_add(1, Ordering::Relaxed) + 1 < TIER_UP_CALLS
+            || self.busy_ticks.load(Ordering::Relaxed) < self.ticks_to_pay
+            || self.optimising.load(Ordering::Relaxed)
+            || self.optimising.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         let tiers = Arc::clone(self);
         tokio::spawn(async move {
             let loader = Arc::clone(&tiers.loader);
-            let Ok(_turn) = loader.compiles.acquire().await else {
+            let Ok(_turn) = loader.optimisers.acquire().await else {
                 return;
             };
-            // It may take its time; an error leaves things as they are.
-            let _ = tokio::task::spawn_blocking(move || tiers.tier_up()).await;
+            let (done, finished) = tokio::sync::oneshot::channel::<()>();
+            // A thread of its own, because a thread that has become nice does not become quick again.
+            let optimise = move || {
+                be_nice();
+                tiers.tier_up();
+                drop(done);
+            };
+            let thread = std::thread::Builder::new().name("mortise-wasm-opt".to_owned());
+            match thread.spawn(optimise) {
+                // It may take its time; an error leaves things as they are.
+                Ok(_) => drop(finished.await),
+                Err(error) => {
+                    tracing::warn!(%error, "no thread to optimise WebAssembly on; the plugin goes on with what it has")
+                }
+            }
         });
     }
 
@@ -281,23 +326,34 @@ impl<A: Abi> Tiers<A> {
             return;
         };
         let engine = self.loader.engines.lane(Tier::Optimised).wasmtime();
-        let linked = compile_for::<A::Code>(self.loader.engines.background(), engine, &wasm)
+        let made = compile_for::<A::Code>(self.loader.engines.background(), engine, &wasm)
             .map_err(|error| format!("{error:#}"))
             .and_then(|code| {
-                let hash = self.loader.cache.is_some().then(|| WasmHash::of(&wasm));
-                self.loader.keep(engine, hash, &code);
-                A::link(engine, code).map_err(|error| error.to_string())
+                let abi = A::link(engine, code.clone()).map_err(|error| error.to_string())?;
+                Ok((abi, code))
             });
-        match linked {
-            Ok(abi) => self.current.store(Arc::new(Linked {
-                abi,
-                tier: Tier::Optimised,
-            })),
+        match made {
+            Ok((abi, code)) => {
+                let tier = Tier::Optimised;
+                self.current.store(Arc::new(Linked { abi, tier }));
+                if self.loader.cache.is_some() {
+                    self.loader.write(Entry::of(engine, WasmHash::of(&wasm)), &code);
+                }
+            }
             Err(error) => tracing::warn!(
                 error,
                 "optimised code could not be made; the plugin goes on with what it has"
             ),
         }
+    }
+}
+
+/// Gives this thread less of the processor than those that serve. Where that is not possible, it has as much as they.
+fn be_nice() {
+    // Linux applies it to the calling thread; elsewhere it would be the whole process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, OPTIMISE_NICE) {
+        tracing::debug!(%error, "the optimising thread stays as urgent as the others");
     }
 }
 

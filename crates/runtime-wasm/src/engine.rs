@@ -2,7 +2,7 @@
 //!
 //! ## Two compilers
 //! Cranelift takes 50 ms and two cores for a guest of 70 KB, Winch 12 ms, and its code runs slower. So a guest that is not in the cache starts
-//! on Winch's code, and one that is called often gets Cranelift's, made on one thread beside the running service (`code.rs`). Both compilers are
+//! on Winch's code, and one that runs much gets Cranelift's, made on one thread beside the running service (`code.rs`). Both compilers are
 //! of wasmtime's first support tier on x86-64; elsewhere there is only Cranelift. Code of one compiler cannot run in an engine of the other,
 //! hence two engines; they share nothing but the ticks.
 //!

@@ -74,6 +74,7 @@ mod tests {
             let cx = CallContext {
                 call_id,
                 deadline: left_ns.map(|ns| now + Duration::from_nanos(ns)),
+                began: None,
                 traceparent: traceparent.into(),
                 metadata: metadata.into_iter().map(|(name, value)| Header { name, value }).collect(),
                 depth,

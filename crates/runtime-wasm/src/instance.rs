@@ -47,11 +47,11 @@ pub(crate) struct WasmInstance<A: Abi> {
     metadata: Arc<Metadata>,
     start_request: Vec<u8>,
     reuse: Reuse,
-    idle: Mutex<Vec<Lease<A>>>,
+    idle: Mutex<Vec<Box<Lease<A>>>>,
     stopped: AtomicBool,
 }
 
-/// A started guest and its place. The store goes before the place does.
+/// A started guest and its place. The store goes before the place does. Boxed wherever it goes: it changes hands five times in a call.
 struct Lease<A: Abi> {
     store: Store<Cell>,
     guest: A::Guest,
@@ -76,7 +76,9 @@ impl<A: Abi> WasmInstance<A> {
             instance: start.instance.to_string(),
         };
         let limit = start.limits.start;
-        let shared = Arc::new(Shared::new(Arc::clone(&plugin), start.limits, start.services));
+        let busy_ticks = Arc::clone(code.busy_ticks());
+        let shared = Shared::new(Arc::clone(&plugin), start.limits, start.services, busy_ticks);
+        let shared = Arc::new(shared);
         let instance = Self {
             id: start.instance,
             code,
@@ -126,7 +128,7 @@ impl<A: Abi> WasmInstance<A> {
                 &format!("{}/{}", target.service, target.name),
             )
         };
-        let now = Instant::now();
+        let now = cx.began.unwrap_or_else(Instant::now);
         let deadline = cx.deadline.unwrap_or_else(|| now + self.shared.limits.deadline);
         if deadline <= now {
             return Err(fail(Fault::Deadline));
@@ -154,11 +156,11 @@ impl<A: Abi> WasmInstance<A> {
     }
 
     /// A started guest, kept or fresh, with its clock set. What is rarely needed is boxed, so that a warm call's future stays small.
-    async fn lease(&self, cx: &CallContext, deadline: Instant) -> Result<Lease<A>, Fault> {
+    async fn lease(&self, cx: &CallContext, deadline: Instant) -> Result<Box<Lease<A>>, Fault> {
         loop {
             let Some(mut lease) = self.idle().pop() else { break };
             if self.code.is_current(&lease.linked) {
-                lease.begin(Some(cx.clone()), deadline);
+                lease.begin(Some(cx), deadline);
                 return Ok(lease);
             }
             Box::pin(self.retire(lease)).await;
@@ -167,31 +169,31 @@ impl<A: Abi> WasmInstance<A> {
     }
 
     /// A new guest: a place, a store with its limits, the module's own start function, then `start`.
-    async fn fresh(&self, cx: Option<&CallContext>, deadline: Instant) -> Result<Lease<A>, Fault> {
+    async fn fresh(&self, cx: Option<&CallContext>, deadline: Instant) -> Result<Box<Lease<A>>, Fault> {
         let linked = self.code.current();
         self.code.count_call(linked.tier);
         let lane = self.code.engines().lane(linked.tier);
         let slot = place(lane.slots(), linked.abi.slots(), deadline).await?;
         let mut store = new_store(lane.wasmtime(), &self.shared, deadline);
         store.data_mut().begin(
-            cx.cloned(),
-            deadline.min(Instant::now() + self.shared.limits.start),
+            cx,
+            deadline.min(cx.and_then(|it| it.began).unwrap_or_else(Instant::now) + self.shared.limits.start),
         );
         let guest = match linked.abi.instantiate(&mut store).await {
             Ok(guest) => guest,
             Err(error) => return Err(Fault::of(&error, store.data())),
         };
         let answer = linked.abi.start(&guest, &mut store, &self.start_request).await;
-        let mut lease = Lease {
+        let mut lease = Box::new(Lease {
             store,
             guest,
             linked,
             calls: 0,
             _slot: slot,
-        };
+        });
         match lease.settle(answer)? {
             Ok(()) => {
-                lease.begin(cx.cloned(), deadline);
+                lease.begin(cx, deadline);
                 Ok(lease)
             }
             Err(status) => Err(Fault::Declined(decode_status(&status))),
@@ -200,7 +202,7 @@ impl<A: Abi> WasmInstance<A> {
 
     /// Keeps a guest whose call ended in order, if the policy says so. Gives back one that was kept for long enough, to be retired; an
     /// ephemeral one is dropped.
-    fn keep(&self, mut lease: Lease<A>) -> Option<Lease<A>> {
+    fn keep(&self, mut lease: Box<Lease<A>>) -> Option<Box<Lease<A>>> {
         let Reuse::Warm { instances, calls_max } = self.reuse else {
             return None;
         };
@@ -224,7 +226,7 @@ impl<A: Abi> WasmInstance<A> {
     }
 
     /// Lets go of a kept guest in order.
-    async fn retire(&self, mut lease: Lease<A>) {
+    async fn retire(&self, mut lease: Box<Lease<A>>) {
         lease.begin(None, Instant::now() + self.shared.limits.stop);
         if let Err(error) = lease.linked.abi.stop(&lease.guest, &mut lease.store).await {
             let fault = Fault::of(&error, lease.store.data());
@@ -293,13 +295,13 @@ impl<A: Abi> WasmInstance<A> {
         report
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Lease<A>>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Box<Lease<A>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<A: Abi> Lease<A> {
-    fn begin(&mut self, call: Option<CallContext>, deadline: Instant) {
+    fn begin(&mut self, call: Option<&CallContext>, deadline: Instant) {
         self.store.data_mut().begin(call, deadline);
         self.store.set_epoch_deadline(1);
     }

@@ -44,6 +44,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) services: Arc<dyn HostServices>,
     pub(crate) memory: MemoryMeter,
+    /// Ticks that found a guest of this artifact running: how long it has run, without a clock.
+    pub(crate) busy_ticks: Arc<AtomicU64>,
+    no_call: CallContext,
     halted: AtomicBool,
     halt: Notify,
 }
@@ -75,12 +78,19 @@ impl MemoryMeter {
 }
 
 impl Shared {
-    pub(crate) fn new(plugin: Arc<str>, limits: Limits, services: Arc<dyn HostServices>) -> Self {
+    pub(crate) fn new(
+        plugin: Arc<str>,
+        limits: Limits,
+        services: Arc<dyn HostServices>,
+        busy_ticks: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             plugin,
             limits,
             services,
             memory: MemoryMeter::default(),
+            busy_ticks,
+            no_call: CallContext::default(),
             halted: AtomicBool::new(false),
             halt: Notify::new(),
         }
@@ -132,7 +142,9 @@ impl fmt::Display for Refused {
 /// A store's own data.
 pub(crate) struct Cell {
     shared: Arc<Shared>,
-    call: Option<CallContext>,
+    /// Of the call that the guest is in. Kept between calls: see [`take_over`].
+    call: CallContext,
+    in_call: bool,
     deadline: Instant,
     memory_bytes: u64,
     refused: Option<Refused>,
@@ -144,7 +156,8 @@ pub(crate) struct Cell {
 pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadline: Instant) -> Store<Cell> {
     let cell = Cell {
         shared: Arc::clone(shared),
-        call: None,
+        call: CallContext::default(),
+        in_call: false,
         deadline,
         memory_bytes: 0,
         refused: None,
@@ -160,9 +173,12 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
             .saturating_mul(2)
             .saturating_add(1 << 20),
     );
-    store.epoch_deadline_callback(|store| match store.data().verdict(Instant::now()) {
-        Some(why) => Err(wasmtime::Error::new(why)),
-        None => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+    store.epoch_deadline_callback(|store| {
+        store.data().shared.busy_ticks.fetch_add(1, Ordering::Relaxed);
+        match store.data().verdict(Instant::now()) {
+            Some(why) => Err(wasmtime::Error::new(why)),
+            None => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+        }
     });
     store.set_epoch_deadline(1);
     store
@@ -170,15 +186,23 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
 
 impl Cell {
     /// Starts the clock of one entry into the guest. The caller resets the store's epoch deadline, too.
-    pub(crate) fn begin(&mut self, call: Option<CallContext>, deadline: Instant) {
-        self.call = call;
+    pub(crate) fn begin(&mut self, call: Option<&CallContext>, deadline: Instant) {
+        self.in_call = call.is_some();
+        if let Some(call) = call {
+            take_over(&mut self.call, call);
+        }
         self.deadline = deadline;
         self.refused = None;
     }
 
     /// Forgets the call after the guest has answered it.
     pub(crate) fn end(&mut self) {
-        self.call = None;
+        self.in_call = false;
+        take_over(&mut self.call, &self.shared.no_call);
+    }
+
+    fn call(&self) -> Option<&CallContext> {
+        self.in_call.then_some(&self.call)
     }
 
     /// The last growth that was refused, if any was.
@@ -219,7 +243,7 @@ impl Cell {
         };
         self.shared.services.log(LogLine {
             record: &record,
-            call: self.call.as_ref(),
+            call: self.call(),
         });
     }
 
@@ -230,7 +254,7 @@ impl Cell {
         target: String,
         payload: Bytes,
     ) -> impl Future<Output = Result<Result<Vec<u8>, Vec<u8>>, Interrupted>> + Send + use<> {
-        let (shared, parent, deadline) = (Arc::clone(&self.shared), self.call.clone(), self.deadline);
+        let (shared, parent, deadline) = (Arc::clone(&self.shared), self.call().cloned(), self.deadline);
         async move {
             let bytes_max = shared.limits.payload_bytes_max;
             if payload.len() > bytes_max {
@@ -250,6 +274,29 @@ impl Cell {
                 Err(status) => Err(status.encode_to_vec()),
             })
         }
+    }
+}
+
+/// Makes `kept` equal to `new`. Most calls carry no trace, no headers and no caller; where both have none, nothing is counted up or down.
+fn take_over(kept: &mut CallContext, new: &CallContext) {
+    let CallContext {
+        call_id,
+        deadline,
+        began,
+        traceparent,
+        metadata,
+        depth,
+        caller,
+    } = new;
+    (kept.call_id, kept.deadline, kept.began, kept.depth) = (*call_id, *deadline, *began, *depth);
+    if !(kept.traceparent.is_empty() && traceparent.is_empty()) {
+        kept.traceparent = Arc::clone(traceparent);
+    }
+    if !(kept.metadata.is_empty() && metadata.is_empty()) {
+        kept.metadata = Arc::clone(metadata);
+    }
+    if !(kept.caller.is_empty() && caller.is_empty()) {
+        kept.caller = Arc::clone(caller);
     }
 }
 

@@ -18,6 +18,8 @@ pub struct CallContext {
     pub call_id: u64,
     /// Absolute; the host always sets one before a call reaches a runtime.
     pub deadline: Option<Instant>,
+    /// When it was admitted, if somebody looked: a moment ago, so that a runtime need not ask the clock once more.
+    pub began: Option<Instant>,
     /// W3C traceparent of this call's span; empty = not traced.
     pub traceparent: Arc<str>,
     /// Propagated caller headers, lower-case names.
