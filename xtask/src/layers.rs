@@ -90,6 +90,14 @@ const RINGS: &[Ring] = &[
         bans: WAITING,
         pure: false,
     },
+    // What two sides of a process boundary speak: the adapter on the host's side, the SDK's optional part on the plugin's.
+    Ring {
+        name: "protocols",
+        crates: &["mortise-goplugin"],
+        looks_at: &["words"],
+        bans: &["axum", "reqwest", "rusqlite", "wasmtime"],
+        pure: false,
+    },
     Ring {
         name: "adapters",
         crates: &[
@@ -98,7 +106,7 @@ const RINGS: &[Ring] = &[
             "mortise-runtime-process",
             "mortise-runtime-wasm",
         ],
-        looks_at: &["words", "hazard", "port"],
+        looks_at: &["words", "hazard", "port", "protocols"],
         bans: &[],
         pure: false,
     },

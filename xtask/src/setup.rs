@@ -66,6 +66,15 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         "plugins in C, checks of include/mortise.h",
     )?;
     prepared.debian(workspace, &["clang-14", "lld-14"], "WebAssembly plugins in C")?;
+    prepared.debian(
+        workspace,
+        &[
+            "golang-go",
+            "golang-github-hashicorp-go-plugin-dev",
+            "golang-google-grpc-dev",
+        ],
+        "go-plugin's own plugins and hosts, in Go",
+    )?;
     prepared.wasm(workspace)?;
     prepared.assemblyscript(workspace)?;
     prepared.cargo_tool(

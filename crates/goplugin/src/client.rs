@@ -1,0 +1,151 @@
+//! Calls by path, with messages as bytes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::uri::PathAndQuery;
+use prost::Message;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    metadata::{MetadataKey, MetadataMap, MetadataValue},
+    transport::Channel,
+};
+
+use crate::codec::{BytesCodec, MESSAGE_BYTES_MAX};
+
+/// A side's services, as the other side calls them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// What goes beside a request.
+#[derive(Clone, Debug, Default)]
+pub struct CallHeaders {
+    /// Time left; the callee is told, and the caller still has to enforce it.
+    pub timeout: Option<Duration>,
+    /// Headers: lower-case names, text values. What HTTP/2 can't carry is left out.
+    pub metadata: Vec<(String, String)>,
+}
+
+// === impl Client ===
+
+impl Client {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { channel }
+    }
+
+    /// Calls the unary method at `path`, `/package.Service/Method`.
+    ///
+    /// # Errors
+    /// The callee's status; `Unavailable` or `Unknown` with the transport's words if the connection broke.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the call's stream, and the callee sees its context cancelled.
+    pub async fn call(&self, path: &str, headers: &CallHeaders, payload: Bytes) -> Result<Bytes, Status> {
+        let path = parse_path(path)?;
+        let mut grpc = self.grpc().await?;
+        let response = grpc.unary(headers.request(payload), path, BytesCodec).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Calls any method that streams, in either or both directions.
+    ///
+    /// It may not return before the callee has sent its first message: Go's servers send their headers with it.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or what it gave, resets the call's stream.
+    pub async fn stream(
+        &self,
+        path: &str,
+        headers: &CallHeaders,
+        payloads: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Streaming<Bytes>, Status> {
+        let path = parse_path(path)?;
+        let mut grpc = self.grpc().await?;
+        let response = grpc
+            .streaming(headers.request(payloads), path, BytesCodec)
+            .await?;
+        Ok(response.into_inner())
+    }
+
+    /// A unary call of the protocol's own.
+    pub(crate) async fn ask<Reply: Message + Default>(
+        &self,
+        path: &str,
+        request: &impl Message,
+        timeout: Duration,
+    ) -> Result<Reply, Status> {
+        let headers = CallHeaders {
+            timeout: Some(timeout),
+            ..CallHeaders::default()
+        };
+        let call = self.call(path, &headers, request.encode_to_vec().into());
+        let reply = tokio::time::timeout(timeout, call)
+            .await
+            .map_err(|_| Status::deadline_exceeded(format!("`{path}` took longer than {timeout:?}")))??;
+        Reply::decode(reply)
+            .map_err(|error| Status::internal(format!("the reply of `{path}` does not parse: {error}")))
+    }
+
+    async fn grpc(&self) -> Result<Grpc<Channel>, Status> {
+        let mut grpc = Grpc::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        grpc.ready()
+            .await
+            .map_err(|error| Status::unavailable(format!("the connection is gone: {}", causes(&error))))?;
+        Ok(grpc)
+    }
+}
+
+// === impl CallHeaders ===
+
+impl CallHeaders {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
+        }
+        self.add_to(request.metadata_mut());
+        request
+    }
+
+    fn add_to(&self, map: &mut MetadataMap) {
+        for (name, value) in &self.metadata {
+            if let (Ok(name), Ok(value)) = (
+                MetadataKey::from_bytes(name.as_bytes()),
+                MetadataValue::try_from(value),
+            ) {
+                map.append(name, value);
+            }
+        }
+    }
+}
+
+fn parse_path(path: &str) -> Result<PathAndQuery, Status> {
+    PathAndQuery::try_from(path)
+        .ok()
+        .filter(|it| it.query().is_none() && path.starts_with('/') && path.matches('/').count() == 2)
+        .ok_or_else(|| Status::invalid_argument(format!("`{path}` is not `/package.Service/Method`")))
+}
+
+/// An error with what caused it, in one line.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}

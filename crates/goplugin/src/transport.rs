@@ -1,0 +1,147 @@
+//! What gRPC runs over: a unix socket, a TCP connection, a stream of a multiplexed session, with TLS inside or without.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::{Channel, Endpoint, Server, server::Connected};
+use tower::service_fn;
+
+use crate::{
+    BoxFuture,
+    tls::{SERVER_NAME, Session},
+};
+
+/// Window of a stream and, twice that, of a connection: a message of several MiB flows without waiting.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// Larger frames than the default of 16 KiB halve the cost of large messages.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// A TLS handshake that takes longer is none.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Any connection.
+pub(crate) struct Wire(Box<dyn Duplex>);
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Makes connections to one place.
+pub(crate) type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Wire>> + Send + Sync>;
+
+// === impl Wire ===
+
+impl Wire {
+    pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(Box::new(io))
+    }
+
+    /// Puts TLS inside, as the one who connected.
+    pub(crate) async fn connect_tls(self, session: Option<&Session>) -> io::Result<Self> {
+        let Some(session) = session else { return Ok(self) };
+        let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+        let connecting = tokio_rustls::TlsConnector::from(session.client.clone()).connect(name, self.0);
+        within(connecting).await
+    }
+
+    /// Puts TLS inside, as the one who accepted.
+    pub(crate) async fn accept_tls(self, session: Option<&Session>) -> io::Result<Self> {
+        let Some(session) = session else { return Ok(self) };
+        within(tokio_rustls::TlsAcceptor::from(session.server.clone()).accept(self.0)).await
+    }
+}
+
+async fn within<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<Wire>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let stream = tokio::time::timeout(HANDSHAKE_WITHIN, handshake)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(Wire::new(stream))
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+impl Connected for Wire {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+/// Connects, so that a place where nobody listens is an error now.
+pub(crate) async fn channel(dial: Dial, tls: bool) -> Result<Channel, tonic::transport::Error> {
+    endpoint(tls).connect_with_connector(connector(dial)).await
+}
+
+/// Connects with the first call.
+pub(crate) fn lazy_channel(dial: Dial, tls: bool) -> Channel {
+    endpoint(tls).connect_with_connector_lazy(connector(dial))
+}
+
+fn connector(
+    dial: Dial,
+) -> impl tower::Service<
+    http::Uri,
+    Response = TokioIo<Wire>,
+    Error = io::Error,
+    Future = BoxFuture<'static, io::Result<TokioIo<Wire>>>,
+> + Send
++ 'static {
+    service_fn(move |_: http::Uri| {
+        let dial = dial.clone();
+        Box::pin(async move { dial().await.map(TokioIo::new) }) as BoxFuture<'static, _>
+    })
+}
+
+fn endpoint(tls: bool) -> Endpoint {
+    // What Go's host calls it; a plugin sees it as the authority. TLS is below this, in the connector.
+    let name = if tls { "http://localhost" } else { "http://unused" };
+    Endpoint::from_static(name)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
+}
+
+pub(crate) fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+}

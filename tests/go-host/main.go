@@ -1,0 +1,241 @@
+// A go-plugin host for the tests, as anybody would write it. It starts a plugin that serves grpctest.Test, calls
+// everything, ends it, and says what came of each step: `ok <step> <value>` or `failed <step> <why>`.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/golang/protobuf/proto"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	grpctest "github.com/hashicorp/go-plugin/test/grpc"
+	"google.golang.org/grpc"
+)
+
+var (
+	path      = flag.String("plugin", "", "the plugin's executable")
+	cookie    = flag.String("cookie", "BASIC_PLUGIN=hello", "KEY=value")
+	mtls      = flag.Bool("mtls", false, "with AutoMTLS")
+	versions  = flag.String("versions", "1,2,3", "versions to offer")
+	steps     = flag.String("steps", "ping,double,stream,broker,invoke,kill", "what to do")
+	messages  = flag.Int("messages", 5000, "messages of the stream")
+	failed    = false
+	rpcClient *client
+)
+
+// client is what the plugin set dispenses.
+type client struct {
+	broker *plugin.GRPCBroker
+	conn   *grpc.ClientConn
+	test   grpctest.TestClient
+}
+
+type kv struct {
+	plugin.NetRPCUnsupportedPlugin
+}
+
+func (kv) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
+
+func (kv) GRPCClient(_ context.Context, broker *plugin.GRPCBroker, conn *grpc.ClientConn) (interface{}, error) {
+	return &client{broker: broker, conn: conn, test: grpctest.NewTestClient(conn)}, nil
+}
+
+// InvokeRequest and InvokeReply are those of mortise.goplugin.v1.PluginService.
+type InvokeRequest struct {
+	Method  string `protobuf:"bytes,1,opt,name=method,proto3"`
+	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3"`
+}
+
+type InvokeReply struct {
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3"`
+}
+
+func (m *InvokeRequest) Reset()         { *m = InvokeRequest{} }
+func (m *InvokeRequest) String() string { return proto.CompactTextString(m) }
+func (*InvokeRequest) ProtoMessage()    {}
+func (m *InvokeReply) Reset()           { *m = InvokeReply{} }
+func (m *InvokeReply) String() string   { return proto.CompactTextString(m) }
+func (*InvokeReply) ProtoMessage()      {}
+
+type ponger struct{}
+
+func (ponger) Ping(context.Context, *grpctest.PingRequest) (*grpctest.PongResponse, error) {
+	return &grpctest.PongResponse{Msg: "pong from the Go host"}, nil
+}
+
+func double(ctx context.Context) (string, error) {
+	reply, err := rpcClient.test.Double(ctx, &grpctest.TestRequest{Input: 21})
+	return fmt.Sprint(reply.GetOutput()), err
+}
+
+func stream(ctx context.Context) (string, error) {
+	stream, err := rpcClient.test.Stream(ctx)
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		for i := 0; i < *messages; i++ {
+			if stream.Send(&grpctest.TestRequest{Input: int32(i)}) != nil {
+				return
+			}
+		}
+		stream.CloseSend()
+	}()
+	for i := 0; ; i++ {
+		reply, err := stream.Recv()
+		if err == io.EOF {
+			return fmt.Sprint(i), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if reply.Output != int32(i) {
+			return "", fmt.Errorf("message %d is %d", i, reply.Output)
+		}
+	}
+}
+
+func broker(ctx context.Context) (string, error) {
+	id := rpcClient.broker.NextId()
+	go rpcClient.broker.AcceptAndServe(id, func(options []grpc.ServerOption) *grpc.Server {
+		server := grpc.NewServer(options...)
+		grpctest.RegisterPingPongServer(server, ponger{})
+		return server
+	})
+	reply, err := rpcClient.test.Bidirectional(ctx, &grpctest.BidirectionalRequest{Id: id})
+	if err != nil {
+		return "", err
+	}
+	conn, err := rpcClient.broker.Dial(reply.Id)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	pong, err := grpctest.NewPingPongClient(conn).Ping(ctx, &grpctest.PingRequest{})
+	return pong.GetMsg(), err
+}
+
+// invoke calls Double by its name.
+func invoke(ctx context.Context) (string, error) {
+	payload, err := proto.Marshal(&grpctest.TestRequest{Input: 4})
+	if err != nil {
+		return "", err
+	}
+	reply := new(InvokeReply)
+	request := &InvokeRequest{Method: "grpctest.Test/Double", Payload: payload}
+	if err := rpcClient.conn.Invoke(ctx, "/mortise.goplugin.v1.PluginService/Invoke", request, reply); err != nil {
+		return "", err
+	}
+	response := new(grpctest.TestResponse)
+	err = proto.Unmarshal(reply.Payload, response)
+	return fmt.Sprint(response.Output), err
+}
+
+// refuse calls with a key that no plugin knows, to see its status.
+func refuse(ctx context.Context) (string, error) {
+	_, err := rpcClient.test.PrintKV(ctx, &grpctest.PrintKVRequest{Key: "nonsense"})
+	return fmt.Sprint(err), nil
+}
+
+func say(step string, value interface{}, err error) {
+	if err != nil {
+		failed = true
+		fmt.Printf("failed %s %v\n", step, err)
+		return
+	}
+	fmt.Printf("ok %s %v\n", step, value)
+}
+
+func main() {
+	flag.Parse()
+	pair := strings.SplitN(*cookie, "=", 2)
+	sets := map[int]plugin.PluginSet{}
+	for _, version := range strings.Split(*versions, ",") {
+		var number int
+		fmt.Sscan(version, &number)
+		sets[number] = plugin.PluginSet{"test": kv{}}
+	}
+	started := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pair[0], MagicCookieValue: pair[1]},
+		VersionedPlugins: sets,
+		Cmd:              exec.Command(*path),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         *mtls,
+		StartTimeout:     20 * time.Second,
+		Logger:           hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true}),
+	})
+	protocol, err := started.Client()
+	say("start", started.NegotiatedVersion(), err)
+	if err == nil {
+		raw, err := protocol.Dispense("test")
+		say("dispense", "", err)
+		rpcClient, _ = raw.(*client)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, step := range strings.Split(*steps, ",") {
+		if rpcClient == nil {
+			break
+		}
+		var value string
+		var err error
+		switch step {
+		case "ping":
+			err = protocol.Ping()
+		case "double":
+			value, err = double(ctx)
+		case "stream":
+			value, err = stream(ctx)
+		case "broker":
+			value, err = broker(ctx)
+		case "invoke":
+			value, err = invoke(ctx)
+		case "refuse":
+			value, err = refuse(ctx)
+		case "bench":
+			value, err = bench(ctx)
+		case "wait":
+			// Until the test kills this host.
+			fmt.Printf("ok wait %d\n", started.ReattachConfig().Pid)
+			time.Sleep(time.Minute)
+		case "kill":
+			begun := time.Now()
+			started.Kill()
+			if !started.Exited() {
+				err = fmt.Errorf("the plugin did not exit")
+			}
+			// go-plugin kills what does not exit by itself within two seconds.
+			value = fmt.Sprint(time.Since(begun) < 2*time.Second)
+		default:
+			err = fmt.Errorf("no such step")
+		}
+		say(step, value, err)
+	}
+	started.Kill()
+	if failed {
+		os.Exit(1)
+	}
+}
+
+// bench prints the median of many unary calls, in nanoseconds.
+func bench(ctx context.Context) (string, error) {
+	const rounds = 5000
+	times := make([]time.Duration, 0, rounds)
+	for i := 0; i < rounds; i++ {
+		begun := time.Now()
+		if _, err := double(ctx); err != nil {
+			return "", err
+		}
+		times = append(times, time.Since(begun))
+	}
+	sort.Slice(times, func(i, j int) bool { return times[i] < times[j] })
+	return fmt.Sprint(times[rounds/2].Nanoseconds()), nil
+}
