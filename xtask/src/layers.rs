@@ -162,6 +162,14 @@ const RINGS: &[Ring] = &[
         bans: &["aws-lc-rs", "axum", "reqwest", "wasmtime"],
         pure: false,
     },
+    // The part of the guest side that is allowed sockets; no plugin has it unless it asks.
+    Ring {
+        name: "guest side with sockets",
+        crates: &["mortise-sdk-go-plugin"],
+        looks_at: &["words", "guest side", "protocols"],
+        bans: &["axum", "reqwest", "rusqlite", "wasmtime"],
+        pure: false,
+    },
     Ring {
         name: "testing",
         crates: &["mortise-conformance", "mortise-e2e", "mortise-bench", "xtask"],

@@ -6,7 +6,10 @@
 //!
 //! Bounds: a line of [`LINE_BYTES_MAX`], [`FIELDS_MAX`] fields of [`FIELD_CHARS_MAX`]. A longer line comes in pieces, at level debug.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::{Map, Value};
 
@@ -133,6 +136,28 @@ impl LogEvent {
     }
 }
 
+impl LogEvent {
+    /// The line by which hclog would log it at that time, with its end.
+    #[must_use]
+    pub fn to_hclog(&self, at: SystemTime) -> String {
+        let mut object = Map::new();
+        for (name, value) in &self.fields {
+            // A field may not pass for one of hclog's own.
+            object.insert(
+                name.trim_start_matches('@').to_owned(),
+                Value::from(value.as_str()),
+            );
+        }
+        object.insert("@level".to_owned(), self.level.as_str().into());
+        object.insert("@message".to_owned(), self.message.as_str().into());
+        if !self.module.is_empty() {
+            object.insert("@module".to_owned(), self.module.as_str().into());
+        }
+        object.insert("@timestamp".to_owned(), timestamp(at).into());
+        format!("{}\n", Value::Object(object))
+    }
+}
+
 // === impl LogLevel ===
 
 impl LogLevel {
@@ -206,6 +231,28 @@ fn cut(mut text: String) -> String {
         text.truncate(end);
     }
     text
+}
+
+/// Go's `2006-01-02T15:04:05.000000Z`, in UTC.
+fn timestamp(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, micros) = (since.as_secs(), since.subsec_micros());
+    let (days, in_day) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1 March of the year 0; then years begin with March, and leap days are last. Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let days = days + 719_468;
+    let (era, in_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (in_era - in_era / 1460 + in_era / 36_524 - in_era / 146_096) / 365;
+    let in_year = in_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (in_day / 3600, in_day % 3600 / 60, in_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
 fn prefix(line: &str) -> Option<LogLevel> {

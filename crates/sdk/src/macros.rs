@@ -143,6 +143,13 @@ macro_rules! __export {
             $crate::process::main::<$plugin>(&__mortise::METADATA)
         }
 
+        /// What the `main!` of a crate with a further dialect calls.
+        #[doc(hidden)]
+        #[cfg(not(target_family = "wasm"))]
+        pub fn __mortise_main_with(other: impl $crate::process::Dialect) -> ::std::process::ExitCode {
+            $crate::process::main_with::<$plugin>(&__mortise::METADATA, other)
+        }
+
         /// What `mortise_sdk::linked!` gives.
         #[doc(hidden)]
         #[cfg(not(target_family = "wasm"))]

@@ -30,9 +30,24 @@ mod work;
 /// Exit code of an executable that was not started by a host.
 const EXIT_USAGE: u8 = 64;
 
+/// What an executable speaks when no Mortise host started it. A crate of its own implements it, so that this one needs no executor and no socket.
+pub trait Dialect {
+    /// Serves whoever started this process, or says that nobody did.
+    fn serve<P: Plugin>(self) -> ExitCode;
+}
+
+/// The dialect of an executable that has no other.
+struct Nobody;
+
 /// The `main` of a plugin's executable.
 #[must_use]
 pub fn main<P: Plugin>(metadata: &'static [u8]) -> ExitCode {
+    main_with::<P>(metadata, Nobody)
+}
+
+/// The `main` of an executable that speaks `other` where it has no lane.
+#[must_use]
+pub fn main_with<P: Plugin>(metadata: &'static [u8], other: impl Dialect) -> ExitCode {
     // Keeps the section in the executable: nothing else here looks at it.
     std::hint::black_box(metadata.as_ptr());
     #[cfg(unix)]
@@ -45,10 +60,16 @@ pub fn main<P: Plugin>(metadata: &'static [u8]) -> ExitCode {
             }
         };
     }
-    eprintln!(
-        "This is the plugin {} {}, built as a process of its own. A host starts it; try `mortise run`.",
-        P::BUILD.name,
-        P::BUILD.version
-    );
-    ExitCode::from(EXIT_USAGE)
+    other.serve::<P>()
+}
+
+impl Dialect for Nobody {
+    fn serve<P: Plugin>(self) -> ExitCode {
+        eprintln!(
+            "This is the plugin {} {}, built as a process of its own. A host starts it; try `mortise run`.",
+            P::BUILD.name,
+            P::BUILD.version
+        );
+        ExitCode::from(EXIT_USAGE)
+    }
 }

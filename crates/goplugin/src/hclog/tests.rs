@@ -111,6 +111,41 @@ fn many_fields_are_counted() {
     );
 }
 
+#[test]
+fn what_is_printed_is_read_back() {
+    use std::time::Duration;
+    let event = LogEvent {
+        level: LogLevel::Warn,
+        message: "low \"on\"\nfuel".to_owned(),
+        module: "car".to_owned(),
+        fields: vec![("left".to_owned(), "3".to_owned())],
+    };
+    let line = event.to_hclog(UNIX_EPOCH + Duration::from_micros(1_795_259_726_756_006));
+    assert_eq!(line.matches('\n').count(), 1);
+    let mut events = parse(&line);
+    let timestamp = events[0].fields.remove(0);
+    assert_eq!(
+        timestamp,
+        ("timestamp".to_owned(), "2026-11-21T11:15:26.756006Z".to_owned())
+    );
+    assert_eq!(events, [event]);
+    for (seconds, date) in [
+        (0, "1970-01-01"),
+        (951_782_400, "2000-02-29"),
+        (4_107_542_400, "2100-03-01"),
+    ] {
+        assert!(
+            timestamp_of(seconds).starts_with(date),
+            "{}",
+            timestamp_of(seconds)
+        );
+    }
+}
+
+fn timestamp_of(seconds: u64) -> String {
+    timestamp(UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+}
+
 trait ConcatLen {
     fn concat_len(&self) -> usize;
 }

@@ -1,0 +1,118 @@
+//! The Go host of `tests/go-host` drives it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+static HOST: LazyLock<Option<PathBuf>> = LazyLock::new(build);
+
+fn build() -> Option<PathBuf> {
+    let root = std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
+    let libraries = Path::new("/usr/share/gocode/src/github.com/hashicorp/go-plugin");
+    if Command::new("go").arg("version").output().is_err() || !libraries.exists() {
+        println!(
+            "skipped: needs golang-go and golang-github-hashicorp-go-plugin-dev (cargo xtask setup installs them)"
+        );
+        return None;
+    }
+    let target = root.join("target/go");
+    let program = target.join("go-host");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(root.join("tests/go-host"))
+        .envs([
+            ("GO111MODULE", "off"),
+            ("CGO_ENABLED", "0"),
+            ("GOFLAGS", "-p=2"),
+            ("GOPATH", "/usr/share/gocode"),
+        ])
+        .env("GOCACHE", target.join("cache"))
+        .output()
+        .unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    Some(program)
+}
+
+/// What the host says of each step, and what it logged.
+fn drive(arguments: &[&str]) -> Option<(BTreeMap<String, String>, String)> {
+    let host = HOST.clone()?;
+    let output = Command::new(host)
+        .arg("-plugin")
+        .arg(crate::plugin())
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let steps = text.lines().filter_map(|line| {
+        let (outcome, rest) = line.split_once(' ')?;
+        let (step, value) = rest.split_once(' ').unwrap_or((rest, ""));
+        Some((step.to_owned(), format!("{outcome} {value}")))
+    });
+    Some((
+        steps.collect(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
+}
+
+const EXPECTED: [(&str, &str); 6] = [
+    ("start", "ok 3"),
+    ("ping", "ok "),
+    ("double", "ok 42"),
+    ("invoke", "ok 8"),
+    (
+        "refuse",
+        "ok rpc error: code = InvalidArgument desc = `nonsense` is no key of this plugin",
+    ),
+    ("kill", "ok true"),
+];
+
+#[test]
+fn an_unmodified_go_host_drives_it_plain_and_with_mutual_tls() {
+    for mtls in [&[][..], &["-mtls"]] {
+        let arguments = [mtls, &["-steps", "ping,double,invoke,refuse,kill"]].concat();
+        let Some((steps, log)) = drive(&arguments) else {
+            return;
+        };
+        for (step, outcome) in EXPECTED {
+            assert_eq!(
+                steps.get(step).map(String::as_str),
+                Some(outcome),
+                "{step} {mtls:?}\n{log}"
+            );
+        }
+        // The host took its log line apart: that is hclog's JSON.
+        assert!(
+            log.lines()
+                .any(|line| line.contains(r#""@message":"doubling""#) && line.contains(r#""input":"21""#)),
+            "{log}"
+        );
+        // go-plugin logs it so if the process did not exit with code 0.
+        assert!(!log.contains("exit status"), "{log}");
+    }
+}
+
+#[test]
+fn versions_are_negotiated() {
+    for (versions, expected) in [("1", "ok 1"), ("2,1", "ok 2")] {
+        let Some((steps, log)) = drive(&["-versions", versions, "-steps", "double,kill"]) else {
+            return;
+        };
+        assert_eq!(steps["start"], expected, "{log}");
+    }
+}
+
+#[test]
+fn a_person_is_told_that_it_is_a_plugin() {
+    let output = Command::new(crate::plugin()).env_clear().output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("This is the plugin double 1.0.0"));
+}
