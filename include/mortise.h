@@ -106,7 +106,12 @@ typedef struct mt_done {
 typedef mt_status (*mt_invoke_async_fn)(void *self, const mt_call *call, mt_slice in, mt_done done);
 
 /* mt_method.flags */
-enum { MT_METHOD_IDEMPOTENT = 1u << 0, MT_METHOD_NONBLOCKING = 1u << 1 };
+enum {
+  MT_METHOD_IDEMPOTENT = 1u << 0,
+  MT_METHOD_NONBLOCKING = 1u << 1,
+  MT_METHOD_CLIENT_STREAMING = 1u << 2, /* called through the extension "mortise.stream/1" only */
+  MT_METHOD_SERVER_STREAMING = 1u << 3  /* the same */
+};
 
 typedef struct mt_method {
   uint32_t size;

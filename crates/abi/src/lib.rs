@@ -156,6 +156,10 @@ pub type MtInvokeAsyncFn =
 pub const MT_METHOD_IDEMPOTENT: u32 = 1;
 /// The method returns promptly and never blocks.
 pub const MT_METHOD_NONBLOCKING: u32 = 2;
+/// `mt_method.flags`: the caller sends a stream of requests.
+pub const MT_METHOD_CLIENT_STREAMING: u32 = 4;
+/// `mt_method.flags`: the method answers with a stream of replies.
+pub const MT_METHOD_SERVER_STREAMING: u32 = 8;
 
 /// One row of an instance's method table.
 #[repr(C)]

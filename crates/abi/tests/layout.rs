@@ -61,6 +61,14 @@ fn rows() -> Vec<Row> {
         ("MT_CALL_IDEMPOTENT", u64::from(MT_CALL_IDEMPOTENT)),
         ("MT_METHOD_IDEMPOTENT", u64::from(MT_METHOD_IDEMPOTENT)),
         ("MT_METHOD_NONBLOCKING", u64::from(MT_METHOD_NONBLOCKING)),
+        (
+            "MT_METHOD_CLIENT_STREAMING",
+            u64::from(MT_METHOD_CLIENT_STREAMING),
+        ),
+        (
+            "MT_METHOD_SERVER_STREAMING",
+            u64::from(MT_METHOD_SERVER_STREAMING),
+        ),
         ("MT_F_UNLOAD_SAFE", u64::from(MT_F_UNLOAD_SAFE)),
         ("MT_F_PANIC_ABORT", u64::from(MT_F_PANIC_ABORT)),
     ] {

@@ -46,9 +46,9 @@ pub enum BuildError {
     Contract { why: String },
 
     #[error(
-        "`{method}` streams, and this version carries unary methods only; take and return whole messages"
+        "`{method}` streams and has the option `mortise.nonblocking`, and a stream waits for its caller; take the option away"
     )]
-    Streaming { method: String },
+    NonblockingStream { method: String },
 
     #[error("cannot generate Rust: {0}")]
     Generate(#[source] std::io::Error),

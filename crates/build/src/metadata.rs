@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use mortise_contract::Contract;
+use mortise_contract::{Contract, Method};
 use mortise_manifest::Manifest;
-use mortise_wire::{METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, plugin};
+use mortise_wire::{METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, MethodKind, plugin};
 use prost::Message as _;
 
 use crate::BuildError;
@@ -14,7 +14,7 @@ use crate::BuildError;
 ///
 /// # Errors
 /// If the manifest has faults (all are told), the descriptors do not link, a provided service is not among them, or a provided method
-/// streams.
+/// both streams and promises not to block.
 pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, BuildError> {
     let parsed = parse_manifest(manifest)?;
     let contract = Contract::from_descriptor_set(descriptor_set, &parsed.provides).map_err(|error| {
@@ -22,12 +22,12 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
             why: error.to_string(),
         }
     })?;
-    let streaming = contract
+    let contradiction = contract
         .methods()
         .iter()
-        .find(|it| it.client_streaming() || it.server_streaming());
-    if let Some(method) = streaming {
-        return Err(BuildError::Streaming {
+        .find(|it| kind(it).streams() && it.options().nonblocking);
+    if let Some(method) = contradiction {
+        return Err(BuildError::NonblockingStream {
             method: method.target(),
         });
     }
@@ -37,7 +37,8 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
         wire_hash: it.wire_hash().to_vec(),
         full_hash: it.full_hash().to_vec(),
         flags: flag(it.options().idempotent(), METHOD_IDEMPOTENT)
-            | flag(it.options().nonblocking, METHOD_NONBLOCKING),
+            | flag(it.options().nonblocking, METHOD_NONBLOCKING)
+            | kind(it).flags(),
     });
     Ok(Metadata {
         format: METADATA_FORMAT,
@@ -86,6 +87,10 @@ pub(crate) fn parse_manifest(text: &str) -> Result<Manifest, BuildError> {
     Manifest::parse(text, "plugin.toml").map_err(|faults| BuildError::Manifest {
         report: faults.to_string(),
     })
+}
+
+fn kind(method: &Method) -> MethodKind {
+    MethodKind::of(method.client_streaming(), method.server_streaming())
 }
 
 fn flag(set: bool, bit: u32) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use mortise_wire::plugin;
+use mortise_wire::{MethodKind, plugin};
 use prost_build::{Method, Service, ServiceGenerator};
 
 /// A provided method: its number on every boundary, and the metadata's row.
@@ -30,7 +30,7 @@ impl Generator {
     fn server(&self, service: &Service, full: &str, text: &mut String) {
         let Service { name, .. } = service;
         let rt = &self.runtime;
-        let unary: Vec<_> = sorted_unary(service);
+        let methods: Vec<_> = sorted_methods(service);
         doc(
             text,
             0,
@@ -44,27 +44,41 @@ impl Generator {
             output_type,
             comments,
             proto_name,
+            client_streaming,
+            server_streaming,
             ..
-        } in unary.iter().copied()
+        } in methods.iter().copied()
         {
             doc(&mut body, 1, comments, &format!("Method `{proto_name}`."));
-            let output = output_type;
+            let requests = if *client_streaming {
+                format!("requests: &mut {rt}::Requests<'_, {input_type}>")
+            } else {
+                format!("request: {input_type}")
+            };
+            let (replies, output) = if *server_streaming {
+                (format!(", replies: &mut {rt}::Replies<'_, {output_type}>"), "()")
+            } else {
+                (String::new(), output_type.as_str())
+            };
             line(
                 &mut body,
                 format_args!(
-                    "    fn {name}(&self, cx: &{rt}::Cx, request: {input_type}) -> {rt}::Result<{output}>;"
+                    "    fn {name}(&self, cx: &{rt}::Cx, {requests}{replies}) -> {rt}::Result<{output}>;"
                 ),
             );
         }
-        let first = unary
+        let first = methods
             .iter()
             .filter_map(|it| self.provided.get(&(full.to_owned(), it.proto_name.clone())))
             .map(|(number, _)| *number)
             .min()
             .map_or_else(|| "::core::primitive::u32::MAX".to_owned(), |it| it.to_string());
-        let rows: Vec<_> = unary
+        let rows: Vec<_> = methods
             .iter()
-            .map(|it| format!("{rt}::guest::Method::of::<{}>()", marker(name, it)))
+            .map(|it| {
+                let of = if kind(it).streams() { "of_stream" } else { "of" };
+                format!("{rt}::guest::Method::{of}::<{}>()", marker(name, it))
+            })
             .collect();
         line(
             text,
@@ -75,7 +89,7 @@ impl Generator {
                 rows.join(", ")
             ),
         );
-        for method in unary {
+        for method in methods {
             self.marker(service, full, method, text);
         }
     }
@@ -93,16 +107,40 @@ impl Generator {
         let row = self.provided.get(&(full.to_owned(), proto_name.clone()));
         let (flags, hash) = row.map_or((0, &[0; 32][..]), |(_, it)| (it.flags, &it.wire_hash[..]));
         let (marker, service) = (marker(&service.name, method), &service.name);
+        let kind = kind(method);
+        let flags = flags | kind.flags();
+        let of = if kind.streams() { "StreamOf" } else { "MethodOf" };
         line(
             text,
             format_args!(
                 "#[doc(hidden)]\npub enum {marker} {{}}\n\
-             impl<P: {service}> {rt}::guest::MethodOf<P> for {marker} {{\n    \
+             impl<P: {service}> {rt}::guest::{of}<P> for {marker} {{\n    \
              const SERVICE: &'static str = {full:?};\n    const NAME: &'static str = {proto_name:?};\n    \
-             const FLAGS: u32 = {flags};\n    const WIRE_HASH: [u8; 32] = {hash:?};\n    \
-             type Request = {input_type};\n    type Reply = {output_type};\n    \
-             fn call(plugin: &P, cx: &{rt}::Cx, request: Self::Request) -> {rt}::Result<Self::Reply> {{\n        \
-             <P as {service}>::{name}(plugin, cx, request)\n    }}\n}}"
+             const FLAGS: u32 = {flags};\n    const WIRE_HASH: [u8; 32] = {hash:?};"
+            ),
+        );
+        let (run, arguments) = match kind {
+            MethodKind::Unary => {
+                line(
+                    text,
+                    format_args!(
+                        "    type Request = {input_type};\n    type Reply = {output_type};\n    \
+                     fn call(plugin: &P, cx: &{rt}::Cx, request: Self::Request) -> {rt}::Result<Self::Reply> {{\n        \
+                     <P as {service}>::{name}(plugin, cx, request)\n    }}\n}}"
+                    ),
+                );
+                return;
+            }
+            MethodKind::ServerStreaming => ("server", "request, replies"),
+            MethodKind::ClientStreaming => ("client", "requests"),
+            MethodKind::Bidi => ("bidi", "requests, replies"),
+        };
+        let target = format!("{full}/{proto_name}");
+        line(
+            text,
+            format_args!(
+                "    fn run(plugin: &P, cx: &{rt}::Cx, link: &dyn {rt}::StreamLink) -> {rt}::Result<()> {{\n        \
+             {rt}::stream::{run}({target:?}, link, |{arguments}| <P as {service}>::{name}(plugin, cx, {arguments}))\n    }}\n}}"
             ),
         );
     }
@@ -127,7 +165,9 @@ impl Generator {
             output_type,
             comments,
             ..
-        } in sorted_unary(service)
+        } in sorted_methods(service)
+            .into_iter()
+            .filter(|it| !kind(it).streams())
         {
             let target = format!("{full}/{proto_name}");
             doc(&mut calls, 1, comments, &format!("Calls `{target}`."));
@@ -169,13 +209,13 @@ pub(crate) fn full_name(service: &Service) -> String {
     format!("{}{dot}{}", service.package, service.proto_name)
 }
 
-/// The order of `Metadata.methods` within a service. A service that streams is somebody else's: only its unary methods can be called.
-fn sorted_unary(service: &Service) -> Vec<&Method> {
-    let mut methods: Vec<_> = service
-        .methods
-        .iter()
-        .filter(|it| !it.client_streaming && !it.server_streaming)
-        .collect();
+fn kind(method: &Method) -> MethodKind {
+    MethodKind::of(method.client_streaming, method.server_streaming)
+}
+
+/// The order of `Metadata.methods` within a service.
+fn sorted_methods(service: &Service) -> Vec<&Method> {
+    let mut methods: Vec<_> = service.methods.iter().collect();
     methods.sort_by(|a, b| a.proto_name.cmp(&b.proto_name));
     methods
 }

@@ -15,6 +15,11 @@ pub struct Limits {
     pub concurrency: u32,
     /// Highest size of one request or reply, in bytes. Default 64 MiB.
     pub payload_bytes_max: usize,
+    /// Messages of one streaming call that are on their way in one direction; the sender of a further one waits. Default 64.
+    pub stream_messages_max: u32,
+    /// Bytes of one streaming call that are on their way in one direction; the sender of more waits. A message that is longer than this
+    /// goes alone. Default 1 MiB.
+    pub stream_bytes_max: usize,
     /// Time a start (`create`, `activate`, first health) may take. Default 10 s.
     pub start: Duration,
     /// Time a stop may take before force is used. Default 5 s.
@@ -37,6 +42,10 @@ pub struct LimitsOverride {
     pub concurrency: Option<u32>,
     /// `payload_mib`, as bytes. 1 MiB to 1 GiB.
     pub payload_bytes_max: Option<usize>,
+    /// `stream_messages`. 1 to 65,536.
+    pub stream_messages_max: Option<u32>,
+    /// `stream_kib`, as bytes. 1 KiB to 1 GiB.
+    pub stream_bytes_max: Option<usize>,
     /// `start_ms`. 1 ms to 10 min.
     pub start: Option<Duration>,
     /// `stop_ms`. 1 ms to 10 min.
@@ -53,6 +62,10 @@ const DEADLINE_MS: RangeInclusive<u64> = 1..=3_600_000;
 const CONCURRENCY: RangeInclusive<u32> = 1..=65_536;
 /// Values that `payload_mib` may have.
 const PAYLOAD_MIB: RangeInclusive<usize> = 1..=1024;
+/// Values that `stream_messages` may have.
+const STREAM_MESSAGES: RangeInclusive<u32> = 1..=65_536;
+/// Values that `stream_kib` may have.
+const STREAM_KIB: RangeInclusive<usize> = 1..=1 << 20;
 /// Values that `start_ms` and `stop_ms` may have.
 const START_STOP_MS: RangeInclusive<u64> = 1..=600_000;
 /// Values that `log_lines_per_second` may have.
@@ -67,6 +80,8 @@ impl Default for Limits {
             deadline: Duration::from_secs(5),
             concurrency: 32,
             payload_bytes_max: 64 << 20,
+            stream_messages_max: 64,
+            stream_bytes_max: 1 << 20,
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),
             log_lines_per_second: 1000,
@@ -85,6 +100,8 @@ impl LimitsOverride {
             deadline: self.deadline.unwrap_or(limits.deadline),
             concurrency: self.concurrency.unwrap_or(limits.concurrency),
             payload_bytes_max: self.payload_bytes_max.unwrap_or(limits.payload_bytes_max),
+            stream_messages_max: self.stream_messages_max.unwrap_or(limits.stream_messages_max),
+            stream_bytes_max: self.stream_bytes_max.unwrap_or(limits.stream_bytes_max),
             start: self.start.unwrap_or(limits.start),
             stop: self.stop.unwrap_or(limits.stop),
             log_lines_per_second: self.log_lines_per_second.unwrap_or(limits.log_lines_per_second),
@@ -109,6 +126,10 @@ impl LimitsOverride {
             payload_bytes_max: fields
                 .integer("payload_mib", PAYLOAD_MIB, faults)
                 .map(|mib| mib << 20),
+            stream_messages_max: fields.integer("stream_messages", STREAM_MESSAGES, faults),
+            stream_bytes_max: fields
+                .integer("stream_kib", STREAM_KIB, faults)
+                .map(|kib| kib << 10),
             start: fields
                 .integer("start_ms", START_STOP_MS, faults)
                 .map(Duration::from_millis),
@@ -131,6 +152,11 @@ impl LimitsOverride {
             (
                 "payload_mib",
                 self.payload_bytes_max.map(|bytes| (bytes >> 20) as u64),
+            ),
+            ("stream_messages", self.stream_messages_max.map(u64::from)),
+            (
+                "stream_kib",
+                self.stream_bytes_max.map(|bytes| (bytes >> 10) as u64),
             ),
             ("start_ms", self.start.map(ms)),
             ("stop_ms", self.stop.map(ms)),

@@ -10,23 +10,27 @@
 //!           --Runtime::prepare--> Prepared --Runtime::start--> Box<dyn Instance>
 //! ```
 //!
-//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`]), never a question of who it is.
+//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`], [`Instance::stream`]), never a question of who it is.
 //!
-//! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`services`], [`error`].
+//! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`stream`], [`pipe`](mod@pipe), [`services`], [`error`].
 #![forbid(unsafe_code)]
 
 pub mod artifact;
 pub mod call;
 pub mod error;
+pub mod pipe;
 pub mod port;
 pub mod services;
+pub mod stream;
 pub mod support;
 
 pub use artifact::{Artifact, Digest, PluginId, Refusal, Verified};
 pub use call::{Call, CallContext, DirectCall, MethodIndex};
 pub use error::{Blame, CallError, CallErrorKind, Retry, RuntimeError, RuntimeErrorKind};
+pub use pipe::{Abort, Blocked, Bounds, PipeReceiver, PipeSender, pipe};
 pub use port::{EndCause, Instance, InstanceId, Prepared, Runtime, Start, StopReport, Usage};
 pub use services::{HostServices, LogLine};
+pub use stream::{ReceiveHalf, SendError, SendHalf, StreamCall, StreamHandle};
 pub use support::{Enforcement, Interrupt, Isolation, Lack, Support};
 
 /// A boxed future, so that the port's traits can be used as `dyn`.

@@ -5,7 +5,9 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 use mortise_manifest::{Grant, Limits};
 use mortise_wire::{Health, Metadata};
 
-use crate::{Artifact, BoxFuture, Call, CallError, HostServices, RuntimeError, Support, Verified};
+use crate::{
+    Artifact, BoxFuture, Call, CallError, HostServices, RuntimeError, StreamCall, Support, Verified,
+};
 
 /// Turns one verified artifact into running instances of one technology.
 pub trait Runtime: Send + Sync + 'static {
@@ -115,6 +117,11 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The facet of plugins that answer calls.
     fn call(&self) -> Option<&dyn Call> {
+        None
+    }
+
+    /// The facet of plugins whose methods stream. `None` if the runtime cannot, which its `Support::lacks` then says, as `stream`.
+    fn stream(&self) -> Option<&dyn StreamCall> {
         None
     }
 

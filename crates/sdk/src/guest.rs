@@ -5,9 +5,10 @@
 //! boundary is its index in `Metadata.methods`, which is sorted by service and name; so each service's methods are a run of
 //! numbers that begins at [`Service::first`].
 
+use mortise_wire::StreamLink;
 use prost::Message;
 
-use crate::{Cx, Result, Status};
+use crate::{Cx, Result, Status, stream};
 
 /// A type that is a plugin. Implemented by `#[mortise_sdk::plugin]`.
 pub trait Plugin: Sized + Send + Sync + 'static {
@@ -75,6 +76,8 @@ pub struct Method<P> {
     pub wire_hash: [u8; 32],
     /// Decodes, calls, encodes.
     pub invoke: fn(&P, &Cx, &[u8]) -> Result<Vec<u8>>,
+    /// Runs a streaming method over its two directions; returning is the end of the replies.
+    pub stream: fn(&P, &Cx, &dyn StreamLink) -> Result<()>,
     #[cfg(not(target_family = "wasm"))]
     pub(crate) native: mortise_abi::MtInvokeFn,
 }
@@ -101,6 +104,24 @@ pub trait MethodOf<P>: 'static {
     fn call(plugin: &P, cx: &Cx, request: Self::Request) -> Result<Self::Reply>;
 }
 
+/// One streaming method of `P`, as a type.
+pub trait StreamOf<P>: 'static {
+    /// `package.Service`
+    const SERVICE: &'static str;
+    /// Method name.
+    const NAME: &'static str;
+    /// Bits of `mortise_wire::METHOD_*`.
+    const FLAGS: u32;
+    /// See `mortise-contract`.
+    const WIRE_HASH: [u8; 32];
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The plugin's status.
+    fn run(plugin: &P, cx: &Cx, link: &dyn StreamLink) -> Result<()>;
+}
+
 // === impl Method ===
 
 impl<P: 'static> Method<P> {
@@ -116,8 +137,24 @@ impl<P: 'static> Method<P> {
                 let request = decode::<P, M>(payload)?;
                 Ok(M::call(plugin, cx, request)?.encode_to_vec())
             },
+            stream: |_, _, _| Err(stream::not_streaming(M::SERVICE, M::NAME)),
             #[cfg(not(target_family = "wasm"))]
             native: crate::native::invoke::<P, M>,
+        }
+    }
+
+    /// The row of the streaming method `M`.
+    #[must_use]
+    pub const fn of_stream<M: StreamOf<P>>() -> Self {
+        Self {
+            service: M::SERVICE,
+            name: M::NAME,
+            flags: M::FLAGS,
+            wire_hash: M::WIRE_HASH,
+            invoke: |_, _, _| Err(stream::not_unary(M::SERVICE, M::NAME)),
+            stream: M::run,
+            #[cfg(not(target_family = "wasm"))]
+            native: crate::native::refuse_stream::<P, M>,
         }
     }
 }

@@ -69,6 +69,12 @@
 //! A plugin may say `#![forbid(unsafe_code)]`. What crosses the boundary needs unsafe code; all of it is in this crate's ABI modules
 //! and in the expansion of this crate's macros, which the lint does not look into.
 //!
+//! # Methods that stream
+//! `rpc Watch(WatchRequest) returns (stream Change)` becomes `fn watch(&self, cx: &Cx, request: WatchRequest, replies: &mut Replies<Change>) ->
+//! Result<()>`, `rpc Sum(stream Number) returns (Total)` becomes `fn sum(&self, cx: &Cx, requests: &mut Requests<Number>) -> Result<Total>`, and a
+//! method with the word on both sides gets both. See [`Requests`] and [`Replies`]. A streaming method cannot be `nonblocking`, and where a
+//! runtime cannot stream (WebAssembly) it is answered with `Unimplemented`.
+//!
 //! # Methods that promise to be `nonblocking`
 //! The contract's option `mortise.nonblocking` says that a method returns promptly. The process runtime runs it on the thread
 //! that reads the lane, the native one on a thread of the host's executor. Such a method may log; a call to the host or to another
@@ -96,13 +102,14 @@ pub mod native;
 #[cfg(not(target_family = "wasm"))]
 #[doc(hidden)]
 pub mod process;
+pub mod stream;
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub mod wasm;
 
 #[doc(no_inline)]
 pub use mortise_wire::{
-    CallHead, Code, Header, Level, LogRecord, StartRequest, Status, client,
+    CallHead, Code, Header, Level, LogRecord, StartRequest, Status, StreamLink, client,
     host::{HttpHeader, HttpReply, HttpRequest},
 };
 #[doc(no_inline)]
@@ -113,6 +120,7 @@ pub use prost_types;
 pub use cx::{Cx, Http, Link};
 pub use kv::Kv;
 pub use mortise_sdk_macros::plugin;
+pub use stream::{Replies, Requests};
 
 /// What a method returns: the reply, or what went wrong.
 pub type Result<T, E = Status> = std::result::Result<T, E>;
@@ -120,7 +128,8 @@ pub type Result<T, E = Status> = std::result::Result<T, E>;
 /// What a plugin's source usually names.
 pub mod prelude {
     pub use crate::{
-        Code, Cx, Level, Result, Status, client::BlockingCaller as _, debug, error, info, plugin, trace, warn,
+        Code, Cx, Level, Replies, Requests, Result, Status, client::BlockingCaller as _, debug, error, info,
+        plugin, trace, warn,
     };
 }
 

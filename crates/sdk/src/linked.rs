@@ -6,7 +6,7 @@ use std::{
 };
 
 use mortise_wire::{
-    CallHead, LogRecord, StartRequest, Status,
+    CallHead, LogRecord, StartRequest, Status, StreamLink,
     linked::{HostLink, LinkedInstance},
 };
 
@@ -56,6 +56,15 @@ impl<P: Plugin> LinkedInstance for Instance<P> {
             }),
             payload,
         )
+    }
+
+    fn stream(&self, host: Box<dyn HostLink>, stream: &dyn StreamLink, number: u32) -> Result<()> {
+        let row = method::<P>(number).ok_or_else(|| unknown_method::<P>(number))?;
+        let cx = Cx::new(Call {
+            started: self.started.clone(),
+            host,
+        });
+        (row.stream)(&self.plugin, &cx, stream)
     }
 
     fn health(&self) -> Result<()> {

@@ -32,7 +32,7 @@ use prost::Message;
 
 use crate::{
     Cx, Link, Result,
-    guest::{MethodOf, Plugin, decode},
+    guest::{MethodOf, Plugin, StreamOf, decode},
 };
 
 /// How often a waiting plugin looks whether its call was cancelled.
@@ -190,6 +190,17 @@ pub(crate) unsafe extern "C" fn invoke<P: 'static, M: MethodOf<P>>(
         Ok(())
     });
     if status == MT_OK { written } else { status }
+}
+
+/// What stands in the table for a streaming method: it cannot be invoked.
+pub(crate) unsafe extern "C" fn refuse_stream<P: 'static, M: StreamOf<P>>(
+    _this: *mut c_void,
+    _call: *const MtCall,
+    _input: MtSlice,
+    out: *mut MtOut,
+) -> MtStatus {
+    let before = Out(out).len();
+    refuse(out, before, crate::stream::not_unary(M::SERVICE, M::NAME))
 }
 
 unsafe extern "C" fn health<P: Plugin>(this: *mut c_void, out: *mut MtOut) -> MtStatus {

@@ -8,6 +8,7 @@
 //! - [`Code`] and [`Status`]: what went wrong.
 //! - [`frame`]: the frames of the process lane, as a pure decoder and encoder.
 //! - [`linked`]: a plugin that is linked into its host.
+//! - [`stream`]: methods that stream, and the guest's side of a call of one.
 //! - [`client`]: the traits that generated clients are written against.
 #![forbid(unsafe_code)]
 
@@ -15,9 +16,11 @@ pub mod client;
 pub mod frame;
 pub mod linked;
 mod status;
+pub mod stream;
 
 pub use plugin::{CallHead, Header, Health, LogRecord, Metadata, StartRequest, Status, log_record::Level};
 pub use status::Code;
+pub use stream::{METHOD_CLIENT_STREAMING, METHOD_SERVER_STREAMING, MethodKind, StreamLink};
 
 /// Messages of package `mortise.plugin.v1`.
 #[allow(missing_docs, clippy::all, reason = "generated")]

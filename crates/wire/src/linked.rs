@@ -5,7 +5,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::plugin::{CallHead, LogRecord, StartRequest, Status};
+use crate::{
+    Code, StreamLink,
+    plugin::{CallHead, LogRecord, StartRequest, Status},
+};
 
 /// A plugin that is linked into this program. `mortise_sdk::linked!(my_plugin)` makes one.
 #[derive(Clone, Copy)]
@@ -26,6 +29,18 @@ pub trait LinkedInstance: Send + Sync {
     /// # Errors
     /// The plugin's status.
     fn invoke(&self, link: Box<dyn HostLink>, method: u32, payload: &[u8]) -> Result<Vec<u8>, Status>;
+
+    /// Calls the streaming method with this number, over `stream`; its end is the end of the replies.
+    ///
+    /// # Errors
+    /// The plugin's status. `Unimplemented` unless told otherwise.
+    fn stream(&self, link: Box<dyn HostLink>, stream: &dyn StreamLink, method: u32) -> Result<(), Status> {
+        let _ = (link, stream);
+        Err(Status::new(
+            Code::Unimplemented,
+            format!("the plugin cannot stream, and its method {method} was called so"),
+        ))
+    }
 
     /// Asks how it is.
     ///

@@ -33,7 +33,12 @@ service Greeter {
   rpc Greet(GreetRequest) returns (GreetReply) { option (mortise.nonblocking) = true; }
   rpc Bye(acme.type.Name) returns (GreetReply) { option (mortise.idempotent) = true; }
 }
-service Watcher { rpc Watch(GreetRequest) returns (stream GreetReply); rpc Look(GreetRequest) returns (GreetReply); }
+service Watcher {
+  rpc Watch(GreetRequest) returns (stream GreetReply);
+  rpc Count(stream GreetRequest) returns (GreetReply);
+  rpc Chat(stream GreetRequest) returns (stream GreetReply);
+  rpc Look(GreetRequest) returns (GreetReply);
+}
 message GreetRequest { acme.type.Name name = 1; google.protobuf.Timestamp at = 2; }
 message GreetReply { string text = 1; }
 "#;

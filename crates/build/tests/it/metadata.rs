@@ -118,7 +118,10 @@ fn a_c_compiler_puts_it_into_the_section_byte_for_byte() {
 #[test]
 fn every_mistake_is_told_with_its_place() {
     let unknown = MANIFEST.replace("acme.v1.Greeter", "acme.v1.Gretter");
-    let streams = MANIFEST.replace("acme.v1.Greeter", "acme.v1.Watcher");
+    let streams = CONTRACT.replace(
+        "rpc Bye(acme.type.Name) returns (GreetReply) { option (mortise.idempotent)",
+        "rpc Bye(acme.type.Name) returns (stream GreetReply) { option (mortise.nonblocking)",
+    );
     let version = MANIFEST.replace("1.2.3", "one");
     let typo = CONTRACT.replace(
         "returns (GreetReply) { option (mortise.nonblocking)",
@@ -126,7 +129,11 @@ fn every_mistake_is_told_with_its_place() {
     );
     for (manifest, contract, parts) in [
         (&*unknown, CONTRACT, &["acme.v1.Gretter"][..]),
-        (&streams, CONTRACT, &["acme.v1.Watcher/Watch", "streams"]),
+        (
+            MANIFEST,
+            &streams,
+            &["acme.v1.Greeter/Bye", "streams", "nonblocking"],
+        ),
         (&version, CONTRACT, &["plugin.toml:4:", "one"]),
         (MANIFEST, &typo, &["GretReply", "greeter.proto:10:"]),
     ] {

@@ -209,13 +209,14 @@ fn contract_faults(file: &Path, text: &str, manifest: &Manifest, descriptor_set:
         let streams = all
             .methods()
             .iter()
-            .filter(|it| it.service() == service && (it.client_streaming() || it.server_streaming()));
+            .filter(|it| it.service() == service && it.options().nonblocking)
+            .filter(|it| it.client_streaming() || it.server_streaming());
         faults.extend(streams.map(|it| {
             let fault = Fault::new(format!(
-                "`{}` streams, and this version carries unary methods only",
+                "`{}` streams and has the option `mortise.nonblocking`, and a stream waits for its caller",
                 it.target()
             ));
-            at(fault.hint("take and return whole messages"), service)
+            at(fault.hint("take the option away"), service)
         }));
     }
     if let Some(schema) = &manifest.state_schema

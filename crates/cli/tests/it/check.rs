@@ -55,8 +55,8 @@ fn a_manifest_and_a_contract_that_do_not_fit() {
     );
     place.write(
         "contract/thumb.proto",
-        "syntax = \"proto3\";\npackage acme.v1;\nmessage A {}\nservice Thumb { rpc Go(A) returns (A); }\n\
-         service Stream { rpc Watch(A) returns (stream A); }\n",
+        "syntax = \"proto3\";\npackage acme.v1;\nimport \"mortise/options.proto\";\nmessage A {}\nservice Thumb { rpc Go(A) returns (A); }\n\
+         service Stream { rpc Watch(A) returns (stream A) { option (mortise.nonblocking) = true; } }\n",
     );
     place.write(
         "Cargo.toml",

@@ -169,7 +169,7 @@ pub struct Method {
     pub wire_hash: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
     pub full_hash: ::prost::alloc::vec::Vec<u8>,
-    /// Bit 0 idempotent, bit 1 nonblocking.
+    /// Bit 0 idempotent, bit 1 nonblocking, bit 2 client streaming, bit 3 server streaming.
     #[prost(uint32, tag = "5")]
     pub flags: u32,
 }

@@ -325,11 +325,21 @@ pub trait Elsewhere: ::core::marker::Sized + ::core::marker::Send + ::core::mark
         cx: &::mortise_sdk::Cx,
         request: ActRequest,
     ) -> ::mortise_sdk::Result<ActReply>;
+    /// Method `Follow`.
+    fn follow(
+        &self,
+        cx: &::mortise_sdk::Cx,
+        request: ActRequest,
+        replies: &mut ::mortise_sdk::Replies<'_, ActReply>,
+    ) -> ::mortise_sdk::Result<()>;
     #[doc(hidden)]
     const SERVICE: ::mortise_sdk::guest::Service<Self> = ::mortise_sdk::guest::Service {
         name: "probe.v1.Elsewhere",
         first: ::core::primitive::u32::MAX,
-        methods: &[::mortise_sdk::guest::Method::of::<ElsewhereAskMethod>()],
+        methods: &[
+            ::mortise_sdk::guest::Method::of::<ElsewhereAskMethod>(),
+            ::mortise_sdk::guest::Method::of_stream::<ElsewhereFollowMethod>(),
+        ],
     };
 }
 #[doc(hidden)]
@@ -350,6 +360,28 @@ impl<P: Elsewhere> ::mortise_sdk::guest::MethodOf<P> for ElsewhereAskMethod {
         request: Self::Request,
     ) -> ::mortise_sdk::Result<Self::Reply> {
         <P as Elsewhere>::ask(plugin, cx, request)
+    }
+}
+#[doc(hidden)]
+pub enum ElsewhereFollowMethod {}
+impl<P: Elsewhere> ::mortise_sdk::guest::StreamOf<P> for ElsewhereFollowMethod {
+    const SERVICE: &'static str = "probe.v1.Elsewhere";
+    const NAME: &'static str = "Follow";
+    const FLAGS: u32 = 8;
+    const WIRE_HASH: [u8; 32] = [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        0, 0, 0, 0, 0,
+    ];
+    fn run(
+        plugin: &P,
+        cx: &::mortise_sdk::Cx,
+        link: &dyn ::mortise_sdk::StreamLink,
+    ) -> ::mortise_sdk::Result<()> {
+        ::mortise_sdk::stream::server(
+            "probe.v1.Elsewhere/Follow",
+            link,
+            |request, replies| <P as Elsewhere>::follow(plugin, cx, request, replies),
+        )
     }
 }
 /// Calls service `probe.v1.Elsewhere`: `async` with a `Caller` (a host), blocking with a `BlockingCaller` (another plugin's `Cx`).
