@@ -296,6 +296,8 @@ fn limits(limits: &Limits) -> Result<LimitsOverride, RpcError> {
         payload_bytes_max: limits
             .payload_mib
             .map(|mib| usize::try_from(bytes(mib)).unwrap_or(usize::MAX)),
+        stream_messages_max: None,
+        stream_bytes_max: None,
         start: limits.start_ms.map(Duration::from_millis),
         stop: limits.stop_ms.map(Duration::from_millis),
         log_lines_per_second: None,
