@@ -256,6 +256,7 @@ async fn the_head_reaches_the_guest() {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         let cx = CallContext {
             call_id: 5,
+            began: None,
             deadline: Some(std::time::Instant::now() + Duration::from_secs(60)),
             traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
             metadata: Arc::new([Header {
