@@ -83,6 +83,14 @@ const RINGS: &[Ring] = &[
         bans: HOST_SIDE,
         pure: false,
     },
+    // For both sides of a process boundary, and nothing but the system below it.
+    Ring {
+        name: "shm",
+        crates: &["mortise-shm"],
+        looks_at: &[],
+        bans: HOST_SIDE,
+        pure: false,
+    },
     Ring {
         name: "port",
         crates: &["mortise-runtime"],
@@ -106,7 +114,7 @@ const RINGS: &[Ring] = &[
             "mortise-runtime-process",
             "mortise-runtime-wasm",
         ],
-        looks_at: &["words", "hazard", "port", "protocols"],
+        looks_at: &["words", "hazard", "shm", "port", "protocols"],
         bans: &[],
         pure: false,
     },
@@ -150,7 +158,7 @@ const RINGS: &[Ring] = &[
     Ring {
         name: "guest side",
         crates: &["mortise-sdk", "mortise-sdk-macros", "mortise-build"],
-        looks_at: &["words", "guest side"],
+        looks_at: &["words", "shm", "guest side"],
         bans: HOST_SIDE,
         pure: false,
     },

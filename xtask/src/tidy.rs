@@ -58,6 +58,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "mortise-runtime-native",
     "mortise-runtime-wasm",
     "mortise-sdk",
+    "mortise-shm",
 ];
 
 pub(crate) fn run(_: &Args, workspace: &Workspace) -> Result<()> {

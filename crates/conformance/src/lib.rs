@@ -18,5 +18,5 @@ pub mod suite;
 pub mod survival;
 mod world;
 
-pub use suite::{CASES, Case, EXPECTED_FAILURES, ExpectedFailure, Verdict, run, run_survival};
+pub use suite::{CASES, Case, EXPECTED_FAILURES, ExpectedFailure, Verdict, run, run_over, run_survival};
 pub use world::{World, packages};

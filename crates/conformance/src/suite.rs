@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, pin::Pin};
 
-use mortise::manifest::RuntimeName;
+use mortise::{manifest::RuntimeName, runtime::process::ProcessLane};
 
 use crate::{World, bad::Fault, cases};
 
@@ -110,11 +110,19 @@ pub enum Verdict {
 /// # Errors
 /// The panic's message if the case failed and should not have; the stale row if it passed and should not have.
 pub fn run(case: &Case, runtime: RuntimeName) -> Result<Verdict, String> {
+    run_over(case, runtime, ProcessLane::Auto)
+}
+
+/// Runs one case on one runtime, processes over one lane.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_over(case: &Case, runtime: RuntimeName, lane: ProcessLane) -> Result<Verdict, String> {
     let expected = EXPECTED_FAILURES
         .iter()
         .find(|it| it.runtime == runtime && it.case == case.name);
     match (
-        in_world(runtime, async |world| (case.program)(world).await),
+        in_world(runtime, lane, async |world| (case.program)(world).await),
         expected,
     ) {
         (Ok(()), None) => Ok(Verdict::Passed),
@@ -132,11 +140,17 @@ pub fn run(case: &Case, runtime: RuntimeName) -> Result<Verdict, String> {
 /// # Errors
 /// The panic's message if the host did not survive it as it should.
 pub fn run_survival(fault: Fault, runtime: RuntimeName) -> Result<(), String> {
-    in_world(runtime, async |world| crate::survival::of(world, fault).await)
+    in_world(runtime, ProcessLane::Auto, async |world| {
+        crate::survival::of(world, fault).await;
+    })
 }
 
 /// Runs a program in a fresh world, and turns its panic into an error.
-fn in_world(runtime: RuntimeName, program: impl AsyncFnOnce(&World)) -> Result<(), String> {
+fn in_world(
+    runtime: RuntimeName,
+    lane: ProcessLane,
+    program: impl AsyncFnOnce(&World),
+) -> Result<(), String> {
     let whole = || {
         let executor = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -144,7 +158,7 @@ fn in_world(runtime: RuntimeName, program: impl AsyncFnOnce(&World)) -> Result<(
             .build()
             .expect("an executor can be made");
         executor.block_on(async {
-            let world = World::new(runtime).await;
+            let world = World::over(runtime, lane).await;
             program(&world).await;
             world.end().await;
         });

@@ -9,7 +9,10 @@ use echo::contract::{EchoClient, EchoRequest};
 use mortise::{
     Host, LoadRequest, PluginCaller, Source,
     manifest::RuntimeName,
-    runtime::builtin::{BuiltinPlugin, BuiltinRuntime},
+    runtime::{
+        builtin::{BuiltinPlugin, BuiltinRuntime},
+        process::{ProcessConfig, ProcessLane, ProcessRuntime},
+    },
 };
 use mortise_store::Package;
 
@@ -51,6 +54,11 @@ pub struct World {
 impl World {
     /// A host with one runtime and `echo` loaded, with key-value data granted.
     pub async fn new(runtime: RuntimeName) -> Self {
+        Self::over(runtime, ProcessLane::Auto).await
+    }
+
+    /// The same with processes over one lane.
+    pub async fn over(runtime: RuntimeName, lane: ProcessLane) -> Self {
         crate::log::install();
         let data = tempfile::tempdir().expect("a data directory");
         let builder = Host::builder().data_dir(data.path());
@@ -59,12 +67,11 @@ impl World {
             RuntimeName::Native => builder.runtime(mortise::runtime::native::NativeRuntime::new(
                 mortise::runtime::native::NativeConfig::new(data.path().join("native")),
             )),
-            RuntimeName::Process => builder.runtime(
-                mortise::runtime::process::ProcessRuntime::new(
-                    mortise::runtime::process::ProcessConfig::new(data.path().join("run")),
-                )
-                .expect("the process runtime starts"),
-            ),
+            RuntimeName::Process => {
+                let mut config = ProcessConfig::new(data.path().join("run"));
+                config.lane = lane;
+                builder.runtime(ProcessRuntime::new(config).expect("the process runtime starts"))
+            }
             #[cfg(windows)]
             RuntimeName::Wasm => panic!("for Windows the suite is built without WebAssembly; see Cargo.toml"),
             #[cfg(not(windows))]

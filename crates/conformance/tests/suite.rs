@@ -2,20 +2,29 @@
 //! `cargo nextest run -p mortise-conformance wasm::deadline`, `cargo nextest run -p mortise-conformance bad::process`.
 
 use libtest_mimic::{Arguments, Trial};
-use mortise::manifest::RuntimeName;
-use mortise_conformance::{CASES, Verdict, bad::Fault, run, run_survival};
+use mortise::{manifest::RuntimeName, runtime::process::ProcessLane};
+use mortise_conformance::{CASES, Verdict, bad::Fault, run_over, run_survival};
+
+/// Lanes of the process runtime that a suite of their own pins; what it chooses by itself is in the suite `process`.
+const PINNED: [(&str, ProcessLane); 2] = [("raw", ProcessLane::Raw), ("shm", ProcessLane::Shm)];
 
 fn main() {
     let arguments = Arguments::from_args();
-    let cases = RuntimeName::ALL.into_iter().flat_map(|runtime| {
+    let chosen = RuntimeName::ALL.map(|it| (it.to_string(), it, ProcessLane::Auto));
+    let shared_memory = cfg!(target_os = "linux");
+    let pinned = PINNED
+        .into_iter()
+        .filter(|(_, lane)| shared_memory || *lane != ProcessLane::Shm)
+        .map(|(name, lane)| (format!("process-{name}"), RuntimeName::Process, lane));
+    let suites = chosen.into_iter().chain(pinned);
+    let cases = suites.flat_map(|(suite, runtime, lane)| {
         CASES.iter().map(move |case| {
-            Trial::test(format!("{runtime}::{}", case.name), move || {
-                match run(case, runtime)? {
-                    Verdict::Passed => Ok(()),
-                    Verdict::FailedAsExpected(reason) => {
-                        println!("expected failure: {runtime}::{}: {reason}", case.name);
-                        Ok(())
-                    }
+            let name = format!("{suite}::{}", case.name);
+            Trial::test(name.clone(), move || match run_over(case, runtime, lane)? {
+                Verdict::Passed => Ok(()),
+                Verdict::FailedAsExpected(reason) => {
+                    println!("expected failure: {name}: {reason}");
+                    Ok(())
                 }
             })
         })

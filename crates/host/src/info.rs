@@ -252,6 +252,9 @@ fn usage<S: Serializer>(it: &Usage, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("memory_bytes", &it.memory_bytes)?;
     map.serialize_entry("pid", &it.pid)?;
     map.serialize_entry("retired_mappings", &it.retired_mappings)?;
+    if let Some(lane) = it.lane {
+        map.serialize_entry("lane", lane)?;
+    }
     map.end()
 }
 

@@ -156,8 +156,8 @@ impl Calls {
                 Ok(())
             }
             Some(Open::Abandoned { .. }) => Ok(()),
-            Some(health @ Open::Health { .. }) => {
-                table.open.insert(id, health);
+            Some(other) => {
+                table.open.insert(id, other);
                 Err(NotOpen::OtherKind)
             }
             None => Err(table.not_open(id)),
@@ -216,8 +216,9 @@ impl Calls {
             std::mem::take(&mut table.open)
         };
         for call in open.into_values() {
-            if let Open::Waiting { reply, .. } = call {
-                let _ = reply.send(Err(error.clone()));
+            match call {
+                Open::Waiting { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Open::Abandoned { .. } | Open::Health { .. } => {}
             }
         }
     }

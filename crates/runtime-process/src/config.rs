@@ -20,6 +20,21 @@ pub struct ProcessConfig {
     pub stuck_grace: Duration,
     /// How long a stopping process has after SIGTERM before SIGKILL. Default 2 s.
     pub term_grace: Duration,
+    /// What carries the frames. Default [`ProcessLane::Auto`].
+    pub lane: ProcessLane,
+}
+
+/// What carries frames between host and plugin. All carry the same frames; what differs is what a call costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessLane {
+    /// Shared memory where the system and the plugin have it, else the socket.
+    #[default]
+    Auto,
+    /// The unix socket: works everywhere, and costs the plugin no memory.
+    Raw,
+    /// Shared memory beside the socket, at most 9 MiB per plugin, of which only what is used is taken; large payloads are much cheaper. A plugin that
+    /// does not offer it is refused.
+    Shm,
 }
 
 impl ProcessConfig {
@@ -32,6 +47,7 @@ impl ProcessConfig {
             args: Vec::new(),
             stuck_grace: Duration::from_secs(1),
             term_grace: Duration::from_secs(2),
+            lane: ProcessLane::Auto,
         }
     }
 }

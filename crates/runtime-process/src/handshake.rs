@@ -5,29 +5,37 @@
 
 use mortise_runtime::Start;
 use mortise_wire::{
-    Metadata, StartRequest, Status,
-    frame::{self, Decoder, Frame, Kind, LANE_VERSION},
+    Metadata, StartRequest, Status, credit,
+    frame::{self, Decoder, Frame, Kind, LANE_VERSION, transport},
     plugin::{Hello, Welcome},
 };
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
 };
 
-use crate::inbox::Inbox;
+use crate::{
+    ProcessLane,
+    inbox::Inbox,
+    transport::{Inlet, Outlet},
+};
 
 /// Longest frame before both sides have agreed.
 const FIRST_FRAME_BYTES_MAX: u32 = 64 << 10;
 /// Room for what travels beside a payload: head, trace, propagated headers.
 const HEAD_BYTES_MAX: usize = 256 << 10;
-/// What is read at once, at least.
-pub(crate) const READ_BYTES: usize = 64 << 10;
 
 /// A lane on which both sides are ready.
 #[derive(Debug)]
 pub(crate) struct Ready {
+    pub(crate) inlet: Inlet,
+    pub(crate) outlet: Outlet,
     pub(crate) decoder: Decoder,
+    /// Units that each side may have on the way.
+    pub(crate) window: u32,
+    /// Name of the transport.
+    pub(crate) lane: &'static str,
     /// Calls that the plugin works on at once.
     pub(crate) concurrency: u32,
 }
@@ -43,19 +51,23 @@ pub(crate) enum Failure {
     Protocol(String),
     /// It is not what its file says.
     Mismatch(String),
+    /// There is no lane that both sides want.
+    Lane(String),
     /// The lane itself failed.
     Io(std::io::Error),
 }
 
-/// Waits for Hello and answers it.
+/// Waits for Hello and answers it. What follows goes over the transport that was chosen.
 pub(crate) async fn greet(
-    reader: &mut OwnedReadHalf,
-    writer: &mut OwnedWriteHalf,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    wanted: ProcessLane,
     metadata: &Metadata,
     start: &Start,
 ) -> Result<Ready, Failure> {
     let mut decoder = Decoder::new(FIRST_FRAME_BYTES_MAX);
-    let hello = next(reader, &mut decoder, "Hello").await?;
+    let mut inlet = Inlet::Socket(reader);
+    let hello = next(&mut inlet, &mut decoder, "Hello").await?;
     if hello.kind != Kind::Hello {
         return Err(Failure::Protocol(format!(
             "its first frame is {:?}, and Hello was expected",
@@ -65,6 +77,12 @@ pub(crate) async fn greet(
     let hello = Hello::decode(hello.body)
         .map_err(|error| Failure::Protocol(format!("its Hello does not parse: {error}")))?;
     check(&hello, metadata)?;
+    if !decoder.buffer_mut().is_empty() {
+        return Err(Failure::Protocol(
+            "it went on after Hello without waiting for Welcome".to_owned(),
+        ));
+    }
+    let lane = choose(&hello, wanted)?;
     let limits = &start.limits;
     let frame_bytes_max =
         u32::try_from(limits.payload_bytes_max.saturating_add(HEAD_BYTES_MAX)).unwrap_or(u32::MAX);
@@ -73,34 +91,108 @@ pub(crate) async fn greet(
         most => limits.concurrency.min(most),
     };
     decoder.set_body_bytes_max(frame_bytes_max);
+    let window = credit::window(frame_bytes_max);
     let welcome = Welcome {
         lane_version: LANE_VERSION,
         frame_bytes_max,
         concurrency,
+        window_units: window,
+        lane: lane.to_owned(),
     };
+    let (inlet, mut outlet) = send_welcome(inlet, writer, lane, &encode(Kind::Welcome, &welcome)).await?;
     let request = StartRequest {
         config_json: start.config_json.to_string(),
         plugin: metadata.name.clone(),
         version: metadata.version.clone(),
         instance: start.instance.to_string(),
     };
-    let mut both = encode(Kind::Welcome, &welcome);
-    both.extend(encode(Kind::Start, &request));
-    writer
-        .write_all(&both)
-        .await
-        .map_err(|_| Failure::Ended { waiting_for: "Ready" })?;
-    Ok(Ready { decoder, concurrency })
+    send_all(&mut outlet, &encode(Kind::Start, &request)).await?;
+    Ok(Ready {
+        inlet,
+        outlet,
+        decoder,
+        window,
+        lane,
+        concurrency,
+    })
+}
+
+/// The transport, of those that the plugin offers and this system has.
+fn choose(hello: &Hello, wanted: ProcessLane) -> Result<&'static str, Failure> {
+    let offers = |lane: &str| hello.lanes.iter().any(|it| it == lane);
+    let shm = cfg!(target_os = "linux") && offers(transport::SHM);
+    match wanted {
+        ProcessLane::Raw => Ok(transport::RAW),
+        ProcessLane::Auto if !shm => Ok(transport::RAW),
+        ProcessLane::Auto | ProcessLane::Shm if shm => Ok(transport::SHM),
+        _ => Err(Failure::Lane(format!(
+            "the host's configuration pins the lane `shm`, and the plugin offers {:?}{}",
+            hello.lanes,
+            if cfg!(target_os = "linux") {
+                ""
+            } else {
+                " on a system that has no sealed shared memory"
+            }
+        ))),
+    }
+}
+
+/// Sends Welcome over the socket, and makes the transport of everything after it.
+async fn send_welcome(
+    inlet: Inlet,
+    mut writer: OwnedWriteHalf,
+    lane: &'static str,
+    welcome: &[u8],
+) -> Result<(Inlet, Outlet), Failure> {
+    #[cfg(target_os = "linux")]
+    let inlet = match inlet {
+        Inlet::Socket(reader) if lane == transport::SHM => {
+            let made = crate::transport::shared::make().map_err(Failure::Io)?;
+            let sent = {
+                let fds = made.fds.each_ref().map(std::os::fd::AsFd::as_fd);
+                let send = || mortise_shm::send_with_fds(writer.as_ref(), welcome, &fds);
+                writer
+                    .as_ref()
+                    .async_io(tokio::io::Interest::WRITABLE, send)
+                    .await
+            };
+            let sent = sent.map_err(|_| Failure::Ended { waiting_for: "Ready" })?;
+            writer.write_all(&welcome[sent..]).await.map_err(ended)?;
+            let (inlet, outlet) = made.begin(reader, writer).map_err(Failure::Io)?;
+            return Ok((Inlet::Shm(inlet), Outlet::Shm(outlet)));
+        }
+        other => other,
+    };
+    let _ = lane;
+    writer.write_all(welcome).await.map_err(ended)?;
+    Ok((inlet, Outlet::Socket(writer)))
+}
+
+async fn send_all(outlet: &mut Outlet, mut bytes: &[u8]) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        match outlet.try_write(&[std::io::IoSlice::new(bytes)]) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                outlet.writable().await.map_err(ended)?;
+            }
+            Err(error) => return Err(ended(error)),
+        }
+    }
+    Ok(())
+}
+
+fn ended(_: std::io::Error) -> Failure {
+    Failure::Ended { waiting_for: "Ready" }
 }
 
 /// Waits until the plugin says that it is ready. Until then it may log and make calls of its own.
 pub(crate) async fn await_ready(
-    reader: &mut OwnedReadHalf,
+    inlet: &mut Inlet,
     decoder: &mut Decoder,
     inbox: &mut Inbox,
 ) -> Result<(), Failure> {
     loop {
-        let frame = next(reader, decoder, "Ready").await?;
+        let frame = next(inlet, decoder, "Ready").await?;
         match frame.kind {
             Kind::Ready => return Ok(()),
             Kind::Failed => {
@@ -108,7 +200,7 @@ pub(crate) async fn await_ready(
                     .map_err(|error| Failure::Protocol(format!("its Failed does not parse: {error}")))?;
                 return Err(Failure::Declined(status));
             }
-            Kind::Log | Kind::HostCall => inbox.take(frame).map_err(Failure::Protocol)?,
+            Kind::Log | Kind::HostCall | Kind::Credit => inbox.take(frame).map_err(Failure::Protocol)?,
             other => {
                 return Err(Failure::Protocol(format!(
                     "it sent {other:?} before it was ready"
@@ -119,11 +211,7 @@ pub(crate) async fn await_ready(
 }
 
 /// Reads until there is a whole frame.
-async fn next(
-    reader: &mut OwnedReadHalf,
-    decoder: &mut Decoder,
-    waiting_for: &'static str,
-) -> Result<Frame, Failure> {
+async fn next(inlet: &mut Inlet, decoder: &mut Decoder, waiting_for: &'static str) -> Result<Frame, Failure> {
     loop {
         if let Some(frame) = decoder
             .next()
@@ -131,15 +219,14 @@ async fn next(
         {
             return Ok(frame);
         }
-        let buffer = decoder.buffer_mut();
-        if buffer.capacity() == buffer.len() {
-            buffer.reserve(READ_BYTES);
-        }
-        match reader.read_buf(buffer).await {
+        match inlet.read(decoder.buffer_mut()).await {
             Ok(0) => return Err(Failure::Ended { waiting_for }),
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
                 return Err(Failure::Ended { waiting_for });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(Failure::Protocol(error.to_string()));
             }
             Err(error) => return Err(Failure::Io(error)),
         }

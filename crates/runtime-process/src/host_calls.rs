@@ -40,6 +40,8 @@ struct HostCall {
     open: Arc<Mutex<HashSet<u64>>>,
     id: u64,
     slot: Option<OwnedSemaphorePermit>,
+    /// Credit that its frame used.
+    units: u32,
     answered: bool,
 }
 
@@ -55,11 +57,11 @@ impl HostCalls {
         }
     }
 
-    /// Takes a `HostCall` frame.
+    /// Takes a `HostCall` frame, which used `units` of the plugin's credit.
     ///
     /// # Errors
     /// How the plugin broke the protocol.
-    pub(crate) fn begin(&mut self, frame: Frame) -> Result<(), String> {
+    pub(crate) fn begin(&mut self, frame: Frame, units: u32) -> Result<(), String> {
         while self.tasks.try_join_next().is_some() {}
         let id = frame.call_id;
         let (_, head, payload) = frame::split_call(frame.body).map_err(|error| error.to_string())?;
@@ -70,12 +72,10 @@ impl HostCalls {
                 retryable: code == Code::ResourceExhausted,
                 ..Status::new(code, why)
             };
-            self.shared.lane.send(
-                Kind::HostError,
-                id,
-                status.encode_to_vec().into(),
-                Held::default(),
-            );
+            let held = Held { _slot: None, units };
+            self.shared
+                .lane
+                .send(Kind::HostError, id, &status.encode_to_vec(), held);
         };
         let max = self.shared.limits.payload_bytes_max;
         if payload.len() > max {
@@ -111,6 +111,7 @@ impl HostCalls {
             open: self.open.clone(),
             id,
             slot: Some(slot),
+            units,
             answered: false,
         };
         self.tasks.spawn(async move {
@@ -125,30 +126,31 @@ impl HostCalls {
 impl HostCall {
     async fn answer(mut self, answer: Result<Bytes, Status>) {
         let max = self.shared.limits.payload_bytes_max;
-        let (kind, body) = match answer {
+        let answer = match answer {
             Ok(payload) if payload.len() > max => {
                 let why = format!("the reply has {} bytes, and {max} is the limit", payload.len());
-                (
-                    Kind::HostError,
-                    Status::new(Code::ResourceExhausted, why).encode_to_vec().into(),
-                )
+                Err(Status::new(Code::ResourceExhausted, why))
             }
-            Ok(payload) => (Kind::HostReply, payload),
-            Err(status) => (Kind::HostError, status.encode_to_vec().into()),
+            other => other,
         };
-        let bytes = self.shared.lane.reserve(body.len()).await;
+        let lane = &self.shared.lane;
+        let answer = match answer {
+            Ok(payload) => Ok((lane.reserve(payload.len()).await, payload)),
+            Err(status) => Err(status),
+        };
         // From here on its id may be used again: the plugin sees the answer first.
         lock(&self.open).remove(&self.id);
         self.answered = true;
-        self.shared.lane.send(
-            kind,
-            self.id,
-            body,
-            Held {
-                bytes,
-                slot: self.slot.take(),
-            },
-        );
+        let held = Held {
+            _slot: self.slot.take(),
+            units: self.units,
+        };
+        match answer {
+            Ok((credit, payload)) => {
+                lane.send_reserved(Kind::HostReply, self.id, payload, credit, held);
+            }
+            Err(status) => lane.send(Kind::HostError, self.id, &status.encode_to_vec(), held),
+        }
     }
 }
 
@@ -157,12 +159,13 @@ impl Drop for HostCall {
         if !self.answered {
             lock(&self.open).remove(&self.id);
             let status = Status::new(Code::Internal, "the host did not finish the call");
-            self.shared.lane.send(
-                Kind::HostError,
-                self.id,
-                status.encode_to_vec().into(),
-                Held::default(),
-            );
+            let held = Held {
+                _slot: None,
+                units: self.units,
+            };
+            self.shared
+                .lane
+                .send(Kind::HostError, self.id, &status.encode_to_vec(), held);
         }
     }
 }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use mortise_runtime::{CallError, CallErrorKind, LogLine};
 use mortise_wire::{
     Health, LogRecord, Status,
-    frame::{Decoder, Frame, Kind},
+    frame::{self, Decoder, Frame, Kind},
 };
 use prost::Message;
-use tokio::{io::AsyncReadExt as _, net::unix::OwnedReadHalf};
 
 use crate::{
     calls::{NotOpen, Parent},
-    handshake::READ_BYTES,
     host_calls::HostCalls,
     instance::Shared,
+    transport::Inlet,
 };
 
 /// Takes the plugin's frames. Dropping it ends the calls that the plugin makes.
@@ -41,7 +40,7 @@ impl Inbox {
     }
 
     /// Reads until the plugin closes the lane or breaks the protocol.
-    pub(crate) async fn read(mut self, mut socket: OwnedReadHalf, mut decoder: Decoder) -> LaneEnd {
+    pub(crate) async fn read(mut self, mut inlet: Inlet, mut decoder: Decoder) -> LaneEnd {
         loop {
             loop {
                 match decoder.next() {
@@ -54,11 +53,7 @@ impl Inbox {
                     Err(error) => return LaneEnd::Broken(error.to_string()),
                 }
             }
-            let buffer = decoder.buffer_mut();
-            if buffer.capacity() == buffer.len() {
-                buffer.reserve(READ_BYTES);
-            }
-            match socket.read_buf(buffer).await {
+            match inlet.read(decoder.buffer_mut()).await {
                 Ok(0) => {
                     let left = decoder.buffer_mut().len();
                     return match left {
@@ -67,6 +62,9 @@ impl Inbox {
                     };
                 }
                 Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    return LaneEnd::Broken(error.to_string());
+                }
                 // It went without reading what we sent.
                 Err(_) => return LaneEnd::Closed,
             }
@@ -78,6 +76,21 @@ impl Inbox {
     /// # Errors
     /// How the plugin broke the protocol.
     pub(crate) fn take(&mut self, frame: Frame) -> Result<(), String> {
+        let mut units = 0;
+        if frame.kind.uses_lane_credit() {
+            let taken = self.shared.lane.received(frame.body.len());
+            units = taken.map_err(|error| error.to_string())?;
+        }
+        if frame.kind == Kind::HostCall {
+            // It holds its credit until it is answered.
+            return self.host_calls.begin(frame, units);
+        }
+        self.take_counted(frame)?;
+        self.shared.lane.release(units);
+        Ok(())
+    }
+
+    fn take_counted(&self, frame: Frame) -> Result<(), String> {
         let id = frame.call_id;
         match frame.kind {
             Kind::Reply => {
@@ -116,7 +129,13 @@ impl Inbox {
                 self.log(decode(&frame, "log record")?);
                 Ok(())
             }
-            Kind::HostCall => self.host_calls.begin(frame),
+            Kind::Credit => {
+                let units = frame::number(&frame).map_err(|error| error.to_string())?;
+                self.shared
+                    .lane
+                    .credited(units)
+                    .map_err(|error| error.to_string())
+            }
             other => Err(format!(
                 "it sent {other:?}, which a plugin does not send once it is ready"
             )),

@@ -20,7 +20,7 @@ use mortise_wire::{
 };
 use prost::Message as _;
 use rustix::process::Pid;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::{
     calls::Calls,
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) services: Arc<dyn HostServices>,
     pub(crate) calls: Calls,
     pub(crate) lane: lane::Sender,
+    /// Name of the transport that was chosen.
+    pub(crate) lane_name: &'static str,
     /// Its process is reaped, or about to be: its id means nothing any more.
     pub(crate) gone: AtomicBool,
     /// One permit for each call that the plugin works on at once.
@@ -91,6 +93,17 @@ impl Shared {
             );
             return Err(CallError::new(CallErrorKind::Exhausted, why));
         }
+        self.check_method(method)?;
+        let deadline = cx
+            .deadline
+            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
+        let called = self.call_until(cx, method, payload, deadline);
+        tokio::time::timeout_at(deadline.into(), called)
+            .await
+            .unwrap_or_else(|_| Err(self.too_late(method)))
+    }
+
+    pub(crate) fn check_method(&self, method: MethodIndex) -> Result<(), CallError> {
         if method.0 as usize >= self.metadata.methods.len() {
             let why = format!(
                 "plugin `{}` has {} methods and no method {}",
@@ -100,20 +113,25 @@ impl Shared {
             );
             return Err(CallError::new(CallErrorKind::NotFound, why));
         }
-        let deadline = cx
-            .deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let called = self.call_until(cx, method, payload, deadline);
-        tokio::time::timeout_at(deadline.into(), called)
-            .await
-            .unwrap_or_else(|_| {
-                let why = format!(
-                    "{} of plugin `{}` did not answer by its deadline",
-                    self.method_name(method),
-                    self.name()
-                );
-                Err(CallError::new(CallErrorKind::Deadline, why))
-            })
+        Ok(())
+    }
+
+    pub(crate) fn too_late(&self, method: MethodIndex) -> CallError {
+        let why = format!(
+            "{} of plugin `{}` did not answer by its deadline",
+            self.method_name(method),
+            self.name()
+        );
+        CallError::new(CallErrorKind::Deadline, why)
+    }
+
+    /// Waits until the plugin can work on one call more.
+    pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => Ok(slot),
+            Err(_) => self.slots.clone().acquire_owned().await,
+        };
+        slot.map_err(|_| self.over())
     }
 
     /// Dropped at the deadline: then, and whenever else its caller goes, [`Waiting`] tells the plugin.
@@ -124,12 +142,13 @@ impl Shared {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Bytes, CallError> {
-        let slot = match self.slots.clone().try_acquire_owned() {
-            Ok(slot) => Ok(slot),
-            Err(_) => self.slots.clone().acquire_owned().await,
-        };
-        let slot = slot.map_err(|_| self.over())?;
-        let bytes = self.lane.reserve(payload.len()).await;
+        let slot = self.slot().await?;
+        let mut head = cx.head(Instant::now());
+        let deadline_ns = std::mem::replace(&mut head.deadline_ns, u64::MAX);
+        head.call_id = u64::MAX;
+        // With the longest numbers; what it takes less comes back.
+        let body_bytes_max = frame::call_body_bytes(head.encoded_len(), payload.len());
+        let credit = self.lane.reserve(body_bytes_max).await;
         let (id, answer) = self.calls.open(cx, method, slot)?;
         let mut waiting = Waiting {
             shared: self,
@@ -137,12 +156,12 @@ impl Shared {
             deadline,
             over: false,
         };
-        let mut head = cx.head(Instant::now());
         head.call_id = id;
-        let head = head.encode_to_vec();
+        head.deadline_ns = cx.deadline.map_or(deadline_ns, |at| {
+            nanoseconds(at.saturating_duration_since(Instant::now()))
+        });
         let prefix = frame::call_prefix(Kind::Call, id, method.0, &head, payload.len());
-        self.lane
-            .send_call(prefix.freeze(), payload, Held { bytes, slot: None });
+        self.lane.send_call(prefix, payload, credit);
         let answer = answer.await.unwrap_or_else(|_| Err(self.over()));
         waiting.over = true;
         answer
@@ -160,7 +179,7 @@ impl Shared {
                 "has not answered the last questions about its health",
             ));
         };
-        self.lane.send(Kind::Ping, id, Bytes::new(), Held::default());
+        self.lane.send(Kind::Ping, id, &[], Held::default());
         match tokio::time::timeout(HEALTH_TIMEOUT, answer).await {
             Ok(Ok(health)) => Ok(health),
             Ok(Err(_)) => Err(self.over()),
@@ -169,7 +188,7 @@ impl Shared {
     }
 
     /// Why nothing can be asked any more.
-    fn over(&self) -> CallError {
+    pub(crate) fn over(&self) -> CallError {
         self.calls.closed().unwrap_or_else(|| {
             CallError::new(
                 CallErrorKind::HostBug,
@@ -187,11 +206,14 @@ impl Shared {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.over && self.shared.calls.abandon(self.id, self.deadline) {
-            self.shared
-                .lane
-                .send(Kind::Cancel, self.id, Bytes::new(), Held::default());
+            self.shared.lane.send(Kind::Cancel, self.id, &[], Held::default());
         }
     }
+}
+
+/// At least 1: 0 says that there is no deadline.
+fn nanoseconds(left: Duration) -> u64 {
+    u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 // === impl ProcessInstance ===
@@ -239,6 +261,7 @@ impl Instance for ProcessInstance {
             memory_bytes: memory::resident_bytes(self.pid),
             pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
             retired_mappings: 0,
+            lane: Some(self.shared.lane_name),
         }
     }
 

@@ -25,7 +25,7 @@
 //! **What is not covered.** Descriptors that the embedding program opened without `CLOEXEC` are inherited by the plugin: closing them
 //! needs code between fork and exec. Everything that Rust's standard library and Mortise open has the flag.
 //!
-//! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `handshake`, `instance` and `calls` (what callers see), `lane` (frames
+//! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `handshake`, `instance` and `calls` (what callers see), `transport` (what carries frames), `lane` (frames
 //! out), `inbox` (frames in), `supervise` (who decides that it is over), `output`.
 #![forbid(unsafe_code)]
 
@@ -56,10 +56,12 @@ mod runtime;
 mod spawner;
 #[cfg(unix)]
 mod supervise;
+#[cfg(unix)]
+mod transport;
 
 #[cfg(not(unix))]
 #[path = "unsupported.rs"]
 mod runtime;
 
-pub use config::ProcessConfig;
+pub use config::{ProcessConfig, ProcessLane};
 pub use runtime::ProcessRuntime;

@@ -20,7 +20,7 @@ use mortise_wire::{
     plugin::log_record::Level,
 };
 use tokio::{
-    net::{UnixStream, unix::OwnedReadHalf},
+    net::UnixStream,
     sync::{Semaphore, mpsc, watch},
     time::timeout,
 };
@@ -37,6 +37,7 @@ use crate::{
     run_dir::RunDir,
     spawner::{Plan, Spawned, Spawner},
     supervise::{OwnedTask, Supervisor, Watched, cause},
+    transport::Inlet,
 };
 
 /// Names the process that a plugin belongs to, for the check that goes with a parent-death signal.
@@ -60,7 +61,7 @@ struct Executable {
 struct Joined {
     shared: Arc<Shared>,
     inbox: Inbox,
-    reader: OwnedReadHalf,
+    inlet: Inlet,
     decoder: Decoder,
     writer: OwnedTask,
 }
@@ -117,7 +118,7 @@ impl ProcessRuntime {
             Ok(Ok(Joined {
                 shared,
                 inbox,
-                reader,
+                inlet,
                 decoder,
                 writer,
             })) => {
@@ -129,7 +130,7 @@ impl ProcessRuntime {
                 let supervisor = Supervisor {
                     shared: shared.clone(),
                     child,
-                    reader: tokio::spawn(inbox.read(reader, decoder)),
+                    reader: tokio::spawn(inbox.read(inlet, decoder)),
                     _writer: writer,
                     commands: inbox_commands,
                     ended,
@@ -184,26 +185,27 @@ impl ProcessRuntime {
         metadata: Arc<Metadata>,
         start: &Start,
     ) -> Result<Joined, Failure> {
-        let (mut reader, mut sending) = lane.into_split();
-        let greeted = handshake::greet(&mut reader, &mut sending, &metadata, start).await?;
+        let (reader, writer) = lane.into_split();
+        let greeted = handshake::greet(reader, writer, self.config.lane, &metadata, start).await?;
         let shared = Arc::new(Shared {
             metadata,
             limits: start.limits.clone(),
             services: start.services.clone(),
             calls: Calls::new(self.config.stuck_grace),
-            lane: lane::Sender::new(sending, start.limits.payload_bytes_max.saturating_mul(2)),
+            lane: lane::Sender::new(greeted.outlet, greeted.window),
+            lane_name: greeted.lane,
             gone: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),
         });
         let left_over = shared.clone();
         let writer = OwnedTask::spawn(async move { left_over.lane.write_left_over().await });
         let mut inbox = Inbox::new(shared.clone());
-        let mut decoder = greeted.decoder;
-        handshake::await_ready(&mut reader, &mut decoder, &mut inbox).await?;
+        let (mut inlet, mut decoder) = (greeted.inlet, greeted.decoder);
+        handshake::await_ready(&mut inlet, &mut decoder, &mut inbox).await?;
         Ok(Joined {
             shared,
             inbox,
-            reader,
+            inlet,
             decoder,
             writer,
         })
@@ -395,6 +397,11 @@ fn start_failed(
             Kind::StartFailed,
             format!("it broke the protocol: {how}{last_words}"),
             build,
+        ),
+        (Some(Failure::Lane(how)), _) => (
+            Kind::Unsupported,
+            how,
+            "set `lane = \"auto\"` for the process runtime, or build the plugin with an SDK that has it",
         ),
         (Some(Failure::Mismatch(how)), _) => (Kind::Tampered, format!("{how}{last_words}"), build),
         (Some(Failure::Ended { waiting_for }), Some(cause)) => (

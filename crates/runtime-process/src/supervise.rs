@@ -197,9 +197,7 @@ impl Supervisor {
 
     /// The stop ladder. An instance that is dropped meanwhile goes straight to its end.
     async fn stop(&mut self, grace: Duration) -> StopReport {
-        self.shared
-            .lane
-            .send(Kind::Stop, 0, bytes::Bytes::new(), Held::default());
+        self.shared.lane.send(Kind::Stop, 0, &[], Held::default());
         let mut report = StopReport::default();
         if !self.exits_within(grace).await {
             self.child.process.signal(Signal::TERM);

@@ -387,6 +387,7 @@ impl<A: Abi> Instance for WasmInstance<A> {
             memory_bytes: Some(memory),
             pid: None,
             retired_mappings: 0,
+            lane: None,
         }
     }
 

@@ -174,6 +174,8 @@ pub struct Usage {
     pub pid: Option<u32>,
     /// Mappings kept on purpose after unloads of this plugin (native only).
     pub retired_mappings: u32,
+    /// What carries its calls, where that was negotiated.
+    pub lane: Option<&'static str>,
 }
 
 /// How a stop went.

@@ -1,9 +1,10 @@
 //! The process guest: the SDK's dialect over an inherited socket, on plain threads.
 //!
 //! # Threads and who may block
-//! 1. The main thread reads the lane and nothing else ever does. It never waits for plugin code, with one exception: a method
-//!    that its contract calls nonblocking runs on it, and saves two context switches.
-//! 2. Workers run methods: as many as the host lets the plugin work on at once, started when first needed.
+//! 1. One thread reads the lane at a time. A method that its contract calls nonblocking runs on it, and saves two context switches. So does any
+//!    other method that has been quick so far; but then the reading thread gives the lane up meanwhile, and a thread that stands by takes it over
+//!    within a millisecond if the method turns out to be slow, or at once if it waits for the host (module `relief`).
+//! 2. Workers run the other methods: as many as the host lets the plugin work on at once, started when first needed.
 //! 3. `start`, `health` and `stop` each run on a short-lived thread of their own, so a busy plugin still answers how it is.
 //! 4. Whoever has a frame to send takes the writer's lock and writes it whole.
 //!
@@ -24,6 +25,10 @@ use crate::guest::Plugin;
 
 #[cfg(unix)]
 mod lane;
+#[cfg(unix)]
+mod relief;
+#[cfg(unix)]
+mod transport;
 #[cfg(unix)]
 mod work;
 

@@ -13,29 +13,39 @@
 //! The reader gives what it has to [`Decoder::push`] and takes whole frames with [`Decoder::next`]. A frame longer than the agreed
 //! maximum, an unknown kind or a non-zero flag is an error before a byte of the body is stored, so a hostile peer cannot make us allocate.
 //!
-//! | kind | from | body |
-//! |---|---|---|
-//! | Hello | plugin | `Hello` |
-//! | Welcome | host | `Welcome` |
-//! | Start | host | `StartRequest` |
-//! | Ready | plugin | empty |
-//! | Failed | plugin | `Status`; the plugin exits |
-//! | Call | host | u32 length of the head, 4 bytes method index, `CallHead`, payload |
-//! | Reply | plugin | payload |
-//! | Error | plugin | `Status` |
-//! | Cancel | host | empty; the caller is gone. The plugin still sends one Reply or Error (dropped unread) once its method has returned: that is how the host knows that the call is not stuck |
-//! | HostCall | plugin | u32 length of the head, 4 bytes 0, `HostCallHead`, payload; the id is the plugin's own counter |
-//! | HostReply, HostError | host | payload; `Status` |
-//! | Log | plugin | `LogRecord` |
-//! | Ping, Pong | host; plugin | empty; `Health` |
-//! | Stop | host | empty; finish what runs, then exit |
+//! | kind | from | credit | body |
+//! |---|---|---|---|
+//! | Hello | plugin | | `Hello` |
+//! | Welcome | host | | `Welcome` |
+//! | Start | host | | `StartRequest` |
+//! | Ready | plugin | | empty |
+//! | Failed | plugin | | `Status`; the plugin exits |
+//! | Call | host | lane | u32 length of the head, 4 bytes method index, `CallHead`, payload |
+//! | Reply | plugin | lane | payload |
+//! | Error | plugin | lane | `Status` |
+//! | Cancel | host | | empty; the caller is gone. The plugin still sends one Reply, End or Error (dropped unread) once its method has returned: that is how the host knows that the call is not stuck |
+//! | Open | host | lane | as Call, for a method that streams; the payload is empty where requests follow as Items |
+//! | Item | both | stream | one message of a stream |
+//! | End | both | | empty; the side sends no more Items. From the plugin it ends the call, as Error does |
+//! | Grant | both | | u32: the receiver of a stream's Items has room for so many more units |
+//! | HostCall | plugin | lane | u32 length of the head, 4 bytes 0, `HostCallHead`, payload; the id is the plugin's own counter |
+//! | HostReply, HostError | host | lane; | payload; `Status` |
+//! | Log | plugin | lane | `LogRecord` |
+//! | Ping, Pong | host; plugin | | empty; `Health` |
+//! | Stop | host | | empty; finish what runs, then exit |
+//! | Credit | both | | u32: the receiver is done with so many units of frames |
+//!
+//! What the third column says is in [`crate::credit`]. Which transport carries the frames' bytes is not this module's business.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
 
 /// Size of a frame's header in bytes.
 pub const HEADER_BYTES: usize = 16;
 /// Version of this dialect.
-pub const LANE_VERSION: u32 = 1;
+///
+/// 2: credit and streams; a plugin of version 1 would send more than it was allowed to.
+pub const LANE_VERSION: u32 = 2;
 /// Environment variable that holds the number of the inherited socket.
 pub const ENV_LANE_FD: &str = "MORTISE_LANE_FD";
 
@@ -53,6 +63,10 @@ pub enum Kind {
     Reply = 17,
     Error = 18,
     Cancel = 19,
+    Open = 20,
+    Item = 21,
+    End = 22,
+    Grant = 23,
     HostCall = 32,
     HostReply = 33,
     HostError = 34,
@@ -60,10 +74,11 @@ pub enum Kind {
     Ping = 64,
     Pong = 65,
     Stop = 66,
+    Credit = 67,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 21] = [
         Self::Hello,
         Self::Welcome,
         Self::Start,
@@ -73,6 +88,10 @@ impl Kind {
         Self::Reply,
         Self::Error,
         Self::Cancel,
+        Self::Open,
+        Self::Item,
+        Self::End,
+        Self::Grant,
         Self::HostCall,
         Self::HostReply,
         Self::HostError,
@@ -80,7 +99,23 @@ impl Kind {
         Self::Ping,
         Self::Pong,
         Self::Stop,
+        Self::Credit,
     ];
+
+    /// Whether a frame of this kind uses up the lane's credit.
+    #[must_use]
+    pub fn uses_lane_credit(self) -> bool {
+        matches!(
+            self,
+            Self::Call
+                | Self::Reply
+                | Self::Error
+                | Self::Open
+                | Self::HostCall
+                | Self::HostReply
+                | Self::Log
+        )
+    }
 
     fn from_u8(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|it| *it as u8 == byte)
@@ -112,6 +147,8 @@ pub enum FrameError {
     HeadTooLong { head: u32, body: usize },
     #[error("a call's frame of {body} bytes is too short for its lengths")]
     TooShort { body: usize },
+    #[error("a frame {kind:?} has {body} bytes, and its number has 4")]
+    NoNumber { kind: Kind, body: usize },
 }
 
 /// The header of a frame whose body has `body_bytes` bytes.
@@ -124,18 +161,52 @@ pub fn header(kind: Kind, call_id: u64, body_bytes: u32) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// Header and lengths of a call's frame; the head and the payload follow it on the wire.
+/// Header, lengths and head of a call's frame; the payload follows on the wire.
 ///
-/// `number` is the method's index in `Metadata.methods` for `Kind::Call` and 0 for `Kind::HostCall`.
+/// `number` is the method's index in `Metadata.methods` for `Kind::Call` and `Kind::Open`, and 0 for `Kind::HostCall`.
 #[must_use]
-pub fn call_prefix(kind: Kind, call_id: u64, number: u32, head: &[u8], payload_bytes: usize) -> BytesMut {
-    let body = 8 + head.len() + payload_bytes;
-    let mut prefix = BytesMut::with_capacity(HEADER_BYTES + 8 + head.len());
+pub fn call_prefix(
+    kind: Kind,
+    call_id: u64,
+    number: u32,
+    head: &impl Message,
+    payload_bytes: usize,
+) -> BytesMut {
+    let head_bytes = head.encoded_len();
+    let body = call_body_bytes(head_bytes, payload_bytes);
+    let mut prefix = BytesMut::with_capacity(HEADER_BYTES + 8 + head_bytes);
     prefix.put_slice(&header(kind, call_id, u32::try_from(body).unwrap_or(u32::MAX)));
-    prefix.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
+    prefix.put_u32_le(u32::try_from(head_bytes).unwrap_or(u32::MAX));
     prefix.put_u32_le(number);
-    prefix.put_slice(head);
+    head.encode(&mut prefix).expect("a BytesMut grows as it must");
     prefix
+}
+
+/// Length of the body of a call's frame.
+#[must_use]
+pub fn call_body_bytes(head_bytes: usize, payload_bytes: usize) -> usize {
+    payload_bytes.saturating_add(head_bytes).saturating_add(8)
+}
+
+/// A whole frame whose body is a number: `Grant` and `Credit`.
+#[must_use]
+pub fn numbered(kind: Kind, call_id: u64, number: u32) -> [u8; HEADER_BYTES + 4] {
+    let mut frame = [0; HEADER_BYTES + 4];
+    frame[..HEADER_BYTES].copy_from_slice(&header(kind, call_id, 4));
+    frame[HEADER_BYTES..].copy_from_slice(&number.to_le_bytes());
+    frame
+}
+
+/// The number in a frame that [`numbered`] made.
+///
+/// # Errors
+/// If the body is of another length.
+pub fn number(frame: &Frame) -> Result<u32, FrameError> {
+    let bytes = frame.body[..].try_into().map_err(|_| FrameError::NoNumber {
+        kind: frame.kind,
+        body: frame.body.len(),
+    })?;
+    Ok(u32::from_le_bytes(bytes))
 }
 
 /// Splits a call's body into number, head and payload, without copying.
@@ -154,6 +225,14 @@ pub fn split_call(mut body: Bytes) -> Result<(u32, Bytes, Bytes), FrameError> {
     }
     let head = body.split_to(head as usize);
     Ok((number, head, body))
+}
+
+/// Names of the transports that carry frames, as Hello and Welcome say them.
+pub mod transport {
+    /// The unix socket itself.
+    pub const RAW: &str = "raw";
+    /// Shared memory, with the socket beside it.
+    pub const SHM: &str = "shm";
 }
 
 /// Turns a peer's bytes into frames.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mortise_wire::{
-    CallHead, Code, Health, LogRecord, StartRequest, Status,
+    CallHead, Code, Health, LogRecord, StartRequest, Status, credit,
     frame::{self, Decoder, Frame, Kind, LANE_VERSION},
     plugin::{Hello, HostCallHead, Welcome},
 };
@@ -132,6 +132,9 @@ impl Fake {
     }
 
     fn take(self: Arc<Self>, begin: Begin, frame: Frame) {
+        if frame.kind.uses_lane_credit() {
+            self.raw(&frame::numbered(Kind::Credit, 0, credit::units(frame.body.len())));
+        }
         match frame.kind {
             Kind::Welcome => {
                 assert_eq!(Welcome::decode(frame.body).unwrap().lane_version, LANE_VERSION);
@@ -161,7 +164,7 @@ impl Fake {
                 );
             }
             Kind::Stop if *self.obeys_stop.lock().unwrap() => process::exit(0),
-            Kind::Stop => {}
+            Kind::Stop | Kind::Credit => {}
             other => panic!("the host sent {other:?}"),
         }
     }
@@ -354,8 +357,7 @@ impl Fake {
         let head = HostCallHead {
             target: target.to_owned(),
             parent_call_id: parent,
-        }
-        .encode_to_vec();
+        };
         let mut whole = frame::call_prefix(Kind::HostCall, id, 0, &head, payload.len()).to_vec();
         whole.extend(payload);
         self.raw(&whole);
@@ -408,6 +410,7 @@ fn hello(begin: Begin) -> Hello {
         } else {
             64
         },
+        lanes: vec![frame::transport::RAW.to_owned()],
     }
 }
 

@@ -121,7 +121,7 @@ async fn not_what_its_file_says() {
     assert!(
         error
             .to_string()
-            .contains("it speaks lane versions [99], and this host speaks 1"),
+            .contains("it speaks lane versions [99], and this host speaks 2"),
         "{error}"
     );
 }

@@ -1,41 +1,56 @@
 //! The lane: frames in and out, and calls to the host that wait for their reply.
+//!
+//! A frame that uses credit waits for it, with one exception: the thread that reads the lane may not wait for what it alone would read. What it has to
+//! say then is said by a thread that lives for that.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     ffi::OsStr,
     fs::File,
-    io::{self, IoSlice, Read as _, Write as _},
+    io::{self, IoSlice},
     os::{
         fd::{BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
         mpsc::{self, SyncSender},
     },
+    thread,
 };
 
 use mortise_wire::{
     Code, Status,
-    frame::{self, Decoder, Frame, FrameError, HEADER_BYTES, Kind},
-    plugin::HostCallHead,
+    credit::{Inflow, Outflow, units},
+    frame::{self, Decoder, Frame, FrameError, Kind},
+    plugin::{HostCallHead, Welcome},
 };
 use prost::Message as _;
 
+use super::transport::{Inlet, Outlet};
 use crate::Result;
 
-/// Size of one read. A larger frame takes several.
-const READ_BYTES: usize = 64 << 10;
 /// Largest frame before the two sides have agreed on one.
 pub(super) const FRAME_BYTES_BEFORE_WELCOME: u32 = 64 << 10;
 
-/// The sending half, shared by all threads.
+/// The sending half, shared by all threads, and the account of what the host sends.
 pub(super) struct Lane {
-    socket: Mutex<UnixStream>,
+    outlet: Mutex<Outlet>,
     frame_bytes_max: AtomicU32,
+    /// There from Welcome on; what is sent before uses none.
+    credit: OnceLock<(Outflow, Inflow)>,
+    /// For those that wait until credit has come back.
+    waiting: Mutex<()>,
+    credited: Condvar,
     host_calls: Mutex<HashMap<u64, Waiter>>,
     host_call_id: AtomicU64,
+}
+
+thread_local! {
+    /// Set while this thread reads the lane, which is also while it runs a method that is called nonblocking.
+    static READS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A thread that waits for a HostReply.
@@ -44,11 +59,10 @@ struct Waiter {
     reply: SyncSender<Result<Vec<u8>>>,
 }
 
-/// The receiving half, the main thread's.
+/// The receiving half; one thread at a time has it.
 pub(super) struct Reader {
-    socket: UnixStream,
+    inlet: Inlet,
     decoder: Decoder,
-    scratch: Box<[u8]>,
 }
 
 /// Why no frame came.
@@ -57,6 +71,9 @@ pub(super) enum ReadError {
     Closed,
     /// The host sent something else.
     Frame(FrameError),
+    /// It broke the rules of the transport.
+    #[cfg(all(target_os = "linux", feature = "shm"))]
+    Transport(String),
 }
 
 /// The socket that the host left open for us.
@@ -93,36 +110,131 @@ pub(super) fn inherited(number: &OsStr) -> Result<UnixStream, String> {
 impl Lane {
     pub(super) fn new(socket: &UnixStream) -> io::Result<(Self, Reader)> {
         let reader = Reader {
-            socket: socket.try_clone()?,
+            inlet: Inlet::socket(socket.try_clone()?),
             decoder: Decoder::new(FRAME_BYTES_BEFORE_WELCOME),
-            scratch: vec![0; READ_BYTES].into_boxed_slice(),
         };
         let lane = Self {
-            socket: Mutex::new(socket.try_clone()?),
+            outlet: Mutex::new(Outlet::Socket(socket.try_clone()?)),
             frame_bytes_max: AtomicU32::new(FRAME_BYTES_BEFORE_WELCOME),
+            credit: OnceLock::new(),
+            waiting: Mutex::new(()),
+            credited: Condvar::new(),
             host_calls: Mutex::default(),
             host_call_id: AtomicU64::new(1),
         };
         Ok((lane, reader))
     }
 
-    pub(super) fn set_frame_bytes_max(&self, bytes: u32) {
-        self.frame_bytes_max.store(bytes, Ordering::Relaxed);
+    /// Takes up what the host has chosen. Nothing but Hello was sent before.
+    pub(super) fn welcomed(&self, reader: &mut Reader, welcome: &Welcome) -> Result<(), String> {
+        if welcome.frame_bytes_max != 0 {
+            self.frame_bytes_max
+                .store(welcome.frame_bytes_max, Ordering::Relaxed);
+            reader.decoder.set_body_bytes_max(welcome.frame_bytes_max);
+        }
+        let least = units(welcome.frame_bytes_max as usize);
+        if welcome.window_units < least {
+            return Err(format!(
+                "it gives {} units of credit, and one frame may need {least}",
+                welcome.window_units
+            ));
+        }
+        let window = welcome.window_units;
+        let first = self
+            .credit
+            .set((Outflow::new(window), Inflow::new(window)))
+            .is_ok();
+        debug_assert!(first, "Welcome comes once");
+        if let Some(outlet) = reader.inlet.change(&welcome.lane)? {
+            *lock(&self.outlet) = outlet;
+        }
+        Ok(())
+    }
+
+    /// Notes a frame of the host's, and gives what [`Lane::release`] is to be given once it is done with.
+    pub(super) fn received(&self, frame: &Frame) -> Result<u32, String> {
+        match self.credit.get() {
+            Some((_, inflow)) if frame.kind.uses_lane_credit() => {
+                inflow.take(frame.body.len()).map_err(|error| error.to_string())
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// Notes that a frame of the host's is done with.
+    pub(super) fn release(&self, units: u32) {
+        if let Some((_, inflow)) = self.credit.get()
+            && let Some(units) = inflow.give_back(units)
+        {
+            self.write(&frame::numbered(Kind::Credit, 0, units), &[]);
+        }
+    }
+
+    /// Notes a Credit frame.
+    pub(super) fn credited(&self, frame: &Frame) -> Result<(), String> {
+        let units = frame::number(frame).map_err(|error| error.to_string())?;
+        if let Some((outflow, _)) = self.credit.get() {
+            outflow.returned(units).map_err(|error| error.to_string())?;
+            // Whoever has found none is either waiting or has the lock.
+            drop(lock(&self.waiting));
+            self.credited.notify_all();
+        }
+        Ok(())
     }
 
     /// Sends a frame whose body is a message.
-    pub(super) fn send(&self, kind: Kind, call_id: u64, body: &impl prost::Message) {
+    pub(super) fn send(self: &Arc<Self>, kind: Kind, call_id: u64, body: &impl prost::Message) {
         self.send_bytes(kind, call_id, &body.encode_to_vec());
     }
 
     /// Sends a frame. One that is longer than agreed would end the lane, so it is replaced: a reply by an error, a log line by nothing.
-    pub(super) fn send_bytes(&self, kind: Kind, call_id: u64, body: &[u8]) {
-        match self.fits(body.len()) {
-            Ok(bytes) => self.write(&frame::header(kind, call_id, bytes), body),
+    pub(super) fn send_bytes(self: &Arc<Self>, kind: Kind, call_id: u64, body: &[u8]) {
+        let bytes = match self.fits(body.len()) {
+            Ok(bytes) => bytes,
             Err(status) if matches!(kind, Kind::Reply | Kind::Error) => {
-                self.send(Kind::Error, call_id, &status);
+                return self.send(Kind::Error, call_id, &status);
             }
-            Err(_) => {}
+            Err(_) => return,
+        };
+        let header = frame::header(kind, call_id, bytes);
+        if !kind.uses_lane_credit() || self.try_use_credit(body.len()) {
+            return self.write(&header, body);
+        }
+        if !READS.get() {
+            self.use_credit(body.len());
+            return self.write(&header, body);
+        }
+        let (lane, body) = (self.clone(), body.to_vec());
+        let later = thread::Builder::new()
+            .name("mortise-late".to_owned())
+            .spawn(move || {
+                lane.use_credit(body.len());
+                lane.write(&header, &body);
+            });
+        if let Err(error) = later {
+            // A reply that is never sent would be a call that never ends.
+            eprintln!("cannot start a thread: {error}");
+            std::process::exit(1);
+        }
+    }
+
+    fn try_use_credit(&self, body_bytes: usize) -> bool {
+        self.credit
+            .get()
+            .is_none_or(|(outflow, _)| outflow.try_use(units(body_bytes).min(outflow.window())))
+    }
+
+    /// Waits for credit for a frame, and uses it.
+    fn use_credit(&self, body_bytes: usize) {
+        if self.try_use_credit(body_bytes) {
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        while !self.try_use_credit(body_bytes) {
+            waiting = self
+                .credited
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -137,9 +249,9 @@ impl Lane {
         let head = HostCallHead {
             target: target.to_owned(),
             parent_call_id: parent,
-        }
-        .encode_to_vec();
-        self.fits(8 + head.len() + payload.len())?;
+        };
+        let body_bytes = frame::call_body_bytes(head.encoded_len(), payload.len());
+        self.fits(body_bytes)?;
         let id = self.host_call_id.fetch_add(1, Ordering::Relaxed);
         let (reply, replied) = mpsc::sync_channel(1);
         lock(&self.host_calls).insert(id, Waiter { parent, reply });
@@ -147,6 +259,7 @@ impl Lane {
             lock(&self.host_calls).remove(&id);
             return Err(Status::new(Code::Cancelled, "the caller is gone"));
         }
+        self.use_credit(body_bytes);
         self.write(
             &frame::call_prefix(Kind::HostCall, id, 0, &head, payload.len()),
             payload,
@@ -196,46 +309,31 @@ impl Lane {
     }
 
     fn write(&self, prefix: &[u8], payload: &[u8]) {
-        let mut parts = [IoSlice::new(prefix), IoSlice::new(payload)];
-        let mut parts = &mut parts[..];
-        let mut socket = lock(&self.socket);
-        IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            match socket.write_vectored(parts) {
-                Ok(bytes @ 1..) => IoSlice::advance_slices(&mut parts, bytes),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The host is gone; the reader would notice it in a moment.
-                Ok(0) | Err(_) => std::process::exit(0),
-            }
-        }
+        let mut pieces = [IoSlice::new(prefix), IoSlice::new(payload)];
+        lock(&self.outlet).send_all(&mut pieces);
     }
 }
 
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn set_frame_bytes_max(&mut self, bytes: u32) {
-        self.decoder.set_body_bytes_max(bytes);
-    }
-
     pub(super) fn next(&mut self) -> Result<Frame, ReadError> {
+        READS.set(true);
         loop {
             if let Some(frame) = self.decoder.next().map_err(ReadError::Frame)? {
                 return Ok(frame);
             }
-            match self.socket.read(&mut self.scratch) {
-                Ok(0) => return Err(ReadError::Closed),
-                Ok(bytes) => self.decoder.push(&self.scratch[..bytes]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(ReadError::Closed),
-            }
+            self.inlet.read(&mut self.decoder)?;
         }
     }
+}
+
+/// This thread has given the reader up: from here on it may wait.
+pub(super) fn reads_no_longer() {
+    READS.set(false);
 }
 
 /// Nothing of ours panics with a lock held, and what plugin code does happens outside of them.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-const _: () = assert!(HEADER_BYTES < READ_BYTES);

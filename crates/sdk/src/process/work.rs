@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
     process::{ExitCode, exit},
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +19,11 @@ use mortise_wire::{
 };
 use prost::Message;
 
-use super::lane::{Lane, ReadError, Reader, lock};
+use super::{
+    lane::{self, Lane, ReadError, Reader, lock},
+    relief::Relief,
+    transport,
+};
 use crate::{
     Cx, Link, Result,
     guest::{Method, Plugin, method, unknown_method},
@@ -35,6 +39,10 @@ const QUEUE_MAX: usize = 4096;
 /// The one running copy.
 struct Work<P: 'static> {
     lane: Arc<Lane>,
+    /// Whoever has it reads.
+    reader: Mutex<Reader>,
+    relief: Arc<Relief>,
+    relieved: OnceLock<bool>,
     plugin: OnceLock<P>,
     started: OnceLock<StartRequest>,
     workers_max: OnceLock<usize>,
@@ -49,14 +57,29 @@ struct State<P: 'static> {
     jobs: VecDeque<Job<P>>,
     workers: usize,
     workers_idle: usize,
+    /// Methods that run, on whatever thread but the nonblocking ones: never more than agreed.
+    running: usize,
     /// Calls that were taken and not answered, by their number.
     unanswered: HashMap<u64, Arc<Cancel>>,
 }
 
 struct Job<P: 'static> {
+    number: u32,
     method: &'static Method<P>,
     call: Call,
     payload: Bytes,
+    /// Credit of its frame, until it is taken up.
+    units: u32,
+}
+
+/// The thread on which a method runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The one that reads, and reads again when the method has returned.
+    Reader,
+    /// The one that read, with another standing by.
+    Relieved,
+    Worker,
 }
 
 /// The host's side of a `Cx`, for one call.
@@ -67,8 +90,8 @@ struct Call {
     call_id: u64,
     arrived: Instant,
     cancel: Arc<Cancel>,
-    /// It runs on the thread that reads the lane, which cannot wait for the lane.
-    on_reader: bool,
+    place: Place,
+    relief: Option<Arc<Relief>>,
 }
 
 /// Set when the host sends Cancel.
@@ -102,6 +125,9 @@ pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
     // One per process, for its life.
     let work: &'static Work<P> = Box::leak(Box::new(Work {
         lane,
+        reader: Mutex::new(reader),
+        relief: Arc::new(Relief::new(P::BUILD.methods)),
+        relieved: OnceLock::new(),
         plugin: OnceLock::new(),
         started: OnceLock::new(),
         workers_max: OnceLock::from(concurrency),
@@ -109,19 +135,17 @@ pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
             jobs: VecDeque::new(),
             workers: 0,
             workers_idle: 0,
+            running: 0,
             unanswered: HashMap::new(),
         }),
         queued: Condvar::new(),
         idle: Condvar::new(),
     }));
-    loop {
-        let frame = read(&mut reader);
-        work.receive(frame);
-    }
+    work.read(lock(&work.reader))
 }
 
 /// Hello and Welcome; gives the number of calls to work on at once.
-fn greet<P: Plugin>(lane: &Lane, reader: &mut Reader) -> usize {
+fn greet<P: Plugin>(lane: &Arc<Lane>, reader: &mut Reader) -> usize {
     let build = P::BUILD;
     lane.send(
         Kind::Hello,
@@ -132,6 +156,7 @@ fn greet<P: Plugin>(lane: &Lane, reader: &mut Reader) -> usize {
             version: build.version.to_owned(),
             contract_hash: build.contract_hash.to_vec(),
             concurrency: build.concurrency,
+            lanes: transport::OFFERED.iter().map(ToString::to_string).collect(),
         },
     );
     let frame = read(reader);
@@ -145,9 +170,8 @@ fn greet<P: Plugin>(lane: &Lane, reader: &mut Reader) -> usize {
             welcome.lane_version
         ));
     }
-    if welcome.frame_bytes_max != 0 {
-        lane.set_frame_bytes_max(welcome.frame_bytes_max);
-        reader.set_frame_bytes_max(welcome.frame_bytes_max);
+    if let Err(why) = lane.welcomed(reader, &welcome) {
+        protocol(why);
     }
     let concurrency = match welcome.concurrency {
         0 => build.concurrency,
@@ -161,6 +185,8 @@ fn read(reader: &mut Reader) -> Frame {
         Ok(frame) => frame,
         Err(ReadError::Closed) => exit(0),
         Err(ReadError::Frame(error)) => protocol(error),
+        #[cfg(all(target_os = "linux", feature = "shm"))]
+        Err(ReadError::Transport(error)) => protocol(error),
     }
 }
 
@@ -172,11 +198,44 @@ fn protocol(why: impl std::fmt::Display) -> ! {
 // === impl Work: the reading thread ===
 
 impl<P: Plugin> Work<P> {
-    fn receive(&'static self, frame: Frame) {
+    /// Reads, whenever this thread is the one that does, and stands by in between.
+    fn read(&'static self, mut reader: MutexGuard<'static, Reader>) -> ! {
+        loop {
+            let frame = read(&mut reader);
+            let Some(job) = self.receive(frame) else {
+                continue;
+            };
+            drop(reader);
+            lane::reads_no_longer();
+            let number = job.number;
+            self.relief.begin(number);
+            self.run(job);
+            self.relief.end();
+            reader = self
+                .try_reader()
+                .unwrap_or_else(|| self.relief.stand_by(|| self.try_reader()));
+        }
+    }
+
+    fn try_reader(&'static self) -> Option<MutexGuard<'static, Reader>> {
+        match self.reader.try_lock() {
+            Ok(reader) => Some(reader),
+            Err(TryLockError::Poisoned(reader)) => Some(reader.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Takes a frame. A job that it gives is to be run by the reading thread, with the reader put down.
+    fn receive(&'static self, frame: Frame) -> Option<Job<P>> {
+        let units = self.lane.received(&frame).unwrap_or_else(|why| protocol(why));
         match frame.kind {
-            Kind::Call => self.call(frame),
+            Kind::Call => return self.call(frame, units),
             Kind::Cancel => self.cancel(frame.call_id),
-            Kind::HostReply | Kind::HostError => self.lane.replied(frame),
+            Kind::HostReply | Kind::HostError => {
+                self.lane.replied(frame);
+                self.lane.release(units);
+            }
+            Kind::Credit => self.lane.credited(&frame).unwrap_or_else(|why| protocol(why)),
             Kind::Ping => self.aside("mortise-health", move || self.health(frame.call_id)),
             Kind::Start => self.aside("mortise-start", move || self.start(&frame.body)),
             Kind::Stop => self.aside("mortise-stop", || self.stop()),
@@ -186,49 +245,72 @@ impl<P: Plugin> Work<P> {
             | Kind::Failed
             | Kind::Reply
             | Kind::Error
+            | Kind::Open
+            | Kind::Item
+            | Kind::End
+            | Kind::Grant
             | Kind::HostCall
             | Kind::Log
             | Kind::Pong => protocol(format_args!("it sent {:?}", frame.kind)),
         }
+        None
     }
 
-    fn call(&'static self, frame: Frame) {
+    fn call(&'static self, frame: Frame, units: u32) -> Option<Job<P>> {
         let arrived = Instant::now();
         let call_id = frame.call_id;
         let (number, head, payload) = split_call(frame.body).unwrap_or_else(|error| protocol(error));
-        let refuse = |status: Status| self.lane.send(Kind::Error, call_id, &status);
+        let refuse = |status: Status| {
+            self.lane.release(units);
+            self.lane.send(Kind::Error, call_id, &status);
+        };
         let (Some(method), Some(started)) = (method::<P>(number), self.started.get()) else {
-            return refuse(unknown_method::<P>(number));
+            refuse(unknown_method::<P>(number));
+            return None;
         };
-        let on_reader = method.flags & METHOD_NONBLOCKING != 0;
         let cancel = Arc::new(Cancel::default());
-        let call = Call {
-            lane: self.lane.clone(),
-            started,
-            head,
-            call_id,
-            arrived,
-            cancel: cancel.clone(),
-            on_reader,
-        };
-        let job = Job {
+        let job = |place| Job {
+            number,
             method,
-            call,
+            call: Call {
+                lane: self.lane.clone(),
+                started,
+                head,
+                call_id,
+                arrived,
+                cancel: cancel.clone(),
+                place,
+                relief: (place == Place::Relieved).then(|| self.relief.clone()),
+            },
             payload,
+            units,
         };
-        if on_reader {
-            return self.run(job);
+        if method.flags & METHOD_NONBLOCKING != 0 {
+            self.run(job(Place::Reader));
+            return None;
         }
         let mut state = lock(&self.state);
         if state.jobs.len() >= QUEUE_MAX {
             drop(state);
-            return refuse(Status::resource_exhausted(format_args!(
+            refuse(Status::resource_exhausted(format_args!(
                 "{QUEUE_MAX} calls wait already"
             )));
+            return None;
         }
-        state.unanswered.insert(call_id, cancel);
+        state.unanswered.insert(call_id, cancel.clone());
+        let free = state.jobs.is_empty() && state.running < self.running_max();
+        if free && self.is_relieved() && self.relief.may_run(number) {
+            state.running += 1;
+            return Some(job(Place::Relieved));
+        }
+        self.hand_over(state, job(Place::Worker));
+        None
+    }
+
+    /// Gives a job to the workers, and starts one more if all are busy.
+    fn hand_over(&'static self, mut state: MutexGuard<'_, State<P>>, job: Job<P>) {
         state.jobs.push_back(job);
-        let wanted = state.jobs.len() > state.workers_idle && state.workers < *self.workers_max.wait();
+        let wanted = state.jobs.len() > state.workers_idle && state.workers < self.running_max();
         state.workers += usize::from(wanted);
         drop(state);
         self.queued.notify_one();
@@ -241,6 +323,25 @@ impl<P: Plugin> Work<P> {
             // The other workers will come to it. Without any, the call's deadline does.
             lock(&self.state).workers -= 1;
         }
+    }
+
+    /// Methods that may run at once.
+    fn running_max(&self) -> usize {
+        *self.workers_max.wait()
+    }
+
+    /// Whether there is a second thread for the reader; it is started when first asked for.
+    fn is_relieved(&'static self) -> bool {
+        *self.relieved.get_or_init(|| {
+            let relief = || {
+                let reader = self.relief.stand_by(|| self.try_reader());
+                self.read(reader)
+            };
+            thread::Builder::new()
+                .name("mortise-relief".to_owned())
+                .spawn(relief)
+                .is_ok()
+        })
     }
 
     fn cancel(&self, call_id: u64) {
@@ -282,7 +383,8 @@ impl<P: Plugin> Work<P> {
                     call_id: 0,
                     arrived: Instant::now(),
                     cancel: Arc::default(),
-                    on_reader: false,
+                    place: Place::Worker,
+                    relief: None,
                 });
                 let plugin = guarded(0, || P::start(&cx))?;
                 self.plugin
@@ -309,7 +411,10 @@ impl<P: Plugin> Work<P> {
         loop {
             let mut state = lock(&self.state);
             let job = loop {
-                if let Some(job) = state.jobs.pop_front() {
+                if state.running < self.running_max()
+                    && let Some(job) = state.jobs.pop_front()
+                {
+                    state.running += 1;
                     break job;
                 }
                 state.workers_idle += 1;
@@ -322,15 +427,16 @@ impl<P: Plugin> Work<P> {
     }
 
     /// Runs a method and answers, exactly once, also if the call was cancelled: that is how the host knows that it ended.
-    fn run(
-        &self,
-        Job {
+    fn run(&self, job: Job<P>) {
+        let Job {
+            number,
             method,
             call,
             payload,
-        }: Job<P>,
-    ) {
-        let (call_id, on_reader) = (call.call_id, call.on_reader);
+            units,
+        } = job;
+        self.lane.release(units);
+        let (call_id, place, begun) = (call.call_id, call.place, Instant::now());
         let cx = Cx::new(call);
         let outcome = match self.plugin.get() {
             Some(plugin) => guarded(call_id, || (method.invoke)(plugin, &cx, &payload)),
@@ -338,6 +444,9 @@ impl<P: Plugin> Work<P> {
                 "the plugin was called before it was ready",
             )),
         };
+        if place != Place::Reader {
+            self.relief.note(number, begun.elapsed(), place == Place::Worker);
+        }
         match outcome {
             Ok(reply) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
             Err(status) => {
@@ -351,10 +460,15 @@ impl<P: Plugin> Work<P> {
                 );
             }
         }
-        if !on_reader {
+        if place != Place::Reader {
             // Not before the answer is sent: `stop` ends the process when the last one is.
             let mut state = lock(&self.state);
             state.unanswered.remove(&call_id);
+            state.running -= 1;
+            if place == Place::Relieved && !state.jobs.is_empty() {
+                // It came while we held the last place; a worker looks again by itself.
+                self.queued.notify_one();
+            }
             if state.unanswered.is_empty() {
                 self.idle.notify_all();
             }
@@ -387,6 +501,14 @@ impl<P: Plugin> Work<P> {
 
 // === impl Call ===
 
+impl Call {
+    fn will_wait(&self) {
+        if let Some(relief) = &self.relief {
+            relief.call();
+        }
+    }
+}
+
 impl Link for Call {
     fn started(&self) -> &StartRequest {
         self.started
@@ -412,6 +534,7 @@ impl Link for Call {
     }
 
     fn wait(&self, duration: Duration) {
+        self.will_wait();
         let set = lock(&self.cancel.set);
         let waited = self.cancel.woken.wait_timeout_while(set, duration, |set| !*set);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
@@ -422,7 +545,7 @@ impl Link for Call {
     }
 
     fn call(&self, _: u64, target: &str, payload: Vec<u8>) -> Result<Vec<u8>> {
-        if self.on_reader {
+        if self.place == Place::Reader {
             return Err(Status::new(
                 Code::FailedPrecondition,
                 format!(
@@ -430,6 +553,7 @@ impl Link for Call {
                 ),
             ));
         }
+        self.will_wait();
         self.lane
             .call(self.call_id, target, &payload, || self.is_cancelled())
     }

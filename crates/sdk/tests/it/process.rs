@@ -11,7 +11,8 @@ use mortise_sdk::{
 };
 use mortise_wire::{
     Health,
-    frame::{Decoder, ENV_LANE_FD, Frame, Kind, call_prefix, header, split_call},
+    credit::window,
+    frame::{Decoder, ENV_LANE_FD, Frame, Kind, LANE_VERSION, call_prefix, header, split_call, transport},
     host::{KvGetReply, KvListReply},
     plugin::{Hello, HostCallHead, Welcome},
 };
@@ -74,9 +75,11 @@ impl Probe {
     fn welcome(&mut self, concurrency: u32) {
         assert_eq!(self.next().kind, Kind::Hello);
         let welcome = Welcome {
-            lane_version: 1,
+            lane_version: LANE_VERSION,
             frame_bytes_max: FRAME_BYTES_MAX,
             concurrency,
+            window_units: window(FRAME_BYTES_MAX),
+            lane: transport::RAW.to_owned(),
         };
         self.send(Kind::Welcome, 0, &welcome.encode_to_vec());
     }
@@ -99,7 +102,7 @@ impl Probe {
     }
 
     fn call(&mut self, id: u64, number: u32, head: &CallHead, request: &[u8]) {
-        let prefix = call_prefix(Kind::Call, id, number, &head.encode_to_vec(), request.len());
+        let prefix = call_prefix(Kind::Call, id, number, head, request.len());
         self.lane
             .write_all(&[&prefix, request].concat())
             .expect("the child reads");
@@ -123,6 +126,10 @@ impl Probe {
                     body,
                     ..
                 }) => self.logs.push(LogRecord::decode(body).unwrap()),
+                // This host has credit in plenty; what it gets back it need not count.
+                Some(Frame {
+                    kind: Kind::Credit, ..
+                }) => {}
                 Some(frame) => return frame,
                 None => panic!("the lane ended"),
             }
@@ -186,7 +193,7 @@ fn hello_says_who_it_is() {
     let build = Plugin::BUILD;
     assert_eq!(
         (hello.lane_versions, &*hello.name, &*hello.version),
-        (vec![1], "probe", "0.3.1")
+        (vec![LANE_VERSION], "probe", "0.3.1")
     );
     assert_eq!(
         (hello.contract_hash, hello.concurrency),

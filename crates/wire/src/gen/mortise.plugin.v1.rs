@@ -188,9 +188,13 @@ pub struct Hello {
     /// Highest number of calls the plugin works on at once.
     #[prost(uint32, tag = "5")]
     pub concurrency: u32,
+    /// Transports of frames that the plugin can use, best first: "shm", "raw". Empty means "raw" only. A name that the host does not know
+    /// is not an error.
+    #[prost(string, repeated, tag = "6")]
+    pub lanes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// host -> plugin, the answer to Hello. A plugin that cannot start answers with a Status in a Failed frame and exits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
     #[prost(uint32, tag = "1")]
     pub lane_version: u32,
@@ -198,6 +202,12 @@ pub struct Welcome {
     pub frame_bytes_max: u32,
     #[prost(uint32, tag = "3")]
     pub concurrency: u32,
+    /// Credit, in units of 4 KiB: what each side may have on the way to the other.
+    #[prost(uint32, tag = "4")]
+    pub window_units: u32,
+    /// The transport of everything that follows, in both directions. With "shm" the descriptors come with this frame.
+    #[prost(string, tag = "5")]
+    pub lane: ::prost::alloc::string::String,
 }
 /// Head of a call from the guest to the host or, through it, to another plugin.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
