@@ -5,11 +5,12 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`wasm`], [`loading`], [`rpc`]: the rows.
+//! - [`native`], [`wasm`], [`lanes`], [`loading`], [`rpc`]: the rows.
 //! - [`load`]: the load generator.
 //! - [`bare`]: the anchors that need unsafe code.
 
 pub mod bare;
+pub mod lanes;
 pub mod load;
 pub mod loading;
 pub mod native;

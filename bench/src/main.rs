@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{loading, native, rpc, table, wasm};
+use mortise_bench::{lanes, loading, native, rpc, subject, table, wasm};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "wasm", "loading", "rpc"])]
+        #[arg(long, value_parser = ["native", "wasm", "lanes", "loading", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -30,6 +30,8 @@ enum Task {
     ServeAxum,
     #[command(hide = true)]
     ServeMortise,
+    #[command(hide = true)]
+    ServeTonic { socket: std::path::PathBuf },
     #[command(hide = true)]
     Measure { runtime: String },
     #[command(hide = true)]
@@ -44,6 +46,7 @@ async fn main() -> Result<()> {
     let data = data.path();
     match Arguments::parse().task {
         Task::ServeAxum => rpc::serve_axum().await,
+        Task::ServeTonic { socket } => lanes::serve_tonic(&socket).await,
         Task::ServeMortise => rpc::serve_mortise(data).await,
         Task::Measure { runtime } => {
             let runtime = RuntimeName::parse(&runtime).context("no such runtime")?;
@@ -61,6 +64,15 @@ async fn main() -> Result<()> {
                 groups.push((
                     "WebAssembly calls and loads",
                     wasm::rows(&data.join("wasm")).await?,
+                ));
+            }
+            if wanted("lanes") {
+                let mut anchor = std::process::Command::new(std::env::current_exe()?);
+                anchor.arg("serve-tonic");
+                let plugin = subject::package("echo")?.join("echo");
+                groups.push((
+                    "Process lanes",
+                    lanes::rows(&data.join("lanes"), &plugin, anchor).await?,
                 ));
             }
             if wanted("loading") {
