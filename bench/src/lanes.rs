@@ -79,10 +79,7 @@ struct Figures {
 pub async fn rows(data: &Path, executable: &Path, anchor: Command) -> Result<Vec<Row>> {
     let mut figures = measure(data, executable, anchor).await?;
     let anchor = figures.remove(0);
-    Ok(figures
-        .iter()
-        .flat_map(|it| compare(it, &anchor))
-        .collect())
+    Ok(figures.iter().flat_map(|it| compare(it, &anchor)).collect())
 }
 
 fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
@@ -109,8 +106,21 @@ fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
         let what = format!("{name}: 64 B, {callers} callers");
         rows.push(row(what, ours.calls_per_s[i], anchor.calls_per_s[i], "1/s"));
     }
-    rows.push(row(format!("{name}: start to first call"), ours.start_ms, anchor.start_ms, "ms").below(5.0));
-    rows.push(row(format!("{name}: plugin's resident memory"), ours.resident_mib, anchor.resident_mib, "MiB"));
+    rows.push(
+        row(
+            format!("{name}: start to first call"),
+            ours.start_ms,
+            anchor.start_ms,
+            "ms",
+        )
+        .below(5.0),
+    );
+    rows.push(row(
+        format!("{name}: plugin's resident memory"),
+        ours.resident_mib,
+        anchor.resident_mib,
+        "MiB",
+    ));
     rows
 }
 
@@ -122,7 +132,12 @@ async fn measure(data: &Path, executable: &Path, mut anchor: Command) -> Result<
     let socket = data.join("anchor.sock");
     anchor.arg(&socket).stdin(Stdio::null());
     let (channel, child, anchor_start) = start_tonic(&mut anchor, &socket).await?;
-    let mut subjects = vec![("tonic unary".to_owned(), Subject::Tonic(channel), anchor_start, Some(child))];
+    let mut subjects = vec![(
+        "tonic unary".to_owned(),
+        Subject::Tonic(channel),
+        anchor_start,
+        Some(child),
+    )];
     for (name, config) in lanes(data) {
         let runtime = ProcessRuntime::new(config)?;
         let mut least = f64::MAX;
@@ -259,16 +274,23 @@ impl Subject {
         };
         let reply = match self {
             Self::Tonic(channel) => {
-                let mut grpc = tonic::client::Grpc::new(channel.clone())
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let mut grpc =
+                    tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
                 grpc.ready().await?;
                 let codec = tonic_prost::ProstCodec::<EchoRequest, EchoReply>::default();
                 let path = http::uri::PathAndQuery::from_static("/mortise.test.v1.Echo/Echo");
-                grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner()
+                grpc.unary(tonic::Request::new(request), path, codec)
+                    .await?
+                    .into_inner()
             }
-            Self::Lane(plugin) => EchoReply::decode(plugin.call(plugin.echo, request.encode_to_vec()).await?)?,
+            Self::Lane(plugin) => {
+                EchoReply::decode(plugin.call(plugin.echo, request.encode_to_vec()).await?)?
+            }
         };
-        ensure!(reply.message.len() == message.len(), "the echo is of another length");
+        ensure!(
+            reply.message.len() == message.len(),
+            "the echo is of another length"
+        );
         Ok(())
     }
 }
@@ -317,7 +339,10 @@ async fn start(runtime: &ProcessRuntime, executable: &Path, bytes: Bytes) -> Res
     let metadata = runtime.read_metadata(&artifact)?;
     let mut services: Vec<_> = metadata.methods.iter().map(|it| it.service.clone()).collect();
     services.dedup();
-    artifact.contract = Arc::new(Contract::from_descriptor_set(&metadata.descriptor_set, &services)?);
+    artifact.contract = Arc::new(Contract::from_descriptor_set(
+        &metadata.descriptor_set,
+        &services,
+    )?);
     let number = |name: &str| {
         let found = metadata.methods.iter().position(|it| it.name == name);
         anyhow::Ok(MethodIndex(u32::try_from(found.context("the method is there")?)?))

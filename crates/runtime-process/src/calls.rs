@@ -27,6 +27,8 @@ use mortise_runtime::{CallContext, CallError, MethodIndex};
 use mortise_wire::Health;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
+use crate::streams::Incoming;
+
 /// Questions about health that may be without an answer. A plugin that lets more pass is not asked again until it has answered.
 const UNANSWERED_HEALTH_MAX: usize = 4;
 
@@ -58,6 +60,13 @@ enum Open {
     Abandoned {
         method: MethodIndex,
         due: Instant,
+        _slot: OwnedSemaphorePermit,
+    },
+    /// A call that streams; abandoned, it is like any other.
+    Streaming {
+        incoming: Incoming,
+        context: CallContext,
+        method: MethodIndex,
         _slot: OwnedSemaphorePermit,
     },
     Health {
@@ -114,6 +123,23 @@ impl Calls {
         Ok((id, answer))
     }
 
+    /// Opens a call that streams and gives it an id.
+    pub(crate) fn open_stream(
+        &self,
+        context: &CallContext,
+        method: MethodIndex,
+        slot: OwnedSemaphorePermit,
+        incoming: Incoming,
+    ) -> Result<u64, CallError> {
+        let context = context.clone();
+        self.lock().insert(Open::Streaming {
+            incoming,
+            context,
+            method,
+            _slot: slot,
+        })
+    }
+
     /// Opens a question about health; `None` if too many are without an answer.
     pub(crate) fn open_health(&self) -> Result<Option<(u64, oneshot::Receiver<Health>)>, CallError> {
         let mut table = self.lock();
@@ -130,7 +156,7 @@ impl Calls {
     pub(crate) fn abandon(&self, id: u64, deadline: Instant) -> bool {
         let mut table = self.lock();
         match table.open.remove(&id) {
-            Some(Open::Waiting { method, _slot, .. }) => {
+            Some(Open::Waiting { method, _slot, .. } | Open::Streaming { method, _slot, .. }) => {
                 let due = deadline.max(Instant::now()) + self.stuck_grace;
                 table.open.insert(id, Open::Abandoned { method, due, _slot });
                 drop(table);
@@ -156,10 +182,49 @@ impl Calls {
                 Ok(())
             }
             Some(Open::Abandoned { .. }) => Ok(()),
+            // An error ends a stream; a reply is none.
+            Some(Open::Streaming { incoming, .. }) if answer.is_err() => {
+                drop(table);
+                incoming.end(answer.map(drop));
+                Ok(())
+            }
             Some(other) => {
                 table.open.insert(id, other);
                 Err(NotOpen::OtherKind)
             }
+            None => Err(table.not_open(id)),
+        }
+    }
+
+    /// The plugin has ended a stream.
+    pub(crate) fn end_stream(&self, id: u64) -> Result<(), NotOpen> {
+        let mut table = self.lock();
+        match table.open.remove(&id) {
+            Some(Open::Streaming { incoming, .. }) => {
+                drop(table);
+                incoming.end(Ok(()));
+                Ok(())
+            }
+            Some(Open::Abandoned { .. }) => Ok(()),
+            Some(other) => {
+                table.open.insert(id, other);
+                Err(NotOpen::OtherKind)
+            }
+            None => Err(table.not_open(id)),
+        }
+    }
+
+    /// Something came for an open stream. What comes for one that is abandoned is dropped.
+    pub(crate) fn on_stream(
+        &self,
+        id: u64,
+        take: impl FnOnce(&Incoming) -> Result<(), String>,
+    ) -> Result<Result<(), String>, NotOpen> {
+        let table = self.lock();
+        match table.open.get(&id) {
+            Some(Open::Streaming { incoming, .. }) => Ok(take(incoming)),
+            Some(Open::Abandoned { .. }) => Ok(Ok(())),
+            Some(_) => Err(NotOpen::OtherKind),
             None => Err(table.not_open(id)),
         }
     }
@@ -185,7 +250,9 @@ impl Calls {
     pub(crate) fn parent(&self, id: u64) -> Parent {
         match (id, self.lock().open.get(&id)) {
             (0, _) => Parent::None,
-            (_, Some(Open::Waiting { context, .. })) => Parent::Open(context.clone()),
+            (_, Some(Open::Waiting { context, .. } | Open::Streaming { context, .. })) => {
+                Parent::Open(context.clone())
+            }
             _ => Parent::Over,
         }
     }
@@ -218,6 +285,7 @@ impl Calls {
         for call in open.into_values() {
             match call {
                 Open::Waiting { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Open::Streaming { incoming, .. } => incoming.abort(error.clone()),
                 Open::Abandoned { .. } | Open::Health { .. } => {}
             }
         }

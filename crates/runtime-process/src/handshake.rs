@@ -97,6 +97,8 @@ pub(crate) async fn greet(
         frame_bytes_max,
         concurrency,
         window_units: window,
+        stream_messages: limits.stream_messages_max,
+        stream_bytes: u32::try_from(limits.stream_bytes_max).unwrap_or(u32::MAX),
         lane: lane.to_owned(),
     };
     let (inlet, mut outlet) = send_welcome(inlet, writer, lane, &encode(Kind::Welcome, &welcome)).await?;

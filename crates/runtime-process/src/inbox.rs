@@ -118,6 +118,22 @@ impl Inbox {
                     .answer(id, Err(CallError::returned(status)))
                     .map_err(|why| describe(why, id))
             }
+            Kind::Item => {
+                let max = self.shared.limits.payload_bytes_max;
+                let body = frame.body;
+                let taken = self.shared.calls.on_stream(id, |it| it.item(body, max));
+                taken.map_err(|why| describe(why, id))?
+            }
+            Kind::Grant => {
+                let units = frame::number(&frame).map_err(|error| error.to_string())?;
+                let taken = self.shared.calls.on_stream(id, |it| it.granted(units));
+                // The call may have ended while it was on its way; then it is nothing to anybody.
+                match taken {
+                    Err(NotOpen::AnsweredBefore) => Ok(()),
+                    other => other.map_err(|why| describe(why, id))?,
+                }
+            }
+            Kind::End => self.shared.calls.end_stream(id).map_err(|why| describe(why, id)),
             Kind::Pong => {
                 let health: Health = decode(&frame, "health")?;
                 self.shared

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use mortise_manifest::Limits;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, HostServices, Instance, InstanceId,
-    MethodIndex, StopReport, Usage,
+    MethodIndex, StopReport, StreamCall, StreamHandle, Usage, stream,
 };
 use mortise_wire::{
-    Health, Metadata,
+    Health, Metadata, MethodKind,
     frame::{self, Kind},
 };
 use prost::Message as _;
@@ -93,7 +93,9 @@ impl Shared {
             );
             return Err(CallError::new(CallErrorKind::Exhausted, why));
         }
-        self.check_method(method)?;
+        if self.kind(method)?.streams() {
+            return Err(stream::not_unary(&self.method_name(method), self.kind(method)?));
+        }
         let deadline = cx
             .deadline
             .unwrap_or_else(|| Instant::now() + self.limits.deadline);
@@ -103,17 +105,18 @@ impl Shared {
             .unwrap_or_else(|_| Err(self.too_late(method)))
     }
 
-    pub(crate) fn check_method(&self, method: MethodIndex) -> Result<(), CallError> {
-        if method.0 as usize >= self.metadata.methods.len() {
+    /// How many messages of a call go which way.
+    pub(crate) fn kind(&self, method: MethodIndex) -> Result<MethodKind, CallError> {
+        let known = self.metadata.methods.get(method.0 as usize);
+        known.map(|it| it.kind()).ok_or_else(|| {
             let why = format!(
                 "plugin `{}` has {} methods and no method {}",
                 self.name(),
                 self.metadata.methods.len(),
                 method.0
             );
-            return Err(CallError::new(CallErrorKind::NotFound, why));
-        }
-        Ok(())
+            CallError::new(CallErrorKind::NotFound, why)
+        })
     }
 
     pub(crate) fn too_late(&self, method: MethodIndex) -> CallError {
@@ -229,12 +232,26 @@ impl Call for ProcessInstance {
     }
 }
 
+impl StreamCall for ProcessInstance {
+    fn open<'a>(
+        &'a self,
+        cx: &'a CallContext,
+        method: MethodIndex,
+    ) -> BoxFuture<'a, Result<StreamHandle, CallError>> {
+        Box::pin(self.shared.open_stream(cx, method))
+    }
+}
+
 impl Instance for ProcessInstance {
     fn id(&self) -> &InstanceId {
         &self.id
     }
 
     fn call(&self) -> Option<&dyn Call> {
+        Some(self)
+    }
+
+    fn stream(&self) -> Option<&dyn StreamCall> {
         Some(self)
     }
 

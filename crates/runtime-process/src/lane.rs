@@ -7,7 +7,7 @@
 //! Invariants
 //! - L1: bytes leave in the order in which frames were queued, and a frame is queued whole or not at all.
 //! - L2: if anything is queued, the writer task has been woken for it.
-//! - L3: what is queued is bounded by the plugin's window: a frame that uses credit is queued with it. The others belong to calls, or answer a
+//! - L3: what is queued is bounded by the plugin's windows: a frame that uses credit is queued with it. The others belong to calls, or answer a
 //!   plugin's own calls; and those give the plugin its credit back no sooner than their answer is written.
 
 use std::{
@@ -111,6 +111,13 @@ impl Sender {
     pub(crate) fn send_call(&self, prefix: BytesMut, payload: Bytes, credit: Reserved) {
         self.use_up(credit, prefix.len() - frame::HEADER_BYTES + payload.len());
         self.send_joined(prefix, payload, Held::default());
+    }
+
+    /// Sends a message of a stream, whose own credit is used.
+    pub(crate) fn send_item(&self, call_id: u64, message: Bytes) {
+        let bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        let header = frame::header(Kind::Item, call_id, bytes);
+        self.send_joined(BytesMut::from(&header[..]), message, Held::default());
     }
 
     /// Notes a frame that the plugin sent, and gives its units.

@@ -55,6 +55,8 @@ mod runtime;
 #[cfg(unix)]
 mod spawner;
 #[cfg(unix)]
+mod streams;
+#[cfg(unix)]
 mod supervise;
 #[cfg(unix)]
 mod transport;

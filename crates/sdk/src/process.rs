@@ -28,6 +28,8 @@ mod lane;
 #[cfg(unix)]
 mod relief;
 #[cfg(unix)]
+mod streams;
+#[cfg(unix)]
 mod transport;
 #[cfg(unix)]
 mod work;

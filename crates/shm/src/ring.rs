@@ -341,6 +341,6 @@ fn append(out: &mut BytesMut, bytes: usize, fill: impl FnOnce(&mut [MaybeUninit<
 }
 
 #[cfg(all(test, loom))]
-mod loom;
+mod model;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -7,9 +7,9 @@
 //!   the holder is done with it gives back in a Credit frame. A call's frame is done with when a thread or task has taken the call up, a
 //!   reply's when it is handed to its caller, a plugin's own call's when its answer is on the way: so a plugin that calls and does not read cannot
 //!   fill the host with answers.
-//! - **Of a stream.** Items have a window of their own, [`STREAM_UNITS`] per call and direction: a slow stream holds up no call and no other stream. An
-//!   Item costs what a frame costs, but at most the window: one message may be larger, and then it is alone on its way. The holder gives back with
-//!   Grant what its reader has taken.
+//! - **Of a stream.** Items have a window of their own per call and direction, in bytes, said in `Welcome`: a slow stream holds up no call and no
+//!   other stream. [`StreamTerms::price`] is what an Item costs: a share of the window at least, so that the number of messages is bounded too, and three
+//!   quarters of it at most, so that a longer message can be sent at all. The holder gives back with Grant what its reader has taken.
 //!
 //! Frames that use no credit are bounded by what they answer or belong to: one Cancel, one End per call; one Pong per Ping; a Credit for units that
 //! were used.
@@ -23,8 +23,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One unit of credit stands for so many bytes.
 pub const UNIT_BYTES: usize = 4 << 10;
-/// Window of a stream's Items, per direction.
-pub const STREAM_UNITS: u32 = 64;
 /// Smallest window of a lane: every frame that may be sent must fit, and calls with small frames must not wait for each other.
 pub const LANE_UNITS_MIN: u32 = 256;
 
@@ -35,18 +33,19 @@ pub fn units(body_bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// What a stream's Item of `body_bytes` costs of its stream's window.
-#[must_use]
-pub fn item_units(body_bytes: usize) -> u32 {
-    units(body_bytes).min(STREAM_UNITS)
-}
-
 /// The window that a side announces: twice the largest frame, so that one can be on the way while another is taken up.
 #[must_use]
 pub fn window(frame_bytes_max: u32) -> u32 {
     units(frame_bytes_max as usize)
         .saturating_mul(2)
         .max(LANE_UNITS_MIN)
+}
+
+/// What the two sides of a stream may have on the way to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamTerms {
+    bytes: u32,
+    messages: u32,
 }
 
 /// A peer that does not keep to its credit. The lane is of no further use then.
@@ -76,6 +75,35 @@ pub struct Outflow {
     used: AtomicU32,
 }
 
+// === impl StreamTerms ===
+
+impl StreamTerms {
+    /// At most `messages` and `bytes` per direction, at least one of each kind.
+    #[must_use]
+    pub fn new(messages: u32, bytes: u32) -> Self {
+        Self {
+            bytes: bytes.max(4),
+            messages: messages.max(1),
+        }
+    }
+
+    /// The window of one direction.
+    #[must_use]
+    pub fn window(self) -> u32 {
+        self.bytes
+    }
+
+    /// What a message costs. A window is told to be free in quarters (W3), so what is more than the rest of it could never be waited for.
+    #[must_use]
+    pub fn price(self, message_bytes: usize) -> u32 {
+        let most = self.bytes - self.bytes / 4;
+        let least = self.bytes.div_ceil(self.messages).min(most);
+        u32::try_from(message_bytes)
+            .unwrap_or(u32::MAX)
+            .clamp(least, most)
+    }
+}
+
 // === impl Inflow ===
 
 impl Inflow {
@@ -97,15 +125,11 @@ impl Inflow {
         self.take_units(units(body_bytes))
     }
 
-    /// The same for an Item, whose price is capped.
+    /// The same where the price is known: an Item's.
     ///
     /// # Errors
     /// As [`Inflow::take`].
-    pub fn take_item(&self, body_bytes: usize) -> Result<u32, CreditError> {
-        self.take_units(item_units(body_bytes))
-    }
-
-    fn take_units(&self, units: u32) -> Result<u32, CreditError> {
+    pub fn take_units(&self, units: u32) -> Result<u32, CreditError> {
         // Others only ever make it smaller.
         let left = self.window - self.used.load(Ordering::Relaxed).min(self.window);
         if units > left {

@@ -24,10 +24,10 @@
 //! | Reply | plugin | lane | payload |
 //! | Error | plugin | lane | `Status` |
 //! | Cancel | host | | empty; the caller is gone. The plugin still sends one Reply, End or Error (dropped unread) once its method has returned: that is how the host knows that the call is not stuck |
-//! | Open | host | lane | as Call, for a method that streams; the payload is empty where requests follow as Items |
+//! | Open | host | lane | as Call, for a method that streams; the payload is empty, all requests follow as Items |
 //! | Item | both | stream | one message of a stream |
 //! | End | both | | empty; the side sends no more Items. From the plugin it ends the call, as Error does |
-//! | Grant | both | | u32: the receiver of a stream's Items has room for so many more units |
+//! | Grant | both | | u32: the receiver of a stream's Items has so much more room |
 //! | HostCall | plugin | lane | u32 length of the head, 4 bytes 0, `HostCallHead`, payload; the id is the plugin's own counter |
 //! | HostReply, HostError | host | lane; | payload; `Status` |
 //! | Log | plugin | lane | `LogRecord` |

@@ -119,7 +119,7 @@ async fn unknown_method_is_refused_here() {
     let error = instance
         .call()
         .unwrap()
-        .call(&context(1), MethodIndex(2), Bytes::new())
+        .call(&context(1), MethodIndex(99), Bytes::new())
         .await
         .unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::NotFound);

@@ -79,6 +79,8 @@ struct Fake {
     socket: Mutex<UnixStream>,
     host_calls: Mutex<HashMap<u64, mpsc::Sender<HostAnswer>>>,
     cancelled: Mutex<Vec<u64>>,
+    /// Frames of the streams that are open.
+    streams: Mutex<HashMap<u64, mpsc::Sender<Frame>>>,
     next_host_call: Mutex<u64>,
     obeys_stop: Mutex<bool>,
 }
@@ -91,6 +93,7 @@ impl Fake {
             socket: Mutex::new(lane),
             host_calls: Mutex::default(),
             cancelled: Mutex::default(),
+            streams: Mutex::default(),
             next_host_call: Mutex::new(1),
             obeys_stop: Mutex::new(true),
         });
@@ -145,7 +148,16 @@ impl Fake {
             Kind::Call => {
                 thread::spawn(move || self.call(frame));
             }
-            Kind::Cancel => self.cancelled.lock().unwrap().push(frame.call_id),
+            Kind::Open => {
+                let (frames, inbox) = mpsc::channel();
+                self.streams.lock().unwrap().insert(frame.call_id, frames);
+                thread::spawn(move || self.stream(frame.call_id, &inbox));
+            }
+            Kind::Item | Kind::End | Kind::Grant => self.on_stream(frame),
+            Kind::Cancel => {
+                self.cancelled.lock().unwrap().push(frame.call_id);
+                self.on_stream(frame);
+            }
             Kind::HostReply | Kind::HostError => {
                 let waiter = self.host_calls.lock().unwrap().remove(&frame.call_id).unwrap();
                 let _ = waiter.send(match frame.kind {
@@ -339,6 +351,78 @@ impl Fake {
             other => panic!("no such word: {other}"),
         };
         self.send(Kind::Reply, id, reply.as_bytes());
+    }
+
+    /// A stream may have ended while something for it was on its way.
+    fn on_stream(&self, frame: Frame) {
+        if let Some(stream) = self.streams.lock().unwrap().get(&frame.call_id) {
+            let _ = stream.send(frame);
+        }
+    }
+
+    /// The first message says what to do.
+    fn stream(&self, id: u64, frames: &mpsc::Receiver<Frame>) {
+        let first = frames.recv().unwrap();
+        let text = String::from_utf8(first.body.to_vec()).unwrap();
+        let (word, argument) = text.split_once(' ').unwrap_or((&text, ""));
+        let number = || argument.parse::<usize>().unwrap();
+        match word {
+            // Gives every further message back, and ends when the caller does.
+            "echo" => {
+                for frame in frames {
+                    match frame.kind {
+                        Kind::Item => {
+                            self.grant(id, fixture::terms().price(frame.body.len()));
+                            self.send(Kind::Item, id, &frame.body);
+                        }
+                        Kind::Grant => {}
+                        _ => break,
+                    }
+                }
+                self.send(Kind::End, id, &[]);
+            }
+            // So many messages, each when there is credit for it.
+            "count" => {
+                let terms = fixture::terms();
+                let mut credit = terms.window();
+                for sent in 0..number() {
+                    let message = format!("{sent:01000}");
+                    let price = terms.price(message.len());
+                    while credit < price {
+                        let frame = frames.recv().unwrap();
+                        if frame.kind == Kind::Grant {
+                            credit += frame::number(&frame).unwrap();
+                        }
+                    }
+                    credit -= price;
+                    self.send(Kind::Item, id, message.as_bytes());
+                }
+                self.send(Kind::End, id, &[]);
+            }
+            // As many, with no regard to it.
+            "flood" => (0..number()).for_each(|_| self.send(Kind::Item, id, &[0; 1000])),
+            "fail" => {
+                self.send(Kind::Item, id, b"before");
+                self.send_message(Kind::Error, id, &Status::new(Code::DataLoss, "as told"));
+            }
+            "grant" => self.grant(id, u32::MAX),
+            "reply" => self.send(Kind::Reply, id, b"one reply"),
+            "exit" => {
+                self.send(Kind::Item, id, b"before");
+                process::exit(7);
+            }
+            // Reads nothing and says nothing until its caller is gone.
+            "hold" => {
+                while frames.recv().unwrap().kind != Kind::Cancel {}
+                self.send_message(Kind::Error, id, &Status::new(Code::Cancelled, "as told"));
+            }
+            other => panic!("no such word: {other}"),
+        }
+        self.streams.lock().unwrap().remove(&id);
+    }
+
+    fn grant(&self, id: u64, units: u32) {
+        self.raw(&frame::numbered(Kind::Grant, id, units));
     }
 
     fn host_call(&self, parent: u64, target: &str, payload: &[u8]) -> Result<Vec<u8>, Status> {

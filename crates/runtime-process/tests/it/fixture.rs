@@ -17,7 +17,9 @@ use mortise_runtime::{
     MethodIndex, PluginId, Prepared, Runtime, RuntimeError, Start,
 };
 use mortise_runtime_process::{ProcessConfig, ProcessRuntime};
-use mortise_wire::{Code, LogRecord, METADATA_FORMAT, Metadata, Status, plugin::Method};
+use mortise_wire::{
+    Code, LogRecord, METADATA_FORMAT, Metadata, MethodKind, Status, credit::StreamTerms, plugin::Method,
+};
 use prost::Message as _;
 use prost_types::{
     DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto,
@@ -27,6 +29,7 @@ use crate::fake::{Begin, ENV_FAKE};
 
 pub(crate) const DO: MethodIndex = MethodIndex(0);
 pub(crate) const ECHO: MethodIndex = MethodIndex(1);
+pub(crate) const STREAM: MethodIndex = MethodIndex(2);
 /// Longer than anything here takes, shorter than a person's patience. Nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -238,6 +241,12 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ").unwrap().1.chars().next()
 }
 
+/// What a stream may have on its way by default.
+pub(crate) fn terms() -> StreamTerms {
+    let limits = Limits::default();
+    StreamTerms::new(limits.stream_messages_max, limits.stream_bytes_max as u32)
+}
+
 pub(crate) fn artifact() -> Artifact {
     let path = std::env::current_exe().unwrap();
     Artifact {
@@ -266,7 +275,14 @@ pub(crate) fn metadata() -> Metadata {
         version: "1.0.0".to_owned(),
         api: 1,
         contract_hash: contract.hash().to_vec(),
-        methods: vec![method("Do"), method("Echo")],
+        methods: vec![
+            method("Do"),
+            method("Echo"),
+            Method {
+                flags: MethodKind::Bidi.flags(),
+                ..method("Stream")
+            },
+        ],
         ..Metadata::default()
     }
 }
@@ -289,7 +305,15 @@ fn contract() -> Arc<Contract> {
         }],
         service: vec![ServiceDescriptorProto {
             name: Some("Fake".to_owned()),
-            method: vec![method("Do"), method("Echo")],
+            method: vec![
+                method("Do"),
+                method("Echo"),
+                MethodDescriptorProto {
+                    client_streaming: Some(true),
+                    server_streaming: Some(true),
+                    ..method("Stream")
+                },
+            ],
             ..ServiceDescriptorProto::default()
         }],
         ..FileDescriptorProto::default()

@@ -16,3 +16,4 @@ mod output;
 mod sdk;
 mod start;
 mod stop;
+mod streams;

@@ -23,7 +23,7 @@ use std::{
 
 use mortise_wire::{
     Code, Status,
-    credit::{Inflow, Outflow, units},
+    credit::{Inflow, Outflow, StreamTerms, units},
     frame::{self, Decoder, Frame, FrameError, Kind},
     plugin::{HostCallHead, Welcome},
 };
@@ -41,6 +41,7 @@ pub(super) struct Lane {
     frame_bytes_max: AtomicU32,
     /// There from Welcome on; what is sent before uses none.
     credit: OnceLock<(Outflow, Inflow)>,
+    terms: OnceLock<StreamTerms>,
     /// For those that wait until credit has come back.
     waiting: Mutex<()>,
     credited: Condvar,
@@ -117,6 +118,7 @@ impl Lane {
             outlet: Mutex::new(Outlet::Socket(socket.try_clone()?)),
             frame_bytes_max: AtomicU32::new(FRAME_BYTES_BEFORE_WELCOME),
             credit: OnceLock::new(),
+            terms: OnceLock::new(),
             waiting: Mutex::new(()),
             credited: Condvar::new(),
             host_calls: Mutex::default(),
@@ -139,6 +141,8 @@ impl Lane {
                 welcome.window_units
             ));
         }
+        self.terms
+            .get_or_init(|| StreamTerms::new(welcome.stream_messages, welcome.stream_bytes));
         let window = welcome.window_units;
         let first = self
             .credit
@@ -149,6 +153,16 @@ impl Lane {
             *lock(&self.outlet) = outlet;
         }
         Ok(())
+    }
+
+    /// What a stream may have on its way.
+    pub(super) fn stream_terms(&self) -> StreamTerms {
+        *self.terms.wait()
+    }
+
+    /// Sends a frame whose body is a number.
+    pub(super) fn send_number(&self, kind: Kind, call_id: u64, number: u32) {
+        self.write(&frame::numbered(kind, call_id, number), &[]);
     }
 
     /// Notes a frame of the host's, and gives what [`Lane::release`] is to be given once it is done with.
@@ -166,7 +180,7 @@ impl Lane {
         if let Some((_, inflow)) = self.credit.get()
             && let Some(units) = inflow.give_back(units)
         {
-            self.write(&frame::numbered(Kind::Credit, 0, units), &[]);
+            self.send_number(Kind::Credit, 0, units);
         }
     }
 
@@ -296,7 +310,7 @@ impl Lane {
         });
     }
 
-    fn fits(&self, body_bytes: usize) -> Result<u32> {
+    pub(super) fn fits(&self, body_bytes: usize) -> Result<u32> {
         let max = self.frame_bytes_max.load(Ordering::Relaxed);
         u32::try_from(body_bytes)
             .ok()

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use mortise_wire::{
     CallHead, Code, Level, LogRecord, METHOD_NONBLOCKING, StartRequest, Status,
-    frame::{Frame, Kind, LANE_VERSION, split_call},
+    frame::{Frame, Kind, LANE_VERSION, number, split_call},
     plugin::{Hello, Welcome},
 };
 use prost::Message;
@@ -22,6 +22,7 @@ use prost::Message;
 use super::{
     lane::{self, Lane, ReadError, Reader, lock},
     relief::Relief,
+    streams::Streaming,
     transport,
 };
 use crate::{
@@ -60,7 +61,7 @@ struct State<P: 'static> {
     /// Methods that run, on whatever thread but the nonblocking ones: never more than agreed.
     running: usize,
     /// Calls that were taken and not answered, by their number.
-    unanswered: HashMap<u64, Arc<Cancel>>,
+    unanswered: HashMap<u64, Unanswered>,
 }
 
 struct Job<P: 'static> {
@@ -70,6 +71,13 @@ struct Job<P: 'static> {
     payload: Bytes,
     /// Credit of its frame, until it is taken up.
     units: u32,
+    /// It was opened as a stream.
+    stream: Option<Arc<Streaming>>,
+}
+
+struct Unanswered {
+    cancel: Arc<Cancel>,
+    stream: Option<Arc<Streaming>>,
 }
 
 /// The thread on which a method runs.
@@ -229,7 +237,8 @@ impl<P: Plugin> Work<P> {
     fn receive(&'static self, frame: Frame) -> Option<Job<P>> {
         let units = self.lane.received(&frame).unwrap_or_else(|why| protocol(why));
         match frame.kind {
-            Kind::Call => return self.call(frame, units),
+            Kind::Call | Kind::Open => return self.call(frame, units),
+            Kind::Item | Kind::End | Kind::Grant => self.on_stream(frame),
             Kind::Cancel => self.cancel(frame.call_id),
             Kind::HostReply | Kind::HostError => {
                 self.lane.replied(frame);
@@ -245,10 +254,6 @@ impl<P: Plugin> Work<P> {
             | Kind::Failed
             | Kind::Reply
             | Kind::Error
-            | Kind::Open
-            | Kind::Item
-            | Kind::End
-            | Kind::Grant
             | Kind::HostCall
             | Kind::Log
             | Kind::Pong => protocol(format_args!("it sent {:?}", frame.kind)),
@@ -258,7 +263,7 @@ impl<P: Plugin> Work<P> {
 
     fn call(&'static self, frame: Frame, units: u32) -> Option<Job<P>> {
         let arrived = Instant::now();
-        let call_id = frame.call_id;
+        let (call_id, kind) = (frame.call_id, frame.kind);
         let (number, head, payload) = split_call(frame.body).unwrap_or_else(|error| protocol(error));
         let refuse = |status: Status| {
             self.lane.release(units);
@@ -269,6 +274,13 @@ impl<P: Plugin> Work<P> {
             return None;
         };
         let cancel = Arc::new(Cancel::default());
+        let stream = (kind == Kind::Open)
+            .then(|| Arc::new(Streaming::new(self.lane.clone(), call_id, head.clone(), arrived)));
+        let unanswered = Unanswered {
+            cancel: cancel.clone(),
+            stream: stream.clone(),
+        };
+        let streams = stream.is_some();
         let job = |place| Job {
             number,
             method,
@@ -284,8 +296,9 @@ impl<P: Plugin> Work<P> {
             },
             payload,
             units,
+            stream,
         };
-        if method.flags & METHOD_NONBLOCKING != 0 {
+        if !streams && method.flags & METHOD_NONBLOCKING != 0 {
             self.run(job(Place::Reader));
             return None;
         }
@@ -297,8 +310,9 @@ impl<P: Plugin> Work<P> {
             )));
             return None;
         }
-        state.unanswered.insert(call_id, cancel.clone());
-        let free = state.jobs.is_empty() && state.running < self.running_max();
+        state.unanswered.insert(call_id, unanswered);
+        // A stream waits, that is what it is for.
+        let free = !streams && state.jobs.is_empty() && state.running < self.running_max();
         if free && self.is_relieved() && self.relief.may_run(number) {
             state.running += 1;
             return Some(job(Place::Relieved));
@@ -344,8 +358,33 @@ impl<P: Plugin> Work<P> {
         })
     }
 
+    /// Something for a call that streams. What comes after the method has returned was on its way.
+    fn on_stream(&self, frame: Frame) {
+        let open = lock(&self.state)
+            .unanswered
+            .get(&frame.call_id)
+            .and_then(|it| it.stream.clone());
+        let Some(stream) = open else { return };
+        let taken = match frame.kind {
+            Kind::Item => stream.item(frame.body),
+            Kind::Grant => number(&frame)
+                .map_err(|error| error.to_string())
+                .and_then(|it| stream.granted(it)),
+            _ => {
+                stream.end();
+                Ok(())
+            }
+        };
+        taken.unwrap_or_else(|why| protocol(why));
+    }
+
     fn cancel(&self, call_id: u64) {
-        let cancel = lock(&self.state).unanswered.get(&call_id).cloned();
+        let cancel = lock(&self.state).unanswered.get(&call_id).map(|it| {
+            if let Some(stream) = &it.stream {
+                stream.cancel();
+            }
+            it.cancel.clone()
+        });
         if let Some(cancel) = cancel {
             *lock(&cancel.set) = true;
             cancel.woken.notify_all();
@@ -434,12 +473,16 @@ impl<P: Plugin> Work<P> {
             call,
             payload,
             units,
+            stream,
         } = job;
         self.lane.release(units);
         let (call_id, place, begun) = (call.call_id, call.place, Instant::now());
         let cx = Cx::new(call);
         let outcome = match self.plugin.get() {
-            Some(plugin) => guarded(call_id, || (method.invoke)(plugin, &cx, &payload)),
+            Some(plugin) => guarded(call_id, || match &stream {
+                None => (method.invoke)(plugin, &cx, &payload).map(Some),
+                Some(link) => (method.stream)(plugin, &cx, &**link).map(|()| None),
+            }),
             None => Err(Status::failed_precondition(
                 "the plugin was called before it was ready",
             )),
@@ -448,7 +491,8 @@ impl<P: Plugin> Work<P> {
             self.relief.note(number, begun.elapsed(), place == Place::Worker);
         }
         match outcome {
-            Ok(reply) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
+            Ok(Some(reply)) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
+            Ok(None) => self.lane.send_bytes(Kind::End, call_id, &[]),
             Err(status) => {
                 self.lane.send(
                     Kind::Error,

@@ -68,6 +68,33 @@ proptest! {
         prop_assert!(outflow.try_use(window / 2));
     }
 
+    /// However small the window and however long the messages, the next one can be sent once everything before it was taken; and no more messages than
+    /// agreed are on the way.
+    #[test]
+    fn a_stream_never_stalls(
+        messages in 0u32..70_000,
+        bytes in 0u32..1 << 30,
+        sizes in prop::collection::vec((0usize..1 << 31, any::<bool>()), 1..200),
+    ) {
+        let terms = StreamTerms::new(messages, bytes);
+        let (outflow, inflow) = (Outflow::new(terms.window()), Inflow::new(terms.window()));
+        let mut held = Vec::new();
+        for (size, read) in sizes {
+            let price = terms.price(size);
+            while !outflow.try_use(price) {
+                prop_assert!(!held.is_empty(), "{price} of {terms:?} could not be had from an empty window");
+                if let Some(units) = inflow.give_back(held.remove(0)) {
+                    outflow.returned(units)?;
+                }
+            }
+            held.push(inflow.take_units(price)?);
+            prop_assert!(held.len() <= messages.max(1) as usize);
+            if read && let Some(units) = inflow.give_back(held.remove(0)) {
+                outflow.returned(units)?;
+            }
+        }
+    }
+
     /// A hostile side: any sequence of sizes is either taken within the window or refused.
     #[test]
     fn what_is_held_is_never_more_than_the_window(window in 1u32..64, sizes in prop::collection::vec(0usize..1 << 20, 0..64)) {

@@ -208,6 +208,11 @@ pub struct Welcome {
     /// The transport of everything that follows, in both directions. With "shm" the descriptors come with this frame.
     #[prost(string, tag = "5")]
     pub lane: ::prost::alloc::string::String,
+    /// What a stream may have on the way per direction.
+    #[prost(uint32, tag = "6")]
+    pub stream_messages: u32,
+    #[prost(uint32, tag = "7")]
+    pub stream_bytes: u32,
 }
 /// Head of a call from the guest to the host or, through it, to another plugin.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
