@@ -91,6 +91,14 @@ const RINGS: &[Ring] = &[
         bans: HOST_SIDE,
         pure: false,
     },
+    // Knows programs, paths and system calls, and nothing of plugins.
+    Ring {
+        name: "jail",
+        crates: &["mortise-jail"],
+        looks_at: &[],
+        bans: HOST_SIDE,
+        pure: false,
+    },
     Ring {
         name: "port",
         crates: &["mortise-runtime"],
@@ -114,7 +122,7 @@ const RINGS: &[Ring] = &[
             "mortise-runtime-process",
             "mortise-runtime-wasm",
         ],
-        looks_at: &["words", "hazard", "shm", "port", "protocols"],
+        looks_at: &["words", "hazard", "jail", "shm", "port", "protocols"],
         bans: &[],
         pure: false,
     },

@@ -1,0 +1,442 @@
+//! Starts the launcher, tells it what to do, and waits until the program runs or a step has failed.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Write as _},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    },
+    process::Pid,
+};
+
+use crate::{
+    Enclosure, Executable, Layer, Machine, Policy, Presence, Program, StartError,
+    cgroup::{Cgroup, CgroupRoot, Controller},
+    jailed::Jailed,
+    spec::{self, Run},
+    words,
+};
+
+/// What a kernel offers, as the launcher found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    /// The ABI, or a negative errno.
+    pub(crate) landlock: i32,
+    /// 0 or a negative errno.
+    pub(crate) notification: i32,
+}
+
+/// What the launcher says.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: u32,
+    pub(crate) body: Vec<u8>,
+    pub(crate) sender: Option<Pid>,
+    pub(crate) descriptor: Option<OwnedFd>,
+}
+
+/// Longest time from start to execution. Usually a millisecond or two; a machine that is out of breath takes longer.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+static LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
+
+/// Starts a program in what `policy` asks for and `machine` has. Blocks for a few milliseconds.
+///
+/// The calling *thread* must live as long as the program: the kernel ends the program when the thread ends that started it.
+///
+/// # Errors
+/// `Missing` if a required layer is not there; then, and whenever it fails, nothing is left running.
+pub fn start(
+    machine: &Machine,
+    policy: &Policy,
+    cgroups: Option<(&CgroupRoot, &str)>,
+    program: &Program<'_>,
+) -> Result<Jailed, StartError> {
+    let cgroup = match cgroups {
+        Some((root, name)) => Some(
+            root.make(name, &policy.bounds)
+                .map_err(|source| StartError::Step {
+                    step: "making its cgroups".to_owned(),
+                    layer: None,
+                    source,
+                })?,
+        ),
+        None => None,
+    };
+    let enclosure = enclosure(machine, policy, cgroup.as_ref());
+    if let Some((layer, why)) = policy
+        .required
+        .iter()
+        .find_map(|it| Some((*it, enclosure.why_not(*it)?)))
+    {
+        return Err(StartError::Missing {
+            layer,
+            why: why.to_owned(),
+        });
+    }
+    let doors = match &cgroup {
+        Some(cgroup) => cgroup.doors().map_err(doing("opening its cgroups"))?,
+        None => Vec::new(),
+    };
+    let (path, open) = match program.executable {
+        Executable::Path(path) => (path, None),
+        Executable::Open(fd) => (Path::new(""), Some(fd)),
+    };
+    let numbers: Vec<u32> = program.inherited.iter().map(|(_, number)| *number).collect();
+    let run = Run {
+        program: path,
+        arguments: program.arguments,
+        environment: program.environment,
+        inherited: &numbers,
+        cgroups: u32::try_from(doors.len()).unwrap_or(u32::MAX),
+    };
+    let specification = spec::encode(machine, policy, &run).map_err(doing("describing the program"))?;
+    let mut descriptors = program.standard.to_vec();
+    descriptors.extend(doors.iter().map(File::as_fd));
+    descriptors.extend(open);
+    descriptors.extend(program.inherited.iter().map(|(fd, _)| *fd));
+    let mut begun = Begun::launch(&specification, &descriptors)?;
+    begun.await_running()?;
+    Ok(begun.into_jailed(cgroup, enclosure, machine.traits(policy).has(Layer::PidNamespace)))
+}
+
+/// Starts a program that does nothing and waits for its end.
+pub(crate) fn try_out(machine: &Machine, policy: &Policy) -> Result<Offer, StartError> {
+    let launcher = launcher().map_err(doing("writing the launcher"))?;
+    let arguments = [OsString::from("mortise-probe"), OsString::from("exit")];
+    let run = Run {
+        program: Path::new(""),
+        arguments: &arguments,
+        environment: &[],
+        inherited: &[],
+        cgroups: 0,
+    };
+    let specification = spec::encode(machine, policy, &run).map_err(doing("describing the program"))?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(doing("opening `/dev/null`"))?;
+    let null = null.as_fd();
+    let mut begun = Begun::launch(&specification, &[null, null, null, launcher.as_fd()])?;
+    let running = begun.await_running();
+    let offer = begun.offer;
+    drop(begun.into_jailed(None, Enclosure::default(), true));
+    running?;
+    offer.ok_or_else(|| doing("asking what the kernel offers")(io::ErrorKind::UnexpectedEof.into()))
+}
+
+/// What a program that is started now has of all layers.
+fn enclosure(machine: &Machine, policy: &Policy, cgroup: Option<&Cgroup>) -> Enclosure {
+    let traits = machine.traits(policy);
+    let of_cgroup = |controller, bounded: bool| match cgroup {
+        None => Err("it is in no cgroup of its own".to_owned()),
+        Some(cgroup) => match cgroup.why_not(controller) {
+            Some(why) => Err(why.to_owned()),
+            None if bounded => Ok(()),
+            None => Err("it has no such limit".to_owned()),
+        },
+    };
+    Enclosure::new(|layer| {
+        let bounds = &policy.bounds;
+        let there = match layer {
+            Layer::MemoryCgroup => of_cgroup(Controller::Memory, bounds.memory_bytes_max.is_some()),
+            Layer::CpuCgroup => of_cgroup(Controller::Cpu, bounds.cpu_percent.is_some()),
+            Layer::PidsCgroup => of_cgroup(Controller::Pids, true),
+            layer if traits.has(layer) => Ok(()),
+            layer => Err(machine.why_not(layer, policy)),
+        };
+        match there {
+            Ok(()) => Presence::Present(machine.how(layer)),
+            Err(why) => Presence::Absent(why),
+        }
+    })
+}
+
+fn doing(doing: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Launcher { doing, source }
+}
+
+// === the launcher's file ===
+
+/// The launcher, in a sealed memory file that is made once.
+fn launcher() -> io::Result<&'static OwnedFd> {
+    static FILE: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(file) = FILE.get() {
+        return Ok(file);
+    }
+    let name = "mortise-launcher";
+    // Kernels before 6.3 do not know EXEC; there every memory file may be executed.
+    let made = match memfd_create(
+        name,
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::EXEC,
+    ) {
+        Err(Errno::INVAL) => memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING),
+        made => made,
+    };
+    let file = match made {
+        Ok(memory) => {
+            let mut file = File::from(memory);
+            file.write_all(LAUNCHER)?;
+            let memory = OwnedFd::from(file);
+            fcntl_add_seals(
+                &memory,
+                SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+            )?;
+            memory
+        }
+        // `vm.memfd_noexec` forbids it: an unlinked file does as well where the file system lets it be executed.
+        Err(Errno::ACCESS) => unlinked()?,
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(FILE.get_or_init(|| file))
+}
+
+/// The launcher in a file that only this user can have opened for a moment, and nobody can write to any more.
+fn unlinked() -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut path = std::env::temp_dir();
+    path.push(format!("mortise-launcher-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o500)
+        .open(&path)?;
+    let opened = file.write_all(LAUNCHER).and_then(|()| File::open(&path));
+    let _ = std::fs::remove_file(&path);
+    opened.map(OwnedFd::from)
+}
+
+// === a start that is under way ===
+
+/// A launcher that is at work. Dropping it ends it: its control socket closes.
+struct Begun {
+    control: OwnedFd,
+    init: Option<Pid>,
+    plugin: Option<Pid>,
+    listener: Option<OwnedFd>,
+    offer: Option<Offer>,
+    first: std::process::Child,
+}
+
+impl Begun {
+    fn launch(specification: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<Self, StartError> {
+        use std::os::fd::AsRawFd as _;
+        let launcher = launcher().map_err(doing("writing the launcher"))?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|errno| doing("making its socket")(errno.into()))?;
+        // Messages then say which process they come from, as this process numbers it.
+        sockopt::set_socket_passcred(&ours, true)
+            .map_err(|errno| doing("making its socket")(errno.into()))?;
+        tell(&ours, specification, descriptors).map_err(doing("telling it what to do"))?;
+        let first = Command::new(format!("/proc/self/fd/{}", launcher.as_raw_fd()))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(doing("starting it"))?;
+        Ok(Self {
+            control: ours,
+            init: None,
+            plugin: None,
+            listener: None,
+            offer: None,
+            first,
+        })
+    }
+
+    fn await_running(&mut self) -> Result<(), StartError> {
+        let until = Instant::now() + START_TIMEOUT;
+        let ended = || doing("setting up the program")(io::ErrorKind::UnexpectedEof.into());
+        let result = loop {
+            let message = match self.next_message(until) {
+                Ok(Some(message)) => message,
+                Ok(None) => break Err(ended()),
+                Err(source) => break Err(doing("setting up the program")(source)),
+            };
+            match message.kind {
+                words::OFFER => {
+                    self.offer = Some(Offer {
+                        landlock: number(&message.body, 0),
+                        notification: number(&message.body, 1),
+                    });
+                }
+                words::INIT => self.init = message.sender,
+                words::PLUGIN => self.plugin = message.sender,
+                words::LISTENER => self.listener = message.descriptor,
+                words::RUNNING => break Ok(()),
+                words::FAILED => {
+                    break Err(step_failed(
+                        number(&message.body, 0),
+                        number(&message.body, 1),
+                        number(&message.body, 2),
+                    ));
+                }
+                _ => {}
+            }
+        };
+        // The first process has done its work, or gives up by itself.
+        let _ = self.first.wait();
+        let result = result.and_then(|()| match (self.init, self.plugin) {
+            (Some(_), Some(_)) => Ok(()),
+            _ => Err(ended()),
+        });
+        if result.is_err()
+            && let Some(init) = self.init
+        {
+            let _ = rustix::process::kill_process(init, rustix::process::Signal::KILL);
+            let _ = rustix::process::waitpid(Some(init), rustix::process::WaitOptions::empty());
+            self.init = None;
+        }
+        result
+    }
+
+    fn next_message(&self, until: Instant) -> io::Result<Option<Message>> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+            let left = Timespec::try_from(left).unwrap_or(Timespec {
+                tv_sec: 1,
+                tv_nsec: 0,
+            });
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return receive(&self.control),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn into_jailed(self, cgroup: Option<Cgroup>, enclosure: Enclosure, own_pids: bool) -> Jailed {
+        Jailed::new(
+            self.control,
+            self.init,
+            self.plugin,
+            self.listener,
+            cgroup,
+            enclosure,
+            own_pids,
+        )
+    }
+}
+
+/// Hands over the specification in a memory file, and the descriptors.
+fn tell(socket: &OwnedFd, specification: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    use std::io::Seek as _;
+    if descriptors.len() >= words::DESCRIPTORS_MAX {
+        let why = format!(
+            "it is given {} descriptors, and {} is the most",
+            descriptors.len(),
+            words::DESCRIPTORS_MAX - 1
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let mut file = File::from(memfd_create("mortise-spec", MemfdFlags::CLOEXEC)?);
+    file.write_all(specification)?;
+    file.rewind()?;
+    let mut all = vec![file.as_fd()];
+    all.extend(descriptors);
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(words::DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&all)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(b"start")],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// The next message, or `None` if the launcher is gone.
+pub(crate) fn receive(control: &OwnedFd) -> io::Result<Option<Message>> {
+    let mut bytes = [0; words::RECORD_BYTES_MAX];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut room);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = match recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+        Ok(got) => got.bytes,
+        Err(Errno::CONNRESET) => 0,
+        Err(errno) => return Err(errno.into()),
+    };
+    let (mut sender, mut descriptor) = (None, None);
+    for message in ancillary.drain() {
+        match message {
+            RecvAncillaryMessage::ScmRights(fds) => descriptor = fds.last(),
+            RecvAncillaryMessage::ScmCredentials(who) => sender = Some(who.pid),
+            _ => {}
+        }
+    }
+    let Some((kind, body)) = bytes[..got].split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    Ok(Some(Message {
+        kind: u32::from_le_bytes(*kind),
+        body: body.to_vec(),
+        sender,
+        descriptor,
+    }))
+}
+
+/// The `nth` 32-bit number of a message; 0 if it is shorter.
+pub(crate) fn number(body: &[u8], nth: usize) -> i32 {
+    let at = body.chunks_exact(4).nth(nth).and_then(|it| it.try_into().ok());
+    at.map_or(0, i32::from_le_bytes)
+}
+
+fn step_failed(step: i32, errno: i32, which: i32) -> StartError {
+    let source = io::Error::from_raw_os_error(errno);
+    let (what, layer) = match step.unsigned_abs() {
+        words::STEP_EXEC => return StartError::Execute(source),
+        words::STEP_SPEC => ("reading what to do", None),
+        words::STEP_CGROUP => ("joining its cgroups", None),
+        words::STEP_NAMESPACES => ("making its namespaces", None),
+        words::STEP_ID_MAP => ("mapping user ids", Some(Layer::UserNamespace)),
+        words::STEP_ROOT => ("making its file tree", Some(Layer::MountNamespace)),
+        words::STEP_BIND => ("showing it a file", Some(Layer::MountNamespace)),
+        words::STEP_PROC => ("mounting its `/proc`", Some(Layer::PidNamespace)),
+        words::STEP_HOST_NAME => ("setting its host name", Some(Layer::UtsNamespace)),
+        words::STEP_LOOPBACK => ("making its loopback network", Some(Layer::NetNamespace)),
+        words::STEP_SUPERVISE => ("supervising it", None),
+        words::STEP_DESCRIPTORS => ("giving it its descriptors", None),
+        words::STEP_RLIMIT => ("limiting it", Some(Layer::Limits)),
+        words::STEP_DIRECTORY => ("entering its directory", None),
+        words::STEP_CAPABILITIES => ("dropping capabilities", Some(Layer::Capabilities)),
+        words::STEP_USER => ("changing its user", Some(Layer::User)),
+        words::STEP_NO_NEW_PRIVILEGES => ("giving up new privileges", Some(Layer::NoNewPrivileges)),
+        words::STEP_LANDLOCK => ("setting up Landlock", Some(Layer::Landlock)),
+        words::STEP_SECCOMP => ("installing its system call filter", Some(Layer::Seccomp)),
+        words::STEP_NOTIFY => ("handing over the filter's listener", Some(Layer::DenialEvents)),
+        _ => ("an unknown step", None),
+    };
+    let step = match which {
+        0 => what.to_owned(),
+        which => format!("{what} (number {which})"),
+    };
+    StartError::Step { step, layer, source }
+}

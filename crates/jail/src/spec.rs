@@ -1,0 +1,369 @@
+//! The specification that the launcher carries out, made from a policy and what the machine has.
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Layer, Mode, Network, Policy, User,
+    landlock::{self, Access},
+    machine::{Machine, Traits},
+    policy::PROXY_PORT,
+    seccomp, words,
+};
+
+/// What is started: the program and what it finds.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    /// Empty: the first inherited descriptor.
+    pub(crate) program: &'a Path,
+    pub(crate) arguments: &'a [OsString],
+    pub(crate) environment: &'a [(OsString, OsString)],
+    pub(crate) inherited: &'a [u32],
+    pub(crate) cgroups: u32,
+}
+
+/// Values in the launcher's order.
+#[derive(Debug, Default)]
+struct Writer {
+    bytes: Vec<u8>,
+    /// A text had a zero inside.
+    broken: bool,
+}
+
+struct Entry {
+    kind: u32,
+    flags: u32,
+    source: PathBuf,
+    target: PathBuf,
+    access: Option<Access>,
+}
+
+/// Paths that libraries look for as a matter of course: that they are not there is not worth a report.
+const QUIET: [&str; 12] = [
+    "/dev",
+    "/proc",
+    "/sys/kernel/mm/transparent_hugepage",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/etc/ld.so.preload",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/ssl/openssl.cnf",
+    "/etc/malloc.conf",
+];
+/// Devices that programs rely on. None gives anything of the machine.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+const HOST_NAME: &[u8] = b"plugin";
+
+/// The bytes for the launcher.
+pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::Result<Vec<u8>> {
+    let traits = machine.traits(policy);
+    let entries = if traits.has(Layer::MountNamespace) {
+        entries(policy, run)?
+    } else {
+        Vec::new()
+    };
+    let handled = if traits.has(Layer::Landlock) {
+        landlock::handled(machine.landlock_abi())
+    } else {
+        landlock::handled(0)
+    };
+    let user = match policy.user {
+        User::Own(id) if traits.has(Layer::User) => id,
+        _ => words::KEEP_ID,
+    };
+    let mut to = Writer::default();
+    to.u32(wants(&traits));
+    to.u32(user);
+    to.u32(user);
+    let maps = if traits.has(Layer::UserNamespace) {
+        machine.id_maps()
+    } else {
+        (String::new(), String::new())
+    };
+    to.bytes(maps.0.as_bytes());
+    to.bytes(maps.1.as_bytes());
+    to.u32(run.cgroups);
+    to.bytes(HOST_NAME);
+    to.list(entries.iter(), |to, entry| {
+        to.u32(entry.kind);
+        to.u32(entry.flags);
+        to.text(entry.source.as_os_str());
+        to.text(entry.target.as_os_str());
+    });
+    to.list(rlimits(policy, &traits).iter(), |to, (resource, value)| {
+        to.u32(*resource);
+        to.u64(*value);
+    });
+    to.u64(handled.files);
+    to.u64(handled.net);
+    to.u64(handled.scoped);
+    to.u32(proxy_port(policy).into());
+    let rules = file_rules(policy, run, &entries);
+    to.list(rules.iter(), |to, (path, access)| {
+        to.text(path.as_os_str());
+        to.u64(access.rights(handled, path.is_dir() || path.starts_with("/proc")));
+    });
+    let program = if traits.has(Layer::Seccomp) {
+        seccomp::filter(seccomp::Shape {
+            inet: policy.network == Network::Proxy,
+            listener: traits.has(Layer::DenialEvents),
+            paths: traits.has(Layer::MountNamespace),
+        })
+    } else {
+        Vec::new()
+    };
+    to.bytes(&program);
+    let shown = entries.iter().map(|it| it.target.as_path());
+    to.list(QUIET.iter().map(Path::new).chain(shown), |to, path| {
+        to.bytes(path.as_os_str().as_bytes());
+    });
+    to.text(policy.directory.as_os_str());
+    to.text(run.program.as_os_str());
+    to.list(run.arguments.iter(), |to, it| to.text(it));
+    to.list(run.environment.iter(), |to, (name, value)| {
+        let mut both = name.clone();
+        both.push("=");
+        both.push(value);
+        to.text(&both);
+    });
+    to.list(run.inherited.iter(), |to, it| to.u32(*it));
+    if to.broken {
+        let why = "a path, an argument or a variable has a zero inside";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    Ok(to.bytes)
+}
+
+/// The port of the proxy, 0 for none.
+fn proxy_port(policy: &Policy) -> u16 {
+    match (policy.mode, policy.network) {
+        (Mode::On, Network::Proxy) => PROXY_PORT,
+        _ => 0,
+    }
+}
+
+fn wants(traits: &Traits) -> u32 {
+    let layers = [
+        (Layer::UserNamespace, words::WANT_USER_NS),
+        (Layer::MountNamespace, words::WANT_MOUNT_NS),
+        (Layer::PidNamespace, words::WANT_PID_NS),
+        (Layer::NetNamespace, words::WANT_NET_NS),
+        (Layer::IpcNamespace, words::WANT_IPC_NS),
+        (Layer::UtsNamespace, words::WANT_UTS_NS),
+        (Layer::CgroupNamespace, words::WANT_CGROUP_NS),
+        (Layer::Landlock, words::WANT_LANDLOCK),
+        (Layer::Seccomp, words::WANT_SECCOMP),
+        (Layer::DenialEvents, words::WANT_NOTIFY),
+        (Layer::Capabilities, words::WANT_DROP_CAPABILITIES),
+        (Layer::NoNewPrivileges, words::WANT_NO_NEW_PRIVILEGES),
+    ];
+    let mut wants = layers
+        .into_iter()
+        .filter(|(layer, _)| traits.has(*layer))
+        .fold(0, |all, (_, bit)| all | bit);
+    if traits.denies_setgroups {
+        wants |= words::WANT_DENY_SETGROUPS;
+    }
+    if traits.asks_for_offer {
+        wants |= words::WANT_OFFER;
+    }
+    wants
+}
+
+fn rlimits(policy: &Policy, traits: &Traits) -> Vec<(u32, u64)> {
+    let bounds = &policy.bounds;
+    let mut limits = vec![
+        (libc::RLIMIT_CORE, 0),
+        (libc::RLIMIT_NOFILE, bounds.files_max),
+        (libc::RLIMIT_FSIZE, bounds.file_bytes_max),
+        (libc::RLIMIT_MEMLOCK, 64 << 10),
+        (libc::RLIMIT_MSGQUEUE, 0),
+    ];
+    if let Some(bytes) = bounds.data_bytes_max {
+        limits.push((libc::RLIMIT_DATA, bytes));
+    }
+    // It counts all processes of a user, so it says something only about a user who has no others.
+    if matches!(policy.user, User::Own(_)) {
+        limits.push((libc::RLIMIT_NPROC, bounds.tasks_max));
+    }
+    if !traits.has(Layer::Limits) {
+        limits.retain(|(resource, _)| matches!(*resource, libc::RLIMIT_CORE | libc::RLIMIT_DATA));
+    }
+    limits
+}
+
+fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<Vec<Entry>> {
+    let bind = |source: PathBuf, target: &Path, flags, access| Entry {
+        kind: words::ENTRY_BIND,
+        flags,
+        source,
+        target: target.to_owned(),
+        access: Some(access),
+    };
+    let mut entries = Vec::new();
+    for path in &policy.system {
+        // `/bin` is a link to `usr/bin` on most systems.
+        match fs::read_link(path) {
+            Ok(to) => entries.push(made(words::ENTRY_SYMLINK, &to, path)),
+            Err(_) if path.exists() => entries.push(bind(path.clone(), path, 0, Access::Execute)),
+            Err(_) => {}
+        }
+    }
+    for (paths, flags, access) in [
+        (&policy.read, words::BIND_NO_EXEC, Access::Read),
+        (
+            &policy.write,
+            words::BIND_NO_EXEC | words::BIND_WRITABLE,
+            Access::Write,
+        ),
+    ] {
+        for path in paths {
+            // What does not exist is left out; a link is shown as what it leads to.
+            if let Ok(whole) = fs::canonicalize(path) {
+                entries.push(bind(whole, path, flags | words::BIND_OPTIONAL, access));
+            }
+        }
+    }
+    if !run.program.as_os_str().is_empty() {
+        let whole = fs::canonicalize(run.program)?;
+        if !policy.system.iter().any(|it| whole.starts_with(it)) {
+            entries.push(bind(whole, run.program, 0, Access::Execute));
+        }
+    }
+    let flags = words::BIND_NO_EXEC | words::BIND_WRITABLE;
+    entries.push(bind(
+        fs::canonicalize(&policy.directory)?,
+        &policy.directory,
+        flags,
+        Access::Write,
+    ));
+    for device in DEVICES {
+        let path = Path::new("/dev").join(device);
+        let flags = words::BIND_WRITABLE | words::BIND_DEVICE | words::BIND_NO_EXEC;
+        if path.exists() {
+            entries.push(bind(path.clone(), &path, flags, Access::Write));
+        }
+    }
+    entries.push(made(words::ENTRY_PROC, Path::new("proc"), Path::new("/proc")));
+    for (name, to) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        entries.push(made(
+            words::ENTRY_SYMLINK,
+            Path::new(to),
+            &Path::new("/dev").join(name),
+        ));
+    }
+    for (path, text) in [
+        ("/etc/passwd", "plugin:x:65534:65534:plugin:/:/bin/false\n"),
+        ("/etc/group", "plugin:x:65534:\n"),
+        ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ] {
+        entries.push(Entry {
+            access: Some(Access::Read),
+            ..made(words::ENTRY_FILE, Path::new(text), Path::new(path))
+        });
+    }
+    // For programs that know no TMPDIR.
+    if !entries.iter().any(|it| it.target.starts_with("/tmp")) {
+        entries.push(made(words::ENTRY_SYMLINK, &policy.directory, Path::new("/tmp")));
+    }
+    // Nothing can be put below a link; what it leads to is the place then.
+    let links: Vec<PathBuf> = entries
+        .iter()
+        .filter(|it| it.kind == words::ENTRY_SYMLINK)
+        .map(|it| it.target.clone())
+        .collect();
+    for entry in entries.iter_mut().filter(|it| it.kind == words::ENTRY_BIND) {
+        if links.iter().any(|link| entry.target.starts_with(link)) {
+            entry.target.clone_from(&entry.source);
+        }
+    }
+    // What is above is bound before what is below it; of several for one path the last said counts.
+    entries.sort_by(|a, b| a.target.cmp(&b.target));
+    Ok(entries)
+}
+
+fn made(kind: u32, source: &Path, target: &Path) -> Entry {
+    Entry {
+        kind,
+        flags: 0,
+        source: source.to_owned(),
+        target: target.to_owned(),
+        access: None,
+    }
+}
+
+/// The same as the mounts say, once more by Landlock. Without mounts of our own it is all there is.
+fn file_rules(policy: &Policy, run: &Run<'_>, entries: &[Entry]) -> Vec<(PathBuf, Access)> {
+    if policy.mode == Mode::Off {
+        return Vec::new();
+    }
+    let proc = (PathBuf::from("/proc"), Access::Read);
+    if !entries.is_empty() {
+        let shown = entries
+            .iter()
+            .filter_map(|it| Some((it.target.clone(), it.access?)));
+        return shown.chain([proc]).collect();
+    }
+    let all = |paths: &[PathBuf], access| -> Vec<(PathBuf, Access)> {
+        paths.iter().map(|it| (it.clone(), access)).collect()
+    };
+    let mut rules = all(&policy.system, Access::Execute);
+    rules.extend(all(&policy.read, Access::Read));
+    rules.extend(all(&policy.write, Access::Write));
+    rules.push((policy.directory.clone(), Access::Write));
+    rules.push((run.program.to_owned(), Access::Execute));
+    rules.extend(DEVICES.map(|it| (Path::new("/dev").join(it), Access::Write)));
+    // Of other processes it shows what the kernel lets anybody see; there is no finer rule that would outlive a fork.
+    rules.push(proc);
+    rules
+}
+
+// === impl Writer ===
+
+impl Writer {
+    fn u32(&mut self, value: u32) {
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        match u32::try_from(bytes.len()) {
+            Ok(length) => self.u32(length),
+            Err(_) => self.broken = true,
+        }
+        self.bytes.extend(bytes);
+    }
+
+    fn text(&mut self, text: &OsStr) {
+        match CString::new(text.as_bytes()) {
+            Ok(text) => self.bytes(text.as_bytes_with_nul()),
+            Err(_) => self.broken = true,
+        }
+    }
+
+    fn list<T>(&mut self, list: impl Iterator<Item = T>, mut one: impl FnMut(&mut Self, T)) {
+        let list: Vec<T> = list.collect();
+        match u32::try_from(list.len()) {
+            Ok(length) => self.u32(length),
+            Err(_) => self.broken = true,
+        }
+        for it in list {
+            one(self, it);
+        }
+    }
+}
