@@ -34,6 +34,7 @@ fn host_with(
     config: HostConfig,
 ) -> Result<HostBuilder, Failure> {
     let failed = |error: RuntimeError| Failure::new(Fault::new(error.to_string()).hint(error.hint()));
+    let process = ProcessConfig::new(data_dir.join("run")).with_settings(&config.process);
     let wasm = WasmConfig {
         cache_dir: wasm_cache,
         ..WasmConfig::default()
@@ -45,7 +46,7 @@ fn host_with(
             data_dir.join("native-cache"),
         )))
         .runtime(WasmRuntime::new(wasm).map_err(failed)?)
-        .runtime(ProcessRuntime::new(ProcessConfig::new(data_dir.join("run"))).map_err(failed)?);
+        .runtime(ProcessRuntime::new(process).map_err(failed)?);
     with_shipped(builder)
 }
 

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mortise_lifecycle::{Event, Verdict};
-use mortise_manifest::{Grant, Limits, Manifest, Permissions, RuntimeName};
+use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, RuntimeName};
 use mortise_runtime::{
     Artifact, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind, Start, Verified,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Launch {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) granted: Permissions,
+    pub(crate) jail: Jail,
     pub(crate) limits: Limits,
     pub(crate) config_json: Arc<str>,
     pub(crate) source: Arc<str>,
@@ -157,6 +158,7 @@ pub(crate) async fn verify(
                 verified,
                 runtime,
                 granted: manifest.permissions.intersection(&request.grant.permissions),
+                jail: request.grant.jail,
                 limits: request.limits.apply(manifest.limits.apply(Limits::default())),
                 manifest,
                 config_json,
@@ -312,6 +314,7 @@ pub(crate) async fn prepare(shared: &Shared, launch: &Launch) -> Result<Prepared
     async {
         let grant = Grant {
             permissions: launch.granted.clone(),
+            jail: launch.jail,
         };
         let verified = placed(shared, &*launch.runtime, &launch.verified).await?;
         launch
@@ -372,6 +375,7 @@ pub(crate) async fn start(
             },
             grant: Grant {
                 permissions: launch.granted.clone(),
+                jail: launch.jail,
             },
             requires: launch.manifest.requires.clone(),
             config_json: launch.config_json.clone(),
@@ -658,6 +662,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 runtime: runtime.clone(),
                 manifest: package.manifest().clone(),
                 granted: package.manifest().permissions.clone(),
+                jail: Jail::default(),
                 limits: package.manifest().limits.apply(Limits::default()),
                 config_json: "{}".into(),
                 source: package.origin().into(),

@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use mortise_manifest::{Grant, LimitsOverride, Permissions, RuntimeName};
+use mortise_manifest::{Grant, Jail, LimitsOverride, Permissions, RuntimeName};
 use mortise_store::Desired;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,8 @@ struct Remembered {
     fs_write: Vec<String>,
     #[serde(default)]
     kv: bool,
+    #[serde(default)]
+    jail_off: bool,
     #[serde(default)]
     limits: Limits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +110,7 @@ impl From<LoadRequest> for Remembered {
             fs_write,
             kv,
         } = request.grant.permissions;
+        let jail_off = request.grant.jail == Jail::Off;
         let limits = request.limits;
         let ms = |it: std::time::Duration| u64::try_from(it.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -119,6 +122,7 @@ impl From<LoadRequest> for Remembered {
             fs_read,
             fs_write,
             kv,
+            jail_off,
             limits: Limits {
                 memory_bytes_max: limits.memory_bytes_max,
                 deadline_ms: limits.deadline.map(ms),
@@ -155,6 +159,7 @@ impl From<Remembered> for LoadRequest {
             fs_read,
             fs_write,
             kv,
+            jail_off,
             ..
         } = kept;
         Self {
@@ -167,6 +172,7 @@ impl From<Remembered> for LoadRequest {
                     fs_write,
                     kv,
                 },
+                jail: if jail_off { Jail::Off } else { Jail::On },
             },
             limits,
             config_json: kept.config_json,
@@ -211,7 +217,10 @@ mod tests {
         let request = LoadRequest {
             name: Some("n".to_owned()),
             runtime: Some(RuntimeName::Process),
-            grant: Grant { permissions },
+            grant: Grant {
+                permissions,
+                jail: Jail::Off,
+            },
             limits,
             config_json: Some("{}".to_owned()),
             beside: true,

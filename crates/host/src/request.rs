@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Instant};
 
-use mortise_manifest::{Grant, LimitsOverride, PackageSource, Permissions, PluginEntry, RuntimeName};
+use mortise_manifest::{Grant, Jail, LimitsOverride, PackageSource, Permissions, PluginEntry, RuntimeName};
 use mortise_wire::Header;
 
 /// Where a plugin comes from.
@@ -61,7 +61,14 @@ impl LoadRequest {
     /// Grants these permissions, out of what it declares.
     #[must_use]
     pub fn grant(mut self, permissions: Permissions) -> Self {
-        self.grant = Grant { permissions };
+        self.grant.permissions = permissions;
+        self
+    }
+
+    /// Jails it or not, where its runtime has a jail.
+    #[must_use]
+    pub fn jail(mut self, jail: Jail) -> Self {
+        self.grant.jail = jail;
         self
     }
 

@@ -16,14 +16,17 @@ mod log;
 mod lookup;
 
 use std::{
-    sync::{Arc, LazyLock, OnceLock, Weak},
+    sync::{
+        Arc, LazyLock, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use mortise_manifest::{Grant, Limits, Requirement};
 use mortise_runtime::{
-    BoxFuture, CallContext, CallError, CallErrorKind, HostServices, InstanceId, LogLine, PluginId,
+    BoxFuture, CallContext, CallError, CallErrorKind, Denied, HostServices, InstanceId, LogLine, PluginId,
 };
 use mortise_store::{KeySpace, StoreError, StoreErrorKind};
 use mortise_wire::{Code, Status, host as api, host::target as own};
@@ -48,6 +51,7 @@ pub(crate) struct Services {
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     log: LogGate,
+    denials: AtomicU64,
     egress: OnceLock<Egress>,
     lookup: Arc<dyn NameLookup>,
     limits: Limits,
@@ -98,6 +102,7 @@ impl Services {
             config_json,
             keys,
             log,
+            denials: AtomicU64::new(0),
             egress: OnceLock::new(),
             lookup,
             limits,
@@ -107,6 +112,11 @@ impl Services {
     /// Log lines that the rate limit dropped.
     pub(crate) fn log_lines_dropped(&self) -> u64 {
         self.log.dropped()
+    }
+
+    /// What the layers around its instance denied, told one by one or not.
+    pub(crate) fn denials(&self) -> u64 {
+        self.denials.load(Ordering::Relaxed)
     }
 
     async fn host_service(
@@ -243,6 +253,35 @@ impl Services {
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
         self.log.take(&line);
+    }
+
+    fn denied(&self, denied: Denied<'_>) {
+        let About {
+            address,
+            plugin,
+            instance,
+        } = &self.about;
+        self.denials.fetch_add(1, Ordering::Relaxed);
+        let Denied {
+            capability,
+            target,
+            how,
+        } = denied;
+        tracing::warn!(
+            target: "mortise::denied", plugin = %address, version = %plugin.version, %instance, capability, to = target, how,
+            "plugin `{address}` was denied `{capability}`: {target}"
+        );
+    }
+
+    fn denials_suppressed(&self, count: u64) {
+        let About {
+            address, instance, ..
+        } = &self.about;
+        self.denials.fetch_add(count, Ordering::Relaxed);
+        tracing::warn!(
+            target: "mortise::denied", plugin = %address, %instance, count,
+            "plugin `{address}` was denied {count} more things, too fast to tell them one by one"
+        );
     }
 
     fn call<'a>(

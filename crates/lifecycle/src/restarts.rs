@@ -1,7 +1,9 @@
 //! What follows an instance that ended by itself, or did not start again.
 //!
-//! The backoff doubles with every exit in a row and starts over once an instance lived for a whole window. Exits are also counted within
-//! a sliding window; too many of them end in quarantine. The host measures times and draws the jitter; nothing here has a clock.
+//! The bound of the wait doubles with every exit in a row and starts over once an instance was healthy for a while. The wait is drawn from
+//! anywhere below the bound ("full jitter"): what went down together then does not come up together. Exits are also counted within a sliding
+//! window; too many of them end in quarantine, which also bounds how often short draws can follow each other. The host measures times and draws the jitter;
+//! nothing here has a clock.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -10,14 +12,16 @@ use crate::Verdict;
 /// When to restart and when to give up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RestartPolicy {
-    /// Wait before the first restart. Default 250 ms.
+    /// Longest wait before the first restart. Default 250 ms.
     pub first: Duration,
-    /// Highest wait. Default 30 s.
+    /// Longest wait before any. Default 30 s.
     pub longest: Duration,
     /// Exits within `window` that lead to quarantine. Default 5.
     pub exits_max: u32,
-    /// The sliding window; also the life after which the backoff starts over. Default 2 min.
+    /// The sliding window. Default 2 min.
     pub window: Duration,
+    /// The life after which the backoff starts over. Default 60 s.
+    pub healthy: Duration,
 }
 
 impl Default for RestartPolicy {
@@ -27,6 +31,7 @@ impl Default for RestartPolicy {
             longest: Duration::from_secs(30),
             exits_max: 5,
             window: Duration::from_secs(120),
+            healthy: Duration::from_secs(60),
         }
     }
 }
@@ -51,9 +56,9 @@ impl Restarts {
     }
 
     /// An instance ended by itself, or did not start, at `now`, after it had lived for `lived`. `now` counts from any fixed moment and
-    /// never goes back; `jitter` is drawn from `0.0..1.0` and spreads the wait over 80 % to 120 %.
+    /// never goes back; `jitter` is drawn evenly from `0.0..1.0`, and the wait is that part of its bound.
     pub fn exited(&mut self, now: Duration, lived: Duration, jitter: f64) -> Verdict {
-        if lived >= self.policy.window {
+        if lived >= self.policy.healthy {
             self.in_a_row = 0;
         }
         while self
@@ -72,11 +77,8 @@ impl Restarts {
             .first
             .saturating_mul(2_u32.saturating_pow(self.in_a_row));
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let after = doubled
-            .min(self.policy.longest)
-            .mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0));
         Verdict::Restart {
-            after: after.min(self.policy.longest),
+            after: doubled.min(self.policy.longest).mul_f64(jitter.clamp(0.0, 1.0)),
         }
     }
 
@@ -105,18 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn backoff_doubles_up_to_the_longest_and_starts_over_after_a_window_of_life() {
+    fn backoff_doubles_up_to_the_longest_and_starts_over_after_a_healthy_life() {
         let mut restarts = Restarts::default();
         let mut now = Duration::ZERO;
         let mut waits = Vec::new();
         for _ in 0..9 {
-            now += Duration::from_secs(60);
-            waits.push(wait(restarts.exited(now, Duration::from_secs(60), 0.5)).as_millis());
+            now += Duration::from_secs(59);
+            waits.push(wait(restarts.exited(now, Duration::from_secs(59), 1.0)).as_millis());
         }
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-        now += Duration::from_secs(120);
+        now += Duration::from_secs(60);
         assert_eq!(
-            wait(restarts.exited(now, Duration::from_secs(120), 0.5)).as_millis(),
+            wait(restarts.exited(now, Duration::from_secs(60), 1.0)).as_millis(),
             250
         );
     }
@@ -138,22 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn jitter_spreads_the_wait_and_never_exceeds_the_longest() {
-        for (jitter, expected) in [(0.0, 200), (0.5, 250), (1.0, 300), (7.0, 300)] {
+    fn the_wait_is_drawn_from_the_whole_of_its_bound() {
+        for (jitter, expected) in [(0.0, 0), (0.5, 125), (1.0, 250), (7.0, 250), (-1.0, 0)] {
             let mut restarts = Restarts::default();
             assert_eq!(
                 wait(restarts.exited(Duration::ZERO, Duration::ZERO, jitter)).as_millis(),
                 expected
             );
         }
-        let policy = RestartPolicy {
-            first: Duration::from_secs(30),
-            ..RestartPolicy::default()
-        };
-        assert_eq!(
-            wait(Restarts::new(policy).exited(Duration::ZERO, Duration::ZERO, 1.0)).as_secs(),
-            30
-        );
     }
 
     #[test]
@@ -165,7 +159,7 @@ mod tests {
         restarts.forgive();
         assert_eq!(restarts.recent(), 0);
         assert_eq!(
-            wait(restarts.exited(Duration::from_secs(5), Duration::ZERO, 0.5)).as_millis(),
+            wait(restarts.exited(Duration::from_secs(5), Duration::ZERO, 1.0)).as_millis(),
             250
         );
     }

@@ -8,12 +8,15 @@
 //! listen = "127.0.0.1:7070"
 //! [runtime]
 //! prefer = ["wasm", "process", "native"]
+//! [runtime.process]
+//! require = ["landlock", "seccomp"]      # layers without which nothing starts
 //! [routing]
 //! propagate = ["x-canary-version", "baggage"]
 //! [[plugin]]
 //! name = "thumbnailer"
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
 //! runtime = "wasm"                       # the one line of trust
+//! jail = "on"                            # of a process; "off" trusts it like the host
 //! grant = { kv = true, net.connect = ["api.example.com:443"] }
 //! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32 }
 //! config = { quality = 80 }
@@ -28,9 +31,10 @@ use crate::{
     limits::LimitsOverride,
     manifest::{plugin_name, runtime_name},
     name::{NameError, check_plugin_name, clip},
-    permissions::{Grant, Permissions},
+    permissions::{Grant, Jail, Permissions},
     reader::{Faults, Fields, Text, read_document},
     runtime_name::RuntimeName,
+    suggest::nearest,
 };
 
 /// A checked `mortise.toml`. The default is what an empty file means.
@@ -43,6 +47,8 @@ pub struct HostConfig {
     /// `runtime.prefer`: tried in this order for a plugin whose entry names no runtime. Default: wasm, process, native,
     /// the least trusting first. Built-in plugins are chosen by their source and stand in no list.
     pub prefer: Vec<RuntimeName>,
+    /// `[runtime.process]`.
+    pub process: ProcessSettings,
     /// `[routing]`.
     pub routing: RoutingConfig,
     /// `[[plugin]]`: what to load at start, in the file's order.
@@ -64,6 +70,36 @@ pub struct GatewayConfig {
     /// The address HTTP is served on.
     pub listen: SocketAddr,
 }
+
+/// `[runtime.process]`: the jail of plugins that run as processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Layers without which no jailed plugin starts, of [`JAIL_LAYERS`].
+    pub require: Vec<String>,
+    /// Further files and folders that every jailed plugin may read and execute from: where this system keeps libraries.
+    pub system: Vec<String>,
+}
+
+/// The layers that a jail may have, as `require` names them and `mortise doctor` lists them.
+pub const JAIL_LAYERS: [&str; 17] = [
+    "no-new-privileges",
+    "capabilities",
+    "limits",
+    "user",
+    "user-namespace",
+    "mount-namespace",
+    "pid-namespace",
+    "net-namespace",
+    "ipc-namespace",
+    "uts-namespace",
+    "cgroup-namespace",
+    "landlock",
+    "seccomp",
+    "denial-events",
+    "memory-cgroup",
+    "cpu-cgroup",
+    "pids-cgroup",
+];
 
 /// `[routing]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,6 +154,7 @@ impl Default for HostConfig {
             host: HostSettings::default(),
             gateway: None,
             prefer: vec![RuntimeName::Wasm, RuntimeName::Process, RuntimeName::Native],
+            process: ProcessSettings::default(),
             routing: RoutingConfig::default(),
             plugins: Vec::new(),
         }
@@ -148,6 +185,11 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
                 runtime_name(text, &RuntimeName::BUILT, faults);
             });
             config.prefer = names.iter().filter_map(|name| RuntimeName::parse(name)).collect();
+        }
+        if let Some(mut fields) = fields.table("process", faults) {
+            config.process.require = fields.strings("require", faults, check_layer);
+            config.process.system = fields.strings("system", faults, check_system_path);
+            fields.finish(faults);
         }
         fields.finish(faults);
     }
@@ -190,6 +232,10 @@ fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry
         let permissions = grant
             .map(|fields| Permissions::read(fields, faults))
             .unwrap_or_default();
+        let jail = fields
+            .string("jail", faults)
+            .and_then(|text| jail(&text, faults))
+            .unwrap_or_default();
         let limits = fields.table("limits", faults);
         let limits = limits
             .map(|fields| LimitsOverride::read(fields, faults))
@@ -201,7 +247,7 @@ fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry
                 name,
                 source,
                 runtime,
-                grant: Grant { permissions },
+                grant: Grant { permissions, jail },
                 limits,
                 config_json,
             });
@@ -258,6 +304,46 @@ fn path(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
         return None;
     }
     Some(text.value.to_owned())
+}
+
+fn jail(text: &Text<'_>, faults: &mut Faults) -> Option<Jail> {
+    let found = Jail::ALL.into_iter().find(|it| it.as_str() == text.value);
+    if found.is_none() {
+        faults.add(
+            text.span.clone(),
+            format!("`{}` is no word for a jail", clip(text.value)),
+            Some(
+                "write `on`, which is the default, or `off` for a plugin that you trust like the host"
+                    .to_owned(),
+            ),
+        );
+    }
+    found
+}
+
+fn check_layer(text: &Text<'_>, faults: &mut Faults) {
+    if JAIL_LAYERS.contains(&text.value) {
+        return;
+    }
+    let hint = match nearest(text.value, JAIL_LAYERS.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`mortise doctor` lists the layers".to_owned(),
+    };
+    faults.add(
+        text.span.clone(),
+        format!("the jail has no layer `{}`", clip(text.value)),
+        Some(hint),
+    );
+}
+
+fn check_system_path(text: &Text<'_>, faults: &mut Faults) {
+    if !text.value.starts_with('/') || text.value.split('/').any(|part| part == "..") {
+        faults.add(
+            text.span.clone(),
+            format!("`{}` is not a whole path", clip(text.value)),
+            Some("write a path from the root, such as `/opt/lib`".to_owned()),
+        );
+    }
 }
 
 fn socket_address(text: &Text<'_>, faults: &mut Faults) -> Option<SocketAddr> {

@@ -23,11 +23,14 @@ mod suggest;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Endpoint, EndpointError};
-pub use host_config::{GatewayConfig, HostConfig, HostSettings, PackageSource, PluginEntry, RoutingConfig};
+pub use host_config::{
+    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, ProcessSettings,
+    RoutingConfig,
+};
 pub use limits::{Limits, LimitsOverride};
 pub use manifest::{Manifest, Requirement, Variant};
 pub use name::{NameError, check_plugin_name, check_service_name};
-pub use permissions::{Grant, Permission, Permissions};
+pub use permissions::{Grant, Jail, Permission, Permissions};
 pub use runtime_name::RuntimeName;
 
 #[cfg(test)]

@@ -32,6 +32,19 @@ pub struct Permissions {
 pub struct Grant {
     /// The granted permissions.
     pub permissions: Permissions,
+    /// Whether a runtime that jails its plugins jails this one.
+    pub jail: Jail,
+}
+
+/// Whether a plugin is jailed. Only the operator's explicit word turns it off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Jail {
+    /// It sees and may do what it was granted, and nothing else.
+    #[default]
+    On,
+    /// It is trusted like the host: it may do whatever the host's user may.
+    Off,
 }
 
 /// One permission, printed as operators write it: `net.connect=api.example.com:443`, `kv`.
@@ -46,6 +59,22 @@ pub enum Permission {
     FsWrite(String),
     /// `kv`.
     Kv,
+}
+
+// === impl Jail ===
+
+impl Jail {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::On, Self::Off];
+
+    /// The word used in configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 // === impl Permissions ===
@@ -279,6 +308,7 @@ mod tests {
         );
         let grant = Grant {
             permissions: permissions(&["*.example.com:443"], &["/var/lib"], false),
+            ..Grant::default()
         };
         let missing: Vec<String> = declared
             .missing_from(&grant)
@@ -310,6 +340,7 @@ mod tests {
     fn paths_match_by_whole_parts() {
         let grant = Grant {
             permissions: permissions(&[], &["/var/lib/fonts/", "C:\\fonts"], false),
+            ..Grant::default()
         };
         for (path, expected) in [
             ("/var/lib/fonts", true),

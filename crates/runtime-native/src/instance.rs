@@ -297,7 +297,7 @@ impl Instance for NativeInstance {
             memory_bytes: None,
             pid: None,
             retired_mappings: library::retired(&self.inner.plugin),
-            lane: None,
+            ..Usage::default()
         }
     }
 

@@ -1,6 +1,9 @@
 //! The knobs of the process runtime.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
+
+use mortise_jail::Layer;
+use mortise_manifest::ProcessSettings;
 
 /// How plugins are started and stopped. [`ProcessConfig::new`] gives the defaults.
 #[derive(Clone, Debug)]
@@ -22,6 +25,16 @@ pub struct ProcessConfig {
     pub term_grace: Duration,
     /// What carries the frames. Default [`ProcessLane::Auto`].
     pub lane: ProcessLane,
+    /// Layers of the jail without which no plugin starts; one whose jail the operator has turned off is exempt. Default none: every layer that the machine has is used,
+    /// and what it has not is reported.
+    pub require: BTreeSet<Layer>,
+    /// Further files and folders that every plugin may read and execute from: where this system keeps libraries and programs outside of
+    /// [`Policy::SYSTEM`](mortise_jail::Policy::SYSTEM). Default none.
+    pub system: Vec<PathBuf>,
+    /// Processes and threads that one plugin may have at once, beside one for each call. Default 256.
+    pub tasks_max: u64,
+    /// What one plugin may keep in its private directory, in bytes. Looked at every second; a plugin that has more is ended. Default 1 GiB.
+    pub disk_bytes_max: u64,
 }
 
 /// What carries frames between host and plugin. All carry the same frames; what differs is what a call costs.
@@ -48,6 +61,36 @@ impl ProcessConfig {
             stuck_grace: Duration::from_secs(1),
             term_grace: Duration::from_secs(2),
             lane: ProcessLane::Auto,
+            require: BTreeSet::new(),
+            system: Vec::new(),
+            tasks_max: 256,
+            disk_bytes_max: 1 << 30,
         }
+    }
+
+    /// With what `[runtime.process]` of a `mortise.toml` says.
+    #[must_use]
+    pub fn with_settings(mut self, settings: &ProcessSettings) -> Self {
+        // The reader of the file accepts no other names; a test compares its list with the jail's.
+        self.require
+            .extend(settings.require.iter().filter_map(|name| Layer::parse(name)));
+        self.system.extend(settings.system.iter().map(PathBuf::from));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layer_can_be_required_by_name() {
+        let settings = ProcessSettings {
+            require: mortise_manifest::JAIL_LAYERS.map(str::to_owned).to_vec(),
+            system: vec!["/opt/lib".to_owned()],
+        };
+        let config = ProcessConfig::new("run").with_settings(&settings);
+        assert_eq!(config.require, BTreeSet::from(Layer::ALL));
+        assert_eq!(config.system, [PathBuf::from("/opt/lib")]);
     }
 }

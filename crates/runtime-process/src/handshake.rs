@@ -53,6 +53,8 @@ pub(crate) enum Failure {
     Mismatch(String),
     /// There is no lane that both sides want.
     Lane(String),
+    /// It speaks no version of the lane that this host speaks.
+    OtherLane(String),
     /// The lane itself failed.
     Io(std::io::Error),
 }
@@ -237,7 +239,7 @@ async fn next(inlet: &mut Inlet, decoder: &mut Decoder, waiting_for: &'static st
 
 fn check(hello: &Hello, metadata: &Metadata) -> Result<(), Failure> {
     if !hello.lane_versions.contains(&LANE_VERSION) {
-        return Err(Failure::Mismatch(format!(
+        return Err(Failure::OtherLane(format!(
             "it speaks lane versions {:?}, and this host speaks {LANE_VERSION}",
             hello.lane_versions
         )));

@@ -9,10 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_jail::Meter;
 use mortise_manifest::Limits;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, HostServices, Instance, InstanceId,
-    MethodIndex, StopReport, StreamCall, StreamHandle, Usage, stream,
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, Enclosure, EndCause, HostServices, Instance,
+    InstanceId, MethodIndex, StopReport, StreamCall, StreamHandle, Usage, stream,
 };
 use mortise_wire::{
     Health, Metadata, MethodKind,
@@ -53,6 +54,8 @@ pub(crate) struct ProcessInstance {
     pub(crate) id: InstanceId,
     pub(crate) pid: Pid,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) enclosure: Enclosure,
+    pub(crate) meter: Meter,
     pub(crate) tail: Tail,
     /// Dropping it tells the supervisor to end the process.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
@@ -274,12 +277,20 @@ impl Instance for ProcessInstance {
         if self.shared.gone.load(Ordering::Acquire) {
             return Usage::default();
         }
+        let counted = self.meter.read();
         Usage {
             memory_bytes: memory::resident_bytes(self.pid),
             pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
-            retired_mappings: 0,
             lane: Some(self.shared.lane_name),
+            cpu_time: counted.cpu_time,
+            // One of them is the launcher's.
+            tasks: counted.tasks.map(|it| it.saturating_sub(1)),
+            ..Usage::default()
         }
+    }
+
+    fn enclosure(&self) -> Option<Enclosure> {
+        Some(self.enclosure.clone())
     }
 
     fn last_output(&self) -> Option<String> {

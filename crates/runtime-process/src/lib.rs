@@ -1,8 +1,8 @@
 //! Plugins as child processes that speak the lane over a unix socket.
 //!
-//! A fault of the plugin, a crash or an endless loop, costs its process and the calls in it, never the host. This crate does not
-//! jail the plugin: it runs as the host's user, with the host's view of files and network. It never restarts anything either; that is the host's
-//! decision. It contains no `unsafe`: nothing of ours runs between fork and exec.
+//! A fault of the plugin, a crash or an endless loop, costs its process and the calls in it, never the host. On Linux it runs in a jail
+//! ([`mortise_jail`]): what it was not granted it does not see, and what it tries is told to the host. It never restarts anything; that is the host's decision.
+//! It contains no `unsafe`: nothing of ours runs between fork and exec but the jail's launcher.
 //!
 //! What the plugin finds when it starts
 //!
@@ -10,23 +10,24 @@
 //! |---|---|
 //! | descriptor 0 | the lane, one end of a socket pair; `MORTISE_LANE_FD=0` says so |
 //! | descriptors 1, 2 | pipes; every line is a log line of the host |
-//! | environment | cleared; [`ProcessConfig::env_allow`] of the host's, `MORTISE_LANE_FD`, `MORTISE_HOST_PID`, `TMPDIR`, `HOME` |
+//! | environment | cleared; [`ProcessConfig::env_allow`] of the host's, `MORTISE_LANE_FD`, `TMPDIR`, `HOME` |
 //! | directory | its own, private and empty, removed with it |
 //! | process group | its own |
+//! | user | one of its own, if the host is root and granted it no files; else the host's, without capabilities |
+//! | files | the system's programs and libraries, read-only; what it was granted; its directory, from which nothing is executed |
+//! | network | none |
 //!
 //! The lane is descriptor 0 because that is the only one a child can be given without a moment in which another thread's child inherits it
 //! too. The SDK moves it away and puts `/dev/null` in its place before the plugin's own code runs.
 //!
-//! **No orphan.** The host's end of the lane is closed by the kernel when the host dies, however it dies; the plugin's SDK exits at
-//! once when it reads the end of the lane. It also asks for a parent-death signal, which on Linux is sent when the *thread* that started the
-//! process ends: that is why one thread of this runtime starts all of them and lives as long as any of them. A plugin that does
-//! neither is not stopped by a host that is killed with SIGKILL; only a jail can do that.
-//!
-//! **What is not covered.** Descriptors that the embedding program opened without `CLOEXEC` are inherited by the plugin: closing them
-//! needs code between fork and exec. Everything that Rust's standard library and Mortise open has the flag.
+//! **No orphan.** Above the plugin stands the launcher, process 1 of the plugin's own pid namespace: when it ends, the kernel ends everything in
+//! there. It ends when the thread that started it ends (so one thread of this runtime starts all of them and lives as long as any of them), and when the
+//! host's end of its control socket closes. A plugin that ignores every signal, forks twice and starts sessions of its own ends with a host that is killed with
+//! SIGKILL. Where there is no pid namespace the launcher kills what is below it itself, and the cgroup what it misses; a janitor ends at the next
+//! start what both missed. On macOS there is only the lane's end, at which the SDK exits.
 //!
 //! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `handshake`, `instance` and `calls` (what callers see), `transport` (what carries frames), `lane` (frames
-//! out), `inbox` (frames in), `supervise` (who decides that it is over), `output`.
+//! out), `inbox` (frames in), `supervise` (who decides that it is over), `heard`, `memory`, `disk`, `output`.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -35,7 +36,11 @@ mod inspect;
 #[cfg(unix)]
 mod calls;
 #[cfg(unix)]
+mod disk;
+#[cfg(unix)]
 mod handshake;
+#[cfg(unix)]
+mod heard;
 #[cfg(unix)]
 mod host_calls;
 #[cfg(unix)]

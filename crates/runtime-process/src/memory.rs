@@ -1,11 +1,12 @@
 //! How much memory a plugin's process may have and has.
 //!
-//! Two things hold `Limits::memory_bytes_max` on Linux. The kernel refuses private writable memory (`RLIMIT_DATA`) beyond the limit and an
+//! Three things hold `Limits::memory_bytes_max` on Linux. The kernel refuses private writable memory (`RLIMIT_DATA`) beyond the limit and an
 //! allowance for stacks, so a runaway allocation fails at once inside the plugin. And the supervisor looks at the memory really used every
 //! [`SAMPLE_INTERVAL`] and kills the process that is above the limit itself. The first acts before anything is lost, the second is exact.
-//! A process can exceed the limit for one interval, and only by the allowance. Its children count for themselves.
+//! A process can exceed the limit for one interval, and only by the allowance. Where the jail has a memory cgroup it bounds all of the plugin's
+//! processes together, with a reserve for the kernel's own bookkeeping and the page cache; elsewhere children count for themselves.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -26,26 +27,9 @@ pub(crate) fn data_bytes_max(memory_bytes_max: u64, concurrency: u32) -> u64 {
         .saturating_add(RESERVE_BYTES)
 }
 
-/// Sets the kernel's limits on a process that has just been started and has not yet been told to run the plugin.
-#[cfg(target_os = "linux")]
-pub(crate) fn limit(pid: Pid, data_bytes_max: u64) -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, prlimit};
-    let set = |resource, bytes| {
-        let wanted = Rlimit {
-            current: Some(bytes),
-            maximum: Some(bytes),
-        };
-        prlimit(Some(pid), resource, wanted).map(drop)
-    };
-    set(Resource::Data, data_bytes_max)?;
-    // A core file would put the plugin's memory on the disk, in the host's name.
-    set(Resource::Core, 0)?;
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn limit(_: Pid, _: u64) -> io::Result<()> {
-    Ok(())
+/// The bound on all processes together.
+pub(crate) fn group_bytes_max(memory_bytes_max: u64) -> u64 {
+    memory_bytes_max.saturating_add(RESERVE_BYTES)
 }
 
 /// Memory that would be free without the process: what it wrote, and shared memory it holds mapped. Not its program, which is in the page

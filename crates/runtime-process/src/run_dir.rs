@@ -5,6 +5,7 @@
 //!   lock                held while a host makes or sweeps parts
 //!   <pid>-<n>/          one host's part
 //!     lock              held as long as that host lives; whoever can lock it may remove the part
+//!     cgroups           the host's places among the cgroups, one path per line; they are removed with the part, and what is in them is ended
 //!     <n>/              0700: one plugin's directory
 //! ```
 
@@ -14,16 +15,18 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
+
+const CGROUPS: &str = "cgroups";
 
 /// One host's part of the run directory; removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
-    counter: AtomicU64,
+    counter: AtomicU32,
     /// Held, never read.
     _lock: File,
 }
@@ -40,13 +43,24 @@ impl RunDir {
         })
     }
 
-    /// Makes a directory for one plugin.
-    pub(crate) fn make(&self) -> io::Result<PathBuf> {
-        let path = self
-            .path
-            .join(self.counter.fetch_add(1, Ordering::Relaxed).to_string());
+    /// Makes a directory for one plugin; the number is its name.
+    pub(crate) fn make(&self) -> io::Result<(PathBuf, u32)> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(number.to_string());
         DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(path)
+        Ok((path, number))
+    }
+
+    /// A name for this part that no other host of the machine has.
+    pub(crate) fn unique_name(&self) -> io::Result<String> {
+        let inode = self.path.symlink_metadata()?.ino();
+        Ok(format!("mortise-{}-{inode:x}", process::id()))
+    }
+
+    /// Writes down what must be swept if this host dies, before it is made.
+    pub(crate) fn remember<'a>(&self, cgroups: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+        let lines: Vec<String> = cgroups.map(|it| format!("{}\n", it.display())).collect();
+        fs::write(self.path.join(CGROUPS), lines.concat())
     }
 }
 
@@ -54,6 +68,18 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         // What a plugin left behind there is removed at the latest by the next host.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Ends what a dead host's plugins left running, and removes their cgroups.
+fn sweep_cgroups(part: &Path) {
+    let text = fs::read_to_string(part.join(CGROUPS)).unwrap_or_default();
+    for place in text.lines().map(Path::new) {
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        if place.is_absolute() && name.starts_with("mortise-") && place.exists() {
+            tracing::info!(cgroup = %place.display(), "removing what a host that is gone left");
+            mortise_jail::sweep(place);
+        }
     }
 }
 
@@ -84,6 +110,7 @@ fn prepare(root: &Path) -> io::Result<RunDir> {
         let part = entry.path();
         let gone = part.is_dir() && lock(&part).is_ok_and(|it| it.try_lock().is_ok());
         if gone {
+            sweep_cgroups(&part);
             let _ = fs::remove_dir_all(&part);
         }
     }
@@ -95,7 +122,7 @@ fn prepare(root: &Path) -> io::Result<RunDir> {
                 own.lock()?;
                 return Ok(RunDir {
                     path,
-                    counter: AtomicU64::new(1),
+                    counter: AtomicU32::new(1),
                     _lock: own,
                 });
             }

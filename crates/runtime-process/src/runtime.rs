@@ -1,6 +1,7 @@
 //! The runtime: from an executable that was checked to a plugin that is ready.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -9,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use mortise_manifest::{Grant, RuntimeName};
+use mortise_jail::{Bounds, Layer, Machine, Mode, Policy, StartError};
+use mortise_manifest::{Grant, Jail, Limits, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime, RuntimeError,
-    RuntimeErrorKind as Kind, Start, Support, Verified,
+    Artifact, BoxFuture, Enclosure, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime,
+    RuntimeError, RuntimeErrorKind as Kind, Start, Support, Verified,
 };
 use mortise_wire::{
     Metadata,
@@ -29,19 +31,18 @@ use crate::{
     ProcessConfig,
     calls::Calls,
     handshake::{self, Failure},
+    heard::{self, Ending},
     inbox::Inbox,
     inspect,
     instance::{ProcessInstance, Shared},
     lane, memory,
     output::{self, Tail},
     run_dir::RunDir,
-    spawner::{Plan, Spawned, Spawner},
-    supervise::{OwnedTask, Supervisor, Watched, cause},
+    spawner::{Input, Plan, Spawned, Spawner},
+    supervise::{OwnedTask, Supervisor, Watched},
     transport::Inlet,
 };
 
-/// Names the process that a plugin belongs to, for the check that goes with a parent-death signal.
-const ENV_HOST_PID: &str = "MORTISE_HOST_PID";
 /// A plugin that said it can't start, or that closed its lane, has so long to exit by itself.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
@@ -55,6 +56,7 @@ pub struct ProcessRuntime {
 /// An executable that is ready to be started.
 struct Executable {
     path: PathBuf,
+    grant: Grant,
 }
 
 /// A plugin that is ready.
@@ -108,7 +110,7 @@ impl ProcessRuntime {
             .await
             .map_err(|source| refused(&name, &executable.path, source))?;
         let (mut child, lane) =
-            settle(spawned, &start).map_err(|source| refused(&name, &executable.path, source))?;
+            settle(spawned, &start).map_err(|source| not_executed(&name, &executable.path, source))?;
         let became = timeout(
             limit.saturating_sub(begun.elapsed()),
             self.become_ready(lane, metadata, &start),
@@ -124,6 +126,8 @@ impl ProcessRuntime {
             })) => {
                 let tail = child.tail.clone();
                 let pid = child.process.pid();
+                let enclosure = heard::enclosure(&child.process.enclosure());
+                let meter = child.meter.clone();
                 let (commands, inbox_commands) = mpsc::unbounded_channel();
                 let (ended, watch_ended) = watch::channel(None);
                 let (stopped, watch_stopped) = watch::channel(None);
@@ -136,12 +140,15 @@ impl ProcessRuntime {
                     ended,
                     stopped,
                     term_grace: self.config.term_grace,
+                    disk_bytes_max: self.config.disk_bytes_max,
                 };
                 tokio::spawn(supervisor.run());
                 return Ok(Box::new(ProcessInstance {
                     id: start.instance,
                     pid,
                     shared,
+                    enclosure,
+                    meter,
                     tail,
                     commands,
                     ended: watch_ended,
@@ -153,8 +160,8 @@ impl ProcessRuntime {
         };
         let wait = if why.is_some() { EXIT_WAIT } else { Duration::ZERO };
         let exited_by_itself = timeout(wait, child.exit.exited()).await.is_ok();
-        let status = child.end(Duration::ZERO).await;
-        let how = exited_by_itself.then(|| cause(status));
+        let cause = child.end(Duration::ZERO).await;
+        let how = exited_by_itself.then_some(cause);
         Err(start_failed(&name, why, how, limit, &child.tail))
     }
 
@@ -164,18 +171,14 @@ impl ProcessRuntime {
             .env_allow
             .iter()
             .filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
-        let ours = [
-            (ENV_LANE_FD, "0".to_owned()),
-            (ENV_HOST_PID, std::process::id().to_string()),
-        ];
-        let ours = ours
-            .into_iter()
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let ours = [(OsString::from(ENV_LANE_FD), OsString::from("0"))];
         Plan {
             program: executable.path.clone(),
             args: self.config.args.clone(),
             env: kept.chain(self.config.env.iter().cloned()).chain(ours).collect(),
-            data_bytes_max: memory::data_bytes_max(start.limits.memory_bytes_max, start.limits.concurrency),
+            env_of_dir: ["TMPDIR", "HOME"].map(OsString::from).to_vec(),
+            input: Input::Lane,
+            policy: policy(&self.config, &executable.grant, &start.limits),
         }
     }
 
@@ -225,12 +228,22 @@ impl Runtime for ProcessRuntime {
                 why: "a call crosses a process boundary, so there is nothing to call on the caller's own thread; use `native` for a trusted plugin"
                     .to_owned(),
             },
-            Lack {
-                what: "jail",
-                why: "the process runs as the host's user with its files and network; use `wasm` for code that is not trusted"
-                    .to_owned(),
-            },
         ];
+        let layers = Machine::probe().layers();
+        let missing: Vec<&str> = layers
+            .iter()
+            .filter(|(_, presence)| !presence.is_present())
+            .map(|(layer, _)| layer.as_str())
+            .collect();
+        if !missing.is_empty() {
+            lacks.push(Lack {
+                what: "jail",
+                why: format!(
+                    "this machine does not give {}; `mortise doctor` says why; use `wasm` for code that is not trusted",
+                    missing.join(", ")
+                ),
+            });
+        }
         if !cfg!(target_os = "linux") {
             lacks.push(Lack {
                 what: "memory limit",
@@ -248,6 +261,10 @@ impl Runtime for ProcessRuntime {
         }
     }
 
+    fn enclosure(&self) -> Option<Enclosure> {
+        Some(heard::enclosure(&Machine::probe().layers()))
+    }
+
     fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
         inspect::read_metadata(&artifact.bytes)
     }
@@ -255,12 +272,18 @@ impl Runtime for ProcessRuntime {
     fn prepare<'a>(
         &'a self,
         artifact: &'a Verified,
-        _: &'a Grant,
+        grant: &'a Grant,
     ) -> BoxFuture<'a, Result<Prepared, RuntimeError>> {
-        let path = check(artifact.artifact());
         let metadata = artifact.metadata().clone();
+        let checked = check(artifact.artifact()).and_then(|path| {
+            if grant.jail == Jail::On {
+                check_layers(&metadata.name, &self.config.require)?;
+            }
+            let grant = grant.clone();
+            Ok(Executable { path, grant })
+        });
         Box::pin(std::future::ready(
-            path.map(|path| Prepared::new(metadata, Executable { path })),
+            checked.map(|executable| Prepared::new(metadata, executable)),
         ))
     }
 
@@ -271,6 +294,60 @@ impl Runtime for ProcessRuntime {
     ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
         Box::pin(self.launch(prepared, start))
     }
+}
+
+/// What the jail lets a plugin do, from what it was granted and what it may use.
+fn policy(config: &ProcessConfig, grant: &Grant, limits: &Limits) -> Policy {
+    let paths = |texts: &[String]| texts.iter().map(PathBuf::from).collect();
+    let permissions = &grant.permissions;
+    // The spawner knows the directory.
+    let mut policy = Policy::new(PathBuf::new());
+    if grant.jail == Jail::Off {
+        policy.mode = Mode::Off;
+    } else {
+        policy.required.clone_from(&config.require);
+    }
+    policy.read = paths(&permissions.fs_read);
+    policy.write = paths(&permissions.fs_write);
+    policy.system.extend(config.system.iter().cloned());
+    policy.bounds = Bounds {
+        memory_bytes_max: Some(memory::group_bytes_max(limits.memory_bytes_max)),
+        data_bytes_max: Some(memory::data_bytes_max(
+            limits.memory_bytes_max,
+            limits.concurrency,
+        )),
+        tasks_max: config.tasks_max.saturating_add(limits.concurrency.into()),
+        ..Bounds::default()
+    };
+    policy
+}
+
+/// Refuses before anything is started where a layer that the operator requires is not to be had.
+fn check_layers(plugin: &str, required: &BTreeSet<Layer>) -> Result<(), RuntimeError> {
+    if required.is_empty() {
+        return Ok(());
+    }
+    let layers = Machine::probe().layers();
+    match required
+        .iter()
+        .find_map(|layer| Some((*layer, layers.why_not(*layer)?)))
+    {
+        None => Ok(()),
+        Some((layer, why)) => Err(layer_missing(plugin, layer, why)),
+    }
+}
+
+fn layer_missing(plugin: &str, layer: Layer, why: &str) -> RuntimeError {
+    RuntimeError::new(
+        Kind::Unsupported,
+        format!(
+            "plugin `{plugin}` was not started: `runtime.process.require` names the layer `{layer}` ({}), and it is not there: {why}",
+            layer.what()
+        ),
+        format!(
+            "see `mortise doctor` for what this machine gives; if the plugin may run without `{layer}`, take it out of `require`, or use its `wasm` variant"
+        ),
+    )
 }
 
 /// What can be known about an executable without starting it.
@@ -310,10 +387,12 @@ fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStre
     let Spawned {
         process,
         exit,
+        events,
         lane,
         stdout,
         stderr,
     } = spawned;
+    let lane = lane.ok_or_else(|| std::io::Error::other("it was given no lane"))?;
     let lane = UnixStream::from_std(lane)?;
     let tail = Tail::default();
     let pipes = [
@@ -328,19 +407,49 @@ fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStre
             }
         })
     });
+    let mut output = Vec::from(output);
+    let ending = Ending::default();
+    if let Some(events) = events {
+        let (ending, services) = (ending.clone(), start.services.clone());
+        output.push(OwnedTask::spawn(async move {
+            if let Err(error) = heard::listen(events, ending, services).await {
+                tracing::warn!(%error, "what a plugin is denied can't be heard any more");
+            }
+        }));
+    }
     Ok((
         Watched {
+            meter: process.meter(),
             process,
             exit: exit.watch()?,
-            output: output.into(),
+            ending,
+            output,
             tail,
         },
         lane,
     ))
 }
 
+/// The jail did not start it.
+fn refused(name: &str, path: &std::path::Path, error: StartError) -> RuntimeError {
+    match error {
+        StartError::Missing { layer, why } => layer_missing(name, layer, &why),
+        StartError::Execute(source) => not_executed(name, path, source),
+        error => {
+            let cause = std::error::Error::source(&error)
+                .map(|it| format!(": {it}"))
+                .unwrap_or_default();
+            RuntimeError::new(
+                Kind::Loader,
+                format!("plugin `{name}` could not be enclosed: {error}{cause}"),
+                "see `mortise doctor` for the layers of this machine; with `jail = \"off\"` in its entry the plugin runs without them, with all that the host may do",
+            )
+        }
+    }
+}
+
 /// The operating system did not start it.
-fn refused(name: &str, path: &std::path::Path, source: std::io::Error) -> RuntimeError {
+fn not_executed(name: &str, path: &std::path::Path, source: std::io::Error) -> RuntimeError {
     use std::io::ErrorKind as Io;
     let path = path.display();
     let (kind, why, hint) = match source.kind() {
@@ -404,6 +513,7 @@ fn start_failed(
             "set `lane = \"auto\"` for the process runtime, or build the plugin with an SDK that has it",
         ),
         (Some(Failure::Mismatch(how)), _) => (Kind::Tampered, format!("{how}{last_words}"), build),
+        (Some(Failure::OtherLane(how)), _) => (Kind::AbiMismatch, format!("{how}{last_words}"), build),
         (Some(Failure::Ended { waiting_for }), Some(cause)) => (
             Kind::StartFailed,
             format!("{cause} while {waiting_for} was expected{last_words}"),

@@ -2,45 +2,65 @@
 //!
 //! Invariants
 //! - S1: one thread starts every process and lives until the last of them is reaped: a parent-death signal is tied to the thread.
-//! - S2: a process is always owned by a [`Process`]; dropping it kills its group, and this thread reaps it. So a future that is dropped at
+//! - S2: a process is always owned by a [`Process`]; dropping it kills it with all it started, and this thread reaps it. So a future that is dropped at
 //!   any point, or a whole tokio runtime that ends, leaves no process and no zombie.
 //! - S3: nothing is signalled after it was reaped. Until then its id, and so its group's, can't be used again for another.
-//! - S4: the private directory is removed after the process is reaped.
+//! - S4: the private directory and the cgroups are removed after the process is reaped.
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::CommandExt as _},
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     sync::mpsc,
     thread,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use mortise_jail::{
+    CgroupRoot, Enclosure, Events, Executable, Jailed, Machine, Meter, Mode, Policy, Program, StartError,
+    User,
+};
+use rustix::process::Pid;
 #[cfg(target_os = "linux")]
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::{memory, run_dir::RunDir};
+use crate::run_dir::RunDir;
 
 /// How often a killed process is looked at until it can be reaped. Only then does this thread wake by itself.
 const REAP_INTERVAL: Duration = Duration::from_millis(5);
-/// Another thread's child may hold our just-written executable open for writing until it has called exec: wait for that.
-const BUSY_RETRIES: u32 = 100;
-const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// What to start.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) program: PathBuf,
+    /// Without its name, which comes first.
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(OsString, OsString)>,
-    pub(crate) data_bytes_max: u64,
+    /// Variables that hold the path of the private directory.
+    pub(crate) env_of_dir: Vec<OsString>,
+    pub(crate) input: Input,
+    /// What it may do; the spawner fills in the directory and, for a host that is root, a user.
+    pub(crate) policy: Policy,
+}
+
+/// What a process reads from its standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// The lane: one end of a socket pair.
+    Lane,
+    /// Nothing.
+    #[allow(
+        dead_code,
+        reason = "for dialects that announce themselves on standard output"
+    )]
+    Null,
 }
 
 /// A process that was started.
@@ -48,7 +68,10 @@ pub(crate) struct Plan {
 pub(crate) struct Spawned {
     pub(crate) process: Process,
     pub(crate) exit: ExitSource,
-    pub(crate) lane: UnixStream,
+    /// What is heard of it, where anything is.
+    pub(crate) events: Option<Events>,
+    /// The host's end of the lane, if it was to have one.
+    pub(crate) lane: Option<UnixStream>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
@@ -58,7 +81,7 @@ pub(crate) struct Spawned {
 pub(crate) struct Process {
     pid: Pid,
     /// `None` once it is reaped or handed to the spawner for that.
-    child: Option<Child>,
+    jailed: Option<Jailed>,
     dir: PathBuf,
     jobs: mpsc::Sender<Job>,
 }
@@ -89,11 +112,22 @@ pub(crate) enum ExitWatch {
 
 #[derive(Debug)]
 enum Job {
-    Spawn(Box<Plan>, mpsc::Sender<Job>, oneshot::Sender<io::Result<Spawned>>),
+    Spawn(
+        Box<Plan>,
+        mpsc::Sender<Job>,
+        oneshot::Sender<Result<Spawned, StartError>>,
+    ),
     /// It was killed: reap it, then remove its directory.
-    Bury(Child, PathBuf),
-    /// It was reaped: remove its directory.
-    Remove(PathBuf),
+    Bury(Jailed, PathBuf),
+    /// It was reaped: remove its cgroups and its directory.
+    Remove(Jailed, PathBuf),
+}
+
+/// What the thread has.
+struct Yard {
+    run_dir: RunDir,
+    machine: &'static Machine,
+    cgroups: Option<CgroupRoot>,
 }
 
 // === impl Spawner ===
@@ -103,16 +137,19 @@ impl Spawner {
         let (jobs, inbox) = mpsc::channel();
         thread::Builder::new()
             .name("mortise-spawn".to_owned())
-            .spawn(move || run(&inbox, &run_dir))?;
+            .spawn(move || {
+                let yard = Yard::open(run_dir);
+                yard.run(&inbox);
+            })?;
         Ok(Self { jobs })
     }
 
     /// Starts a process on the spawner's thread.
     ///
     /// Cancel safe: if nobody waits for it any more, what was started is killed and reaped.
-    pub(crate) async fn spawn(&self, plan: Plan) -> io::Result<Spawned> {
+    pub(crate) async fn spawn(&self, plan: Plan) -> Result<Spawned, StartError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || io::Error::other("the thread that starts processes is gone");
+        let gone = || StartError::Execute(io::Error::other("the thread that starts processes is gone"));
         self.jobs
             .send(Job::Spawn(plan.into(), self.jobs.clone(), reply))
             .map_err(|_| gone())?;
@@ -123,30 +160,55 @@ impl Spawner {
 // === impl Process ===
 
 impl Process {
+    /// The plugin's own process. Only a number: what is signalled is what this owns.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Signals the whole group, as long as it is certain to be this plugin's (S3).
-    pub(crate) fn signal(&self, signal: Signal) {
-        if self.child.is_some() {
-            // It fails only if the group is empty already.
-            let _ = kill_process_group(self.pid, signal);
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The layers around it.
+    pub(crate) fn enclosure(&self) -> Enclosure {
+        self.jailed
+            .as_ref()
+            .map(|it| it.enclosure().clone())
+            .unwrap_or_default()
+    }
+
+    /// Counts what it uses.
+    pub(crate) fn meter(&self) -> Meter {
+        self.jailed.as_ref().map(Jailed::meter).unwrap_or_default()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
+        if let Some(jailed) = &self.jailed {
+            jailed.terminate();
         }
     }
 
-    /// Reaps a process that has exited, and ends whatever else is in its group. `None` if it has not exited, or if somebody else reaped it.
+    /// Ends it and all it started.
+    pub(crate) fn kill(&self) {
+        if let Some(jailed) = &self.jailed {
+            jailed.kill();
+        }
+    }
+
+    /// Reaps a process that has exited. `None` if it has not, or if somebody else reaped it.
     pub(crate) fn reap(&mut self) -> Option<ExitStatus> {
-        self.signal(Signal::KILL);
-        let mut child = self.child.take()?;
-        match child.try_wait() {
+        self.kill();
+        let mut jailed = self.jailed.take()?;
+        let dir = std::mem::take(&mut self.dir);
+        match jailed.try_wait() {
             Ok(Some(status)) => {
-                let _ = self.jobs.send(Job::Remove(std::mem::take(&mut self.dir)));
+                let _ = self.jobs.send(Job::Remove(jailed, dir));
                 Some(status)
             }
             // Not yet, or a handler of the embedding program's reaps every child.
             Ok(None) | Err(_) => {
-                let _ = self.jobs.send(Job::Bury(child, std::mem::take(&mut self.dir)));
+                let _ = self.jobs.send(Job::Bury(jailed, dir));
                 None
             }
         }
@@ -155,9 +217,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        if let Some(child) = self.child.take() {
-            let _ = self.jobs.send(Job::Bury(child, std::mem::take(&mut self.dir)));
+        self.kill();
+        if let Some(jailed) = self.jailed.take() {
+            let _ = self.jobs.send(Job::Bury(jailed, std::mem::take(&mut self.dir)));
         }
     }
 }
@@ -202,115 +264,177 @@ impl ExitWatch {
 
 // === the thread ===
 
-fn run(inbox: &mpsc::Receiver<Job>, run_dir: &RunDir) {
-    let mut dying: Vec<(Child, PathBuf)> = Vec::new();
-    let mut open = true;
-    while open || !dying.is_empty() {
-        let job = match (open, dying.is_empty()) {
-            (true, true) => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-            (true, false) => inbox.recv_timeout(REAP_INTERVAL),
-            (false, _) => {
-                thread::sleep(REAP_INTERVAL);
-                Err(mpsc::RecvTimeoutError::Timeout)
-            }
-        };
-        match job {
-            Ok(Job::Spawn(plan, jobs, reply)) => {
-                // If nobody waits for it any more, dropping it kills it and sends it back here.
-                let _ = reply.send(spawn(&plan, run_dir, jobs));
-            }
-            Ok(Job::Bury(child, dir)) => dying.push((child, dir)),
-            Ok(Job::Remove(dir)) => remove(&dir),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => open = false,
-        }
-        dying.retain_mut(|(child, dir)| {
-            let alive = matches!(child.try_wait(), Ok(None));
-            if !alive {
-                remove(dir);
-            }
-            alive
+impl Yard {
+    /// Finds out what the machine has, and where cgroups may be made.
+    fn open(run_dir: RunDir) -> Self {
+        let machine = Machine::probe();
+        let made = run_dir.unique_name().and_then(|name| {
+            let root = machine.cgroup_root(&name);
+            run_dir.remember(root.places())?;
+            Ok(root)
         });
+        let cgroups = made
+            .inspect_err(|error| tracing::warn!(%error, "plugins get no cgroups: the run directory can't be written to"))
+            .ok();
+        Self {
+            run_dir,
+            machine,
+            cgroups,
+        }
+    }
+
+    fn run(&self, inbox: &mpsc::Receiver<Job>) {
+        let mut dying: Vec<(Jailed, PathBuf)> = Vec::new();
+        let mut open = true;
+        while open || !dying.is_empty() {
+            let job = match (open, dying.is_empty()) {
+                (true, true) => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                (true, false) => inbox.recv_timeout(REAP_INTERVAL),
+                (false, _) => {
+                    thread::sleep(REAP_INTERVAL);
+                    Err(mpsc::RecvTimeoutError::Timeout)
+                }
+            };
+            match job {
+                Ok(Job::Spawn(plan, jobs, reply)) => {
+                    // If nobody waits for it any more, dropping it kills it and sends it back here.
+                    let _ = reply.send(self.spawn(*plan, jobs));
+                }
+                Ok(Job::Bury(jailed, dir)) => dying.push((jailed, dir)),
+                Ok(Job::Remove(jailed, dir)) => remove(jailed, &dir),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => open = false,
+            }
+            for (mut jailed, dir) in std::mem::take(&mut dying) {
+                if matches!(jailed.try_wait(), Ok(None)) {
+                    dying.push((jailed, dir));
+                } else {
+                    remove(jailed, &dir);
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, plan: Plan, jobs: mpsc::Sender<Job>) -> Result<Spawned, StartError> {
+        let (dir, number) = self.run_dir.make().map_err(StartError::Execute)?;
+        let spawned = self.spawn_in(plan, &dir, number, jobs);
+        if spawned.is_err() {
+            remove_dir(&dir);
+        }
+        spawned
+    }
+
+    fn spawn_in(
+        &self,
+        mut plan: Plan,
+        dir: &Path,
+        number: u32,
+        jobs: mpsc::Sender<Job>,
+    ) -> Result<Spawned, StartError> {
+        dir.clone_into(&mut plan.policy.directory);
+        plan.policy.user = self.user(&plan, dir, number).map_err(StartError::Execute)?;
+        let (lane, input) = open_input(plan.input).map_err(StartError::Execute)?;
+        let (stdout, its_stdout) = pipe()?;
+        let (stderr, its_stderr) = pipe()?;
+        let mut arguments = vec![plan.program.clone().into_os_string()];
+        arguments.append(&mut plan.args);
+        let of_dir = plan.env_of_dir.into_iter().map(|name| (name, dir.into()));
+        let environment: Vec<_> = plan.env.into_iter().chain(of_dir).collect();
+        let program = Program {
+            executable: Executable::Path(&plan.program),
+            arguments: &arguments,
+            environment: &environment,
+            standard: [input.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()],
+            inherited: &[],
+        };
+        let name = number.to_string();
+        let cgroups = self.cgroups.as_ref().map(|root| (root, name.as_str()));
+        let jailed = mortise_jail::start(self.machine, &plan.policy, cgroups, &program)?;
+        let pid = jailed.plugin().or(jailed.init());
+        let pid = pid.ok_or_else(|| StartError::Execute(io::Error::other("the process has no id")))?;
+        let exit = watch(&jailed).map_err(StartError::Execute)?;
+        let events = match jailed.events() {
+            Ok(events) => Some(events),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+            Err(error) => return Err(StartError::Execute(error)),
+        };
+        Ok(Spawned {
+            process: Process {
+                pid,
+                jailed: Some(jailed),
+                dir: dir.to_owned(),
+                jobs,
+            },
+            exit,
+            events,
+            lane,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// A user of its own, if the host can give it one that can read the program. A plugin that was granted files has the host's: the grant would say nothing
+    /// about a user that nobody knows.
+    fn user(&self, plan: &Plan, dir: &Path, number: u32) -> io::Result<User> {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let policy = &plan.policy;
+        let granted = !policy.read.is_empty() || !policy.write.is_empty();
+        let readable = fs::metadata(&plan.program).is_ok_and(|it| it.permissions().mode() & 0o005 == 0o005);
+        let jailed = policy.mode == Mode::On && self.machine.layers().has(mortise_jail::Layer::User);
+        match self.machine.own_user(number) {
+            Some(user) if jailed && readable && !granted => {
+                chown(dir, Some(user), Some(user))?;
+                Ok(User::Own(user))
+            }
+            _ => Ok(User::Host),
+        }
     }
 }
 
-fn remove(dir: &Path) {
+/// Removes the cgroups of something that was reaped, and its directory.
+fn remove(jailed: Jailed, dir: &Path) {
+    drop(jailed);
+    remove_dir(dir);
+}
+
+fn remove_dir(dir: &Path) {
     if let Err(error) = fs::remove_dir_all(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a plugin's private directory could not be removed; the next host tries again");
     }
 }
 
-fn spawn(plan: &Plan, run_dir: &RunDir, jobs: mpsc::Sender<Job>) -> io::Result<Spawned> {
-    let dir = run_dir.make()?;
-    let started = spawn_in(plan, &dir);
-    let (mut child, lane) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            remove(&dir);
-            return Err(error);
+/// The host's end and the process's.
+fn open_input(input: Input) -> io::Result<(Option<UnixStream>, OwnedFd)> {
+    match input {
+        Input::Lane => {
+            let (ours, theirs) = UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            Ok((Some(ours), theirs.into()))
         }
-    };
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let pid = Pid::from_child(&child);
-    let process = Process {
-        pid,
-        child: Some(child),
-        dir,
-        jobs,
-    };
-    // From here on `process` kills and reaps on every way out.
-    memory::limit(pid, plan.data_bytes_max)?;
-    let exit = watch(pid)?;
-    let piped = || io::Error::other("the child has no pipes");
-    Ok(Spawned {
-        process,
-        exit,
-        lane,
-        stdout: stdout.ok_or_else(piped)?.into(),
-        stderr: stderr.ok_or_else(piped)?.into(),
-    })
+        Input::Null => Ok((None, File::open("/dev/null")?.into())),
+    }
 }
 
-fn spawn_in(plan: &Plan, dir: &Path) -> io::Result<(Child, UnixStream)> {
-    for attempt in 0.. {
-        // Both ends close on exec; the child gets its end as descriptor 0, in the child alone.
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let spawned = Command::new(&plan.program)
-            .args(&plan.args)
-            .env_clear()
-            .envs(plan.env.iter().map(|(name, value)| (name, value)))
-            .env("TMPDIR", dir)
-            .env("HOME", dir)
-            .current_dir(dir)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn();
-        match spawned {
-            Ok(child) => return Ok((child, ours)),
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && attempt < BUSY_RETRIES => {
-                thread::sleep(BUSY_PAUSE);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::ExecutableFileBusy.into())
+/// Both ends close on exec.
+fn pipe() -> Result<(OwnedFd, OwnedFd), StartError> {
+    let (reader, writer) = io::pipe().map_err(StartError::Execute)?;
+    Ok((reader.into(), writer.into()))
 }
 
 /// The pid can't be another's yet: the child is not reaped.
-fn watch(pid: Pid) -> io::Result<ExitSource> {
+fn watch(jailed: &Jailed) -> io::Result<ExitSource> {
     #[cfg(target_os = "linux")]
-    {
-        use rustix::{io::Errno, process::PidfdFlags};
-        match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
-            Ok(pidfd) => return Ok(ExitSource::Pidfd(pidfd)),
-            // Kernels before 5.10 do not know the flag, before 5.3 not the call.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
-            Err(error) => return Err(error.into()),
-        }
+    match jailed.pidfd() {
+        Ok(pidfd) => return Ok(ExitSource::Pidfd(pidfd)),
+        // Kernels before 5.3 have none.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) => {}
+        Err(error) => return Err(error),
     }
+    let pid = jailed.init().ok_or(io::ErrorKind::NotFound)?;
     let (tell, exited) = oneshot::channel();
     thread::Builder::new()
         .name("mortise-wait".to_owned())

@@ -5,26 +5,27 @@
 //!     | ----lane closed, no exit in EXIT_WAIT----> kill --> ended(Protocol)
 //!     | ----protocol broken----------------------> kill --> ended(Protocol)
 //!     | ----a call is stuck----------------------> kill --> ended(Stuck)
-//!     | ----more memory than allowed-------------> kill --> ended(Signalled)
+//!     | ----more memory or disk than allowed-----> kill --> ended(OutOfMemory | OutOfDisk)
 //!     | ----instance dropped---------------------> kill
 //!     '-----stop--> Stop frame, grace --> SIGTERM, term_grace --> SIGKILL
 //! ```
 //!
-//! "Kill" is SIGKILL to the process group. Callers are answered before the process is waited for: it may take its time.
+//! An exit by SIGKILL after which the cgroup has counted a kill for want of memory is told as `OutOfMemory`.
+//!
+//! "Kill" is SIGKILL to the process and all it started. Callers are answered before the process is waited for: it may take its time.
 //!
 //! Invariants
 //! - P1: `ended` is told once and only if nobody asked for the stop; `stopped` is told on every way out.
 //! - P2: when either is told, the process is reaped or has been handed to the spawner for that, and every call is answered.
 
 use std::{
-    process::ExitStatus,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use mortise_jail::Meter;
 use mortise_runtime::{CallError, CallErrorKind, EndCause, StopReport};
 use mortise_wire::frame::Kind;
-use rustix::process::Signal;
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, JoinHandle},
@@ -32,6 +33,8 @@ use tokio::{
 };
 
 use crate::{
+    disk,
+    heard::Ending,
     inbox::LaneEnd,
     instance::Shared,
     lane::Held,
@@ -64,12 +67,15 @@ pub(crate) struct Supervisor {
     pub(crate) ended: watch::Sender<Option<EndCause>>,
     pub(crate) stopped: watch::Sender<Option<StopReport>>,
     pub(crate) term_grace: Duration,
+    pub(crate) disk_bytes_max: u64,
 }
 
-/// A process, its exit and its output.
+/// A process, its exit, its output and what is heard of it.
 pub(crate) struct Watched {
     pub(crate) process: Process,
+    pub(crate) meter: Meter,
     pub(crate) exit: ExitWatch,
+    pub(crate) ending: Ending,
     pub(crate) output: Vec<OwnedTask>,
     pub(crate) tail: Tail,
 }
@@ -121,6 +127,7 @@ impl Supervisor {
     async fn watch(&mut self) -> Verdict {
         let mut sample = tokio::time::interval(memory::SAMPLE_INTERVAL);
         sample.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut disk = disk::Watch::new(self.child.process.dir(), self.disk_bytes_max);
         loop {
             let due = self.shared.calls.first_due();
             let stuck = async {
@@ -144,8 +151,9 @@ impl Supervisor {
                         return Verdict::Kill(EndCause::Stuck(self.shared.method_name(method)), None);
                     }
                 }
+                why = disk.over() => return Verdict::Kill(EndCause::OutOfDisk(why), None),
                 _ = sample.tick() => if let Some(why) = self.over_memory() {
-                    return Verdict::Kill(EndCause::Signalled(Signal::KILL.as_raw()), Some(why));
+                    return Verdict::Kill(EndCause::OutOfMemory(why), None);
                 },
             }
         }
@@ -179,17 +187,22 @@ impl Supervisor {
 
     /// Takes in what a process that has exited left behind.
     async fn exited(&mut self) -> EndCause {
-        let status = self.reap();
+        self.shared.gone.store(true, Ordering::Release);
         // Answers that it sent before it went are answers; and what broke the protocol is the better reason.
         if !self.reader.is_finished() {
             let _ = timeout(DRAIN_WAIT, &mut self.reader).await;
         }
-        self.child.drain().await;
-        cause(status)
+        match self.child.end(Duration::ZERO).await {
+            EndCause::OutOfMemory(how) => {
+                let max = self.shared.limits.memory_bytes_max;
+                EndCause::OutOfMemory(format!("{how}: {max} bytes of memory is its limit"))
+            }
+            cause => cause,
+        }
     }
 
     async fn kill(&mut self) {
-        self.child.process.signal(Signal::KILL);
+        self.child.process.kill();
         let _ = timeout(KILL_WAIT, self.child.exit.exited()).await;
         self.reap();
         self.child.drain().await;
@@ -200,12 +213,12 @@ impl Supervisor {
         self.shared.lane.send(Kind::Stop, 0, &[], Held::default());
         let mut report = StopReport::default();
         if !self.exits_within(grace).await {
-            self.child.process.signal(Signal::TERM);
+            self.child.process.terminate();
             report.forced = Some(format!(
                 "it did not exit within {grace:?} of being asked and was sent SIGTERM"
             ));
             if !self.exits_within(self.term_grace).await {
-                self.child.process.signal(Signal::KILL);
+                self.child.process.kill();
                 report.forced = Some(format!(
                     "it did not exit within {grace:?} of being asked and {:?} after SIGTERM, and was killed",
                     self.term_grace
@@ -239,9 +252,9 @@ impl Supervisor {
         }
     }
 
-    fn reap(&mut self) -> Option<ExitStatus> {
+    fn reap(&mut self) {
         self.shared.gone.store(true, Ordering::Release);
-        self.child.process.reap()
+        self.child.process.reap();
     }
 
     /// Answers every call: the plugin is at fault.
@@ -280,28 +293,28 @@ impl Watched {
         self.output.clear();
     }
 
-    /// Waits for the end of a process that is about to exit, or ends it. What is left of it then is its status.
-    pub(crate) async fn end(&mut self, wait: Duration) -> Option<ExitStatus> {
+    /// Waits for the end of a process that is about to exit, or ends it: how it ended. Everything that was heard of it is in.
+    pub(crate) async fn end(&mut self, wait: Duration) -> EndCause {
         if timeout(wait, self.exit.exited()).await.is_err() {
-            self.process.signal(Signal::KILL);
+            self.process.kill();
             let _ = timeout(KILL_WAIT, self.exit.exited()).await;
         }
+        // The cgroups count until they are removed, which is after the process is reaped.
+        let used = self.meter.read();
         let status = self.process.reap();
         self.drain().await;
-        status
+        match self.ending.cause(status) {
+            EndCause::Signalled(SIGKILL) if used.out_of_memory_kills.is_some_and(|it| it > 0) => {
+                let why = "the kernel ended it, because all its processes together used too much";
+                EndCause::OutOfMemory(why.to_owned())
+            }
+            cause => cause,
+        }
     }
 }
 
-/// How a process ended.
-pub(crate) fn cause(status: Option<ExitStatus>) -> EndCause {
-    use std::os::unix::process::ExitStatusExt as _;
-    match status.map(|it| (it.code(), it.signal())) {
-        Some((Some(code), _)) => EndCause::Exited(code),
-        Some((None, Some(signal))) => EndCause::Signalled(signal),
-        // The embedding program reaps every child; its status is lost.
-        _ => EndCause::Exited(-1),
-    }
-}
+/// The signal that nothing survives, on every system.
+const SIGKILL: i32 = 9;
 
 // === impl OwnedTask ===
 

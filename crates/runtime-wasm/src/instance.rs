@@ -386,8 +386,7 @@ impl<A: Abi> Instance for WasmInstance<A> {
         Usage {
             memory_bytes: Some(memory),
             pid: None,
-            retired_mappings: 0,
-            lane: None,
+            ..Usage::default()
         }
     }
 

@@ -29,9 +29,9 @@ pub use call::{Call, CallContext, DirectCall, MethodIndex};
 pub use error::{Blame, CallError, CallErrorKind, Retry, RuntimeError, RuntimeErrorKind};
 pub use pipe::{Abort, Blocked, Bounds, PipeReceiver, PipeSender, pipe};
 pub use port::{EndCause, Instance, InstanceId, Prepared, Runtime, Start, StopReport, Usage};
-pub use services::{HostServices, LogLine};
+pub use services::{Denied, HostServices, LogLine};
 pub use stream::{ReceiveHalf, SendError, SendHalf, StreamCall, StreamHandle};
-pub use support::{Enforcement, Interrupt, Isolation, Lack, Support};
+pub use support::{Enclosure, Enforcement, Interrupt, Isolation, Lack, Layer, Support};
 
 /// A boxed future, so that the port's traits can be used as `dyn`.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

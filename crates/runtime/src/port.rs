@@ -6,13 +6,20 @@ use mortise_manifest::{Grant, Limits};
 use mortise_wire::{Health, Metadata};
 
 use crate::{
-    Artifact, BoxFuture, Call, CallError, HostServices, RuntimeError, StreamCall, Support, Verified,
+    Artifact, BoxFuture, Call, CallError, Enclosure, HostServices, RuntimeError, StreamCall, Support,
+    Verified,
 };
 
 /// Turns one verified artifact into running instances of one technology.
 pub trait Runtime: Send + Sync + 'static {
     /// What this build on this machine can do. Cheap; may be called at any time.
     fn support(&self) -> Support;
+
+    /// The layers that this machine can put around a guest of this runtime. `None` where there are none to speak of. The first call may try them
+    /// out, which takes some milliseconds.
+    fn enclosure(&self) -> Option<Enclosure> {
+        None
+    }
 
     /// Whether `prepare` and `start` need [`Artifact::path`](crate::Artifact::path). The host then writes the artifact to a place of its own
     /// first, which costs a few syncs of the disk for bytes that are new; otherwise the path stays empty.
@@ -135,6 +142,11 @@ pub trait Instance: Send + Sync + 'static {
     /// What it uses now.
     fn usage(&self) -> Usage;
 
+    /// What stands between it and the system, layer by layer, beside what its runtime is by nature. `None` where there are no layers to speak of.
+    fn enclosure(&self) -> Option<Enclosure> {
+        None
+    }
+
     /// What it wrote last to its standard error, bounded; for the report of its end. `None` where there is none.
     fn last_output(&self) -> Option<String> {
         None
@@ -160,6 +172,12 @@ pub enum EndCause {
     /// A call overran its deadline and could not be interrupted.
     #[error("a call to {0} is stuck in it")]
     Stuck(String),
+    /// It, or what it started, used more memory than it may.
+    #[error("it was out of memory: {0}")]
+    OutOfMemory(String),
+    /// It wrote more to its private directory than it may.
+    #[error("it used too much disk: {0}")]
+    OutOfDisk(String),
     /// It broke the protocol.
     #[error("it broke the protocol: {0}")]
     Protocol(String),
@@ -176,6 +194,10 @@ pub struct Usage {
     pub retired_mappings: u32,
     /// What carries its calls, where that was negotiated.
     pub lane: Option<&'static str>,
+    /// Processor time since its start, where it is counted.
+    pub cpu_time: Option<Duration>,
+    /// Processes and threads of it, where they are counted.
+    pub tasks: Option<u64>,
 }
 
 /// How a stop went.

@@ -14,10 +14,31 @@ pub struct LogLine<'a> {
     pub call: Option<&'a CallContext>,
 }
 
+/// Something that the system kept from a guest, by the layers around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied<'a> {
+    /// What it would have needed: `fs.read`, `fs.write`, `net.connect`, or a word for what no permission gives.
+    pub capability: &'a str,
+    /// What it was about: a path, an address. The guest chose it; it is short and has no control characters.
+    pub target: &'a str,
+    /// How it tried: the system call.
+    pub how: &'a str,
+}
+
 /// The host, as one instance sees it. Every capability is checked behind this trait, in one place for all runtimes.
 pub trait HostServices: Send + Sync + 'static {
     /// Takes a log line. Never blocks; the host limits rate and size and counts what it drops.
     fn log(&self, line: LogLine<'_>);
+
+    /// Is told what the guest was denied. Never blocks; the runtime bounds the rate.
+    fn denied(&self, denied: Denied<'_>) {
+        let _ = denied;
+    }
+
+    /// Is told of so many denials that were not told one by one.
+    fn denials_suppressed(&self, count: u64) {
+        let _ = count;
+    }
 
     /// Calls `package.Service/Method` of the host or, through routing, of another plugin. `parent` is the call on whose behalf it is made: its
     /// deadline, trace and depth are inherited.

@@ -42,6 +42,26 @@ pub struct Lack {
     pub why: String,
 }
 
+/// What stands between a guest and the system, layer by layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enclosure {
+    /// Every layer that the runtime knows, there or not.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer of an [`Enclosure`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name, as configuration has it.
+    pub name: &'static str,
+    /// What it keeps from a guest.
+    pub what: &'static str,
+    /// Whether it is there.
+    pub present: bool,
+    /// How, or why not; may be empty if it is there.
+    pub detail: String,
+}
+
 /// What a runtime can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Support {

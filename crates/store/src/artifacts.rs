@@ -3,7 +3,7 @@
 //! ```text
 //! artifacts/                        0700
 //!   <BLAKE3, 64 hex digits>/        0700
-//!     <plugin>[.so|.dylib|.dll|.wasm|.exe]   0500
+//!     <plugin>[.so|.dylib|.dll|.wasm|.exe]   0555
 //! ```
 //!
 //! Invariants
@@ -30,6 +30,9 @@ use mortise_runtime::{Artifact, Digest};
 use crate::{StoreError, StoreErrorKind, data_dir::make_private_dir};
 
 const TEMPORARY_PREFIX: &str = "tmp-";
+/// A jailed process runs as a user of its own and must be able to execute the file once it is shown to it; the directories above keep everybody else out.
+#[cfg(unix)]
+const MODE: u32 = 0o555;
 
 /// Artifacts on disk by digest. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -206,9 +209,9 @@ fn inspect(path: &Path, digest: Digest) -> Result<Found, StoreError> {
     {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = metadata.permissions().mode() & 0o777;
-        if mode != 0o500 {
+        if mode != MODE {
             return Ok(Found::Wrong(format!(
-                "`{}` had mode {mode:o} instead of 500",
+                "`{}` had mode {mode:o} instead of {MODE:o}",
                 path.display()
             )));
         }
@@ -237,7 +240,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o500);
+        options.mode(MODE);
     }
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
@@ -245,7 +248,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        file.set_permissions(fs::Permissions::from_mode(0o500))?;
+        file.set_permissions(fs::Permissions::from_mode(MODE))?;
     }
     Ok(())
 }

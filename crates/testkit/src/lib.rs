@@ -252,6 +252,7 @@ impl Builder {
         let host = builder.start().await?;
         let granted = self.grant.unwrap_or(Grant {
             permissions: declared,
+            ..Grant::default()
         });
         let request = LoadRequest {
             grant: granted,

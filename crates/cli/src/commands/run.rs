@@ -71,6 +71,7 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
                 fs_write: grant.fs_write,
                 kv: grant.kv,
             },
+            ..Grant::default()
         },
         limits,
         config_json: remote::plugin_config(&args.terms)?.map(|it| it.get().to_owned()),

@@ -266,6 +266,7 @@ fn load_request(load: Load) -> Result<LoadRequest, RpcError> {
         runtime: runtime.transpose()?,
         grant: mortise_manifest::Grant {
             permissions: permissions(load.grant),
+            ..mortise_manifest::Grant::default()
         },
         limits,
         config_json: load.config.map(|it| it.get().to_owned()),

@@ -415,7 +415,10 @@ pub fn request(folder: &Path) -> LoadRequest {
 }
 
 pub fn grant(permissions: Permissions) -> Grant {
-    Grant { permissions }
+    Grant {
+        permissions,
+        ..Grant::default()
+    }
 }
 
 fn write_package(folder: &Path, name: &str, version: &str, more: &str) {

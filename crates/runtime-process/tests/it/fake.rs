@@ -347,6 +347,15 @@ impl Fake {
                 let child = process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
                 child.id().to_string()
             }
+            "deaf-grandchild" => {
+                // Ignores what can be ignored, leaves its session and its parent, and does not know the lane.
+                let deaf = "trap '' TERM INT HUP QUIT USR1 PIPE; (setsid sh -c 'trap \"\" TERM INT HUP QUIT USR1 PIPE; while :; do sleep 600; done' >/dev/null 2>&1 </dev/null & echo $!) ; sleep 0";
+                let output = process::Command::new("/bin/sh")
+                    .args(["-c", deaf])
+                    .output()
+                    .unwrap();
+                String::from_utf8(output.stdout).unwrap().trim().to_owned()
+            }
             "whoami" => describe_process(),
             other => panic!("no such word: {other}"),
         };

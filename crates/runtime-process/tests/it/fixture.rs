@@ -11,9 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use mortise_contract::Contract;
-use mortise_manifest::{Grant, Limits, RuntimeName};
+use mortise_manifest::{Grant, Jail, Limits, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, CallContext, CallError, Digest, HostServices, Instance, InstanceId, LogLine,
+    Artifact, BoxFuture, CallContext, CallError, Denied, Digest, HostServices, Instance, InstanceId, LogLine,
     MethodIndex, PluginId, Prepared, Runtime, RuntimeError, Start,
 };
 use mortise_runtime_process::{ProcessConfig, ProcessRuntime};
@@ -41,6 +41,9 @@ pub(crate) type Logged = (LogRecord, Option<u64>);
 pub(crate) struct TestServices {
     pub(crate) logged: Mutex<Vec<Logged>>,
     pub(crate) called: Mutex<Vec<(String, Option<u64>)>>,
+    /// What was denied: capability, target, how.
+    pub(crate) denied: Mutex<Vec<(String, String, String)>>,
+    pub(crate) denials_suppressed: AtomicU64,
     /// Calls that are in `test.Host/Never` now.
     pub(crate) waiting: Arc<AtomicU64>,
 }
@@ -61,6 +64,15 @@ impl HostServices for TestServices {
             .lock()
             .unwrap()
             .push((line.record.clone(), line.call.map(|it| it.call_id)));
+    }
+
+    fn denied(&self, denied: Denied<'_>) {
+        let [capability, target, how] = [denied.capability, denied.target, denied.how].map(str::to_owned);
+        self.denied.lock().unwrap().push((capability, target, how));
+    }
+
+    fn denials_suppressed(&self, count: u64) {
+        self.denials_suppressed.fetch_add(count, Ordering::SeqCst);
     }
 
     fn call<'a>(
@@ -152,6 +164,17 @@ impl Bench {
         self.runtime.start(self.prepare().await, self.start_with()).await
     }
 
+    /// Starts one without a jail.
+    pub(crate) async fn start_free(&self) -> Box<dyn Instance> {
+        let grant = Grant {
+            jail: Jail::Off,
+            ..Grant::default()
+        };
+        let verified = artifact().verify(metadata()).unwrap();
+        let prepared = self.runtime.prepare(&verified, &grant).await.unwrap();
+        self.runtime.start(prepared, self.start_with()).await.unwrap()
+    }
+
     pub(crate) async fn start(&self) -> Box<dyn Instance> {
         self.try_start().await.unwrap()
     }
@@ -207,6 +230,30 @@ pub(crate) async fn ask(instance: &dyn Instance, word: &str) -> Result<String, C
         .call(&cx, DO, Bytes::from(word.to_owned()))
         .await?;
     Ok(String::from_utf8(reply.to_vec()).unwrap())
+}
+
+/// Has the plugin start a child: its id, as this process numbers it.
+pub(crate) async fn grandchild_of(instance: &dyn Instance) -> u32 {
+    let inner: u32 = ask(instance, "grandchild").await.unwrap().parse().unwrap();
+    from_inside(instance.usage().pid.unwrap(), inner)
+}
+
+/// The id that this process knows the process by that is `inner` in the pid namespace of `plugin`.
+pub(crate) fn from_inside(plugin: u32, inner: u32) -> u32 {
+    let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let Some(own) = namespace(plugin) else {
+        return inner;
+    };
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
+    let is_it = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        ids.and_then(|ids| ids.split_whitespace().last()?.parse().ok()) == Some(inner)
+            && namespace(*pid).as_ref() == Some(&own)
+    };
+    processes.into_iter().find(is_it).expect("it runs")
 }
 
 /// Waits for a state, never for a time.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     fake::Begin,
-    fixture::{Bench, PATIENCE, ask, eventually, runs},
+    fixture::{Bench, PATIENCE, ask, eventually, from_inside, runs},
 };
 
 /// Set for a copy of this binary that plays one of the two.
@@ -114,7 +114,7 @@ fn plugin_goes_with_a_host_that_is_killed() {
             )
         })
         .expect("the host names its plugins");
-    assert!(pids.len() == 3 && pids.iter().all(|pid| runs(*pid)));
+    assert!(pids.len() == 5 && pids.iter().all(|pid| runs(*pid)));
     host.kill().unwrap();
     host.wait().unwrap();
     let begun = Instant::now();
@@ -130,10 +130,20 @@ fn be_a_host_until_killed() {
         let bench = Bench::new(Begin::Well);
         // Started from different threads, as a host does; one of them is busy when the host dies.
         let instances = [bench.start().await, bench.start().await, bench.start().await];
-        let pids: Vec<_> = instances
+        let mut pids: Vec<_> = instances
             .iter()
             .map(|it| it.usage().pid.unwrap().to_string())
             .collect();
+        // One jailed and one not start what ignores every signal and has left its session and its parent.
+        let free = bench.start_free().await;
+        for instance in [&instances[1], &free] {
+            let inner = ask(&**instance, "deaf-grandchild")
+                .await
+                .unwrap()
+                .parse()
+                .unwrap();
+            pids.push(from_inside(instance.usage().pid.unwrap(), inner).to_string());
+        }
         println!("plugins {}", pids.join(" "));
         let _ = ask(&*instances[0], "sleep 600000").await;
     });

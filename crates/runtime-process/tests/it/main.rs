@@ -6,6 +6,8 @@
 
 mod fake;
 mod fixture;
+#[cfg(target_os = "linux")]
+mod hostile;
 
 mod calls;
 mod environment;

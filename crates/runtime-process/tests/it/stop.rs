@@ -6,7 +6,7 @@ use mortise_runtime::{CallErrorKind, Instance, StopReport};
 
 use crate::{
     fake::Begin,
-    fixture::{Bench, ask, eventually, freeze, runs},
+    fixture::{Bench, ask, eventually, freeze, grandchild_of, runs},
 };
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn dropping_the_instance_ends_its_process_and_its_children() {
     let bench = Bench::new(Begin::Well);
     let instance = bench.start().await;
     let pid = instance.usage().pid.unwrap();
-    let grandchild: u32 = ask(&*instance, "grandchild").await.unwrap().parse().unwrap();
+    let grandchild = grandchild_of(&*instance).await;
     assert!(runs(grandchild));
     drop(instance);
     eventually("both are gone", || {
@@ -117,7 +117,7 @@ async fn dropping_the_instance_ends_its_process_and_its_children() {
 async fn children_of_a_plugin_that_exits_go_with_it() {
     let bench = Bench::new(Begin::Well);
     let instance = bench.start().await;
-    let grandchild: u32 = ask(&*instance, "grandchild").await.unwrap().parse().unwrap();
+    let grandchild = grandchild_of(&*instance).await;
     instance.stop(Duration::from_secs(20)).await;
     eventually("the grandchild is gone", || (!runs(grandchild)).then_some(())).await;
 }

@@ -48,7 +48,7 @@ fn nobody_else_may_look_or_write() {
     let mut artifact = artifact();
     let path = cache.place(&mut artifact).unwrap().path;
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    assert_eq!(mode(&path), 0o500);
+    assert_eq!(mode(&path), 0o555);
     assert_eq!(mode(path.parent().unwrap()), 0o700);
     assert_eq!(mode(&dir.path().join("artifacts")), 0o700);
 }
@@ -60,7 +60,7 @@ fn tampered_file_is_replaced_and_reported() {
     let path = cache.place(&mut artifact).unwrap().path;
     fs::remove_file(&path).unwrap();
     fs::write(&path, "evil").unwrap();
-    set_mode(&path, 0o500);
+    set_mode(&path, 0o555);
     let placed = cache.place(&mut artifact).unwrap();
     assert!(!placed.reused);
     assert_eq!(
@@ -80,7 +80,7 @@ fn link_writable_file_and_folder_in_its_place_are_replaced() {
 
     let elsewhere = dir.path().join("elsewhere");
     fs::write(&elsewhere, &artifact.bytes).unwrap();
-    set_mode(&elsewhere, 0o500);
+    set_mode(&elsewhere, 0o555);
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     let placed = cache.place(&mut artifact).unwrap();
@@ -94,7 +94,7 @@ fn link_writable_file_and_folder_in_its_place_are_replaced() {
             .unwrap()
             .replaced
             .unwrap()
-            .ends_with("had mode 777 instead of 500")
+            .ends_with("had mode 777 instead of 555")
     );
 
     fs::remove_file(&path).unwrap();

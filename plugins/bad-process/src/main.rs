@@ -1,0 +1,1 @@
+mortise_sdk::main!(bad_process);
