@@ -80,6 +80,8 @@ impl Probe {
             concurrency,
             window_units: window(FRAME_BYTES_MAX),
             lane: transport::RAW.to_owned(),
+            stream_messages: 4,
+            stream_bytes: 4096,
         };
         self.send(Kind::Welcome, 0, &welcome.encode_to_vec());
     }
