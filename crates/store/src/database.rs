@@ -7,7 +7,7 @@
 //! Each transaction says which end it has to survive ([`Survives`]). Whatever was committed survives the end of the host, by a crash or a kill:
 //! it is in the kernel's hands. A power cut is survived by what waited for the disk, and by everything that was committed before it, since
 //! the log is synced as a whole. In either case transactions are there whole or not at all, and no later one without the earlier ones.
-//! ADR 5 says which facts need which.
+//! ADR 3 says which facts need which.
 
 use std::{
     path::{Path, PathBuf},

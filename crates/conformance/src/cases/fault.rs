@@ -1,6 +1,10 @@
 //! A guest that misbehaves hurts itself and nobody else.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use echo::contract::{AllocateRequest, PanicRequest, SpinRequest};
 use mortise::{CallErrorKind, CallOptions};
@@ -76,30 +80,28 @@ pub(crate) async fn endless_loop_is_stopped(world: &World) {
     panic!("the loop goes on: processor time in each of the last seconds was {seconds:?}");
 }
 
-/// Processor time of this process and its children, the live ones included.
+/// Processor time of this process and everything below it: a plugin may be a child's child.
 fn burnt() -> Duration {
+    let stats: HashMap<u32, (u32, u64, u64)> = std::fs::read_dir("/proc")
+        .expect("Linux has it")
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_string_lossy().parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            let ticks =
+                |range: Range<usize>| fields[range].iter().filter_map(|it| it.parse::<u64>().ok()).sum();
+            // Of the fields after the name: parent; utime and stime; the same of its children that are gone, so that the sum never falls.
+            Some((pid, (fields[1].parse().ok()?, ticks(11..13), ticks(13..15))))
+        })
+        .collect();
     let own = std::process::id();
-    let mut ticks = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        let Some((_, fields)) = stat.rsplit_once(')') else {
-            continue;
-        };
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        if pid == own || fields[1].parse() == Ok(own) {
-            // Of the fields after the name: utime and stime; for this process also those of children that are gone, so that the sum never falls.
-            let last = if pid == own { 14 } else { 12 };
-            ticks += fields[11..=last]
-                .iter()
-                .map(|it| it.parse::<u64>().unwrap())
-                .sum::<u64>();
-        }
-    }
+    let is_below = |pid: u32| {
+        let parents = std::iter::successors(Some(pid), |pid| stats.get(pid).map(|it| it.0));
+        parents.take_while(|pid| *pid > 1).any(|pid| pid == own)
+    };
+    let below = stats.iter().filter(|(pid, _)| is_below(**pid));
+    let ticks: u64 = below.map(|(_, (_, lived, gone))| lived + gone).sum();
     // USER_HZ is 100 on every Linux that Rust runs on.
     Duration::from_millis(ticks * 10)
 }

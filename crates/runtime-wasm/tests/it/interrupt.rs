@@ -1,10 +1,7 @@
 //! Guests that do not come back by themselves.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,6 +15,8 @@ use crate::{
 };
 
 const SHORT: Duration = Duration::from_millis(150);
+/// Longer than any machine needs for a few timers.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What an instance uses while no guest lives.
 fn at_rest(instance: &dyn Instance) -> u64 {
@@ -31,23 +30,20 @@ async fn an_endless_loop_ends_at_its_deadline_and_the_only_thread_stays_alive() 
             let runtime = runtime_with(|it| (it.tiering, it.pooling) = (tiering, pooling));
             for abi in BOTH {
                 let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
-                let beats = Arc::new(AtomicUsize::new(0));
-                let beating = Arc::clone(&beats);
-                let beat = tokio::spawn(async move {
-                    loop {
+                // The guest spins on the only thread; timers fire there all the same, however slow the machine is.
+                let beating = async {
+                    for _ in 0..3 {
                         tokio::time::sleep(Duration::from_millis(10)).await;
-                        beating.fetch_add(1, Ordering::SeqCst);
                     }
-                });
+                };
+                tokio::select! {
+                    ended = call_within(&*instance, SPIN, "", LONG) => panic!("{abi:?}: it never answers: {ended:?}"),
+                    () = beating => {}
+                }
                 let error = call_within(&*instance, SPIN, "", SHORT)
                     .await
                     .expect_err("it never answers");
-                beat.abort();
                 assert_eq!(error.kind(), CallErrorKind::Deadline, "{abi:?}: {error}");
-                assert!(
-                    beats.load(Ordering::SeqCst) > 1,
-                    "{abi:?}: timers fired while the guest was spinning"
-                );
                 assert_eq!(
                     call(&*instance, ECHO, "still here").await.expect("it answers"),
                     "still here"
