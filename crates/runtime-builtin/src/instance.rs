@@ -11,7 +11,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,9 +20,9 @@ use bytes::Bytes;
 use mortise_manifest::Limits;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, HostServices, Instance,
-    InstanceId, MethodIndex, Start, StopReport, Usage,
+    InstanceId, MethodIndex, Start, StopReport, StreamCall, Usage, stream::not_unary,
 };
-use mortise_wire::{Code, Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance};
+use mortise_wire::{Code, Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance, plugin::Method};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -32,14 +32,16 @@ use tokio::{
 use crate::host_link::{Cancel, CancelOnDrop, Link};
 
 /// How long after its deadline a method may go on before its instance counts as stuck.
-const STUCK_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const STUCK_GRACE: Duration = Duration::from_secs(1);
+/// How long streaming methods may take to return once a stop has ended their calls.
+const STREAM_GRACE: Duration = Duration::from_secs(1);
 /// How long the plugin may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One running copy.
 pub(crate) struct BuiltinInstance {
     id: InstanceId,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     stopped: watch::Sender<Stop>,
 }
 
@@ -51,14 +53,18 @@ enum Stop {
     Stopped(StopReport),
 }
 
-struct Shared {
+pub(crate) struct Shared {
     metadata: Arc<Metadata>,
-    limits: Limits,
-    services: Arc<dyn HostServices>,
-    plugin: Box<dyn LinkedInstance>,
-    slots: Arc<Semaphore>,
+    pub(crate) limits: Limits,
+    pub(crate) services: Arc<dyn HostServices>,
+    pub(crate) plugin: Box<dyn LinkedInstance>,
+    pub(crate) slots: Arc<Semaphore>,
     stopping: AtomicBool,
-    ended: watch::Sender<Option<EndCause>>,
+    pub(crate) ended: watch::Sender<Option<EndCause>>,
+    /// Calls of streaming methods whose method has not returned.
+    pub(crate) streams: AtomicUsize,
+    /// A stop by force: all of them end now.
+    pub(crate) forced: watch::Sender<bool>,
 }
 
 /// A method on the caller's thread.
@@ -80,6 +86,8 @@ impl BuiltinInstance {
             slots,
             stopping: AtomicBool::new(false),
             ended: watch::Sender::new(None),
+            streams: AtomicUsize::new(0),
+            forced: watch::Sender::new(false),
         };
         Self {
             id: start.instance,
@@ -95,6 +103,10 @@ impl Instance for BuiltinInstance {
     }
 
     fn call(&self) -> Option<&dyn Call> {
+        Some(self)
+    }
+
+    fn stream(&self) -> Option<&dyn StreamCall> {
         Some(self)
     }
 
@@ -189,7 +201,10 @@ impl Call for BuiltinInstance {
     }
 
     fn direct(&self, method: MethodIndex) -> Option<Arc<dyn DirectCall>> {
-        self.shared.metadata.methods.get(method.0 as usize)?;
+        let row = self.shared.metadata.methods.get(method.0 as usize)?;
+        if row.kind().streams() {
+            return None;
+        }
         Some(Arc::new(Direct {
             shared: self.shared.clone(),
             method,
@@ -221,7 +236,7 @@ impl Shared {
     }
 
     /// `package.Service/Method`, for messages.
-    fn method_name(&self, method: MethodIndex) -> String {
+    pub(crate) fn method_name(&self, method: MethodIndex) -> String {
         match self.metadata.methods.get(method.0 as usize) {
             Some(method) => format!("{}/{}", method.service, method.name),
             None => format!("method {}", method.0),
@@ -229,16 +244,49 @@ impl Shared {
     }
 
     /// Whether it may be called at all.
-    fn check(&self) -> Result<(), CallError> {
+    pub(crate) fn check(&self) -> Result<(), CallError> {
         if let Some(cause) = &*self.ended.borrow() {
             let why = format!("plugin `{}` failed: {cause}", self.name());
             return Err(CallError::new(CallErrorKind::GuestFault, why));
         }
         if self.stopping.load(Ordering::Acquire) {
-            let why = format!("the instance of plugin `{}` was stopped", self.name());
-            return Err(CallError::new(CallErrorKind::Draining, why));
+            return Err(self.stopped());
         }
         Ok(())
+    }
+
+    /// What the metadata says about a method.
+    pub(crate) fn row(&self, method: MethodIndex) -> Result<&Method, CallError> {
+        self.metadata.methods.get(method.0 as usize).ok_or_else(|| {
+            let why = format!(
+                "plugin `{}` has {} methods and no method {}",
+                self.name(),
+                self.metadata.methods.len(),
+                method.0
+            );
+            CallError::new(CallErrorKind::NotFound, why)
+        })
+    }
+
+    /// The deadline passed.
+    pub(crate) fn late(&self, method: MethodIndex) -> CallError {
+        let why = format!(
+            "{} of plugin `{}` did not answer by its deadline",
+            self.method_name(method),
+            self.name()
+        );
+        CallError::new(CallErrorKind::Deadline, why)
+    }
+
+    /// It was stopped.
+    pub(crate) fn stopped(&self) -> CallError {
+        let why = format!("the instance of plugin `{}` was stopped", self.name());
+        CallError::new(CallErrorKind::Draining, why)
+    }
+
+    /// A method did not come back (B3).
+    pub(crate) fn stuck(&self, method: MethodIndex) {
+        self.end(EndCause::Stuck(self.method_name(method)));
     }
 
     async fn call(
@@ -257,15 +305,10 @@ impl Shared {
             );
             return Err(CallError::new(CallErrorKind::Exhausted, why));
         }
-        let Some(row) = self.metadata.methods.get(method.0 as usize) else {
-            let why = format!(
-                "plugin `{}` has {} methods and no method {}",
-                self.name(),
-                self.metadata.methods.len(),
-                method.0
-            );
-            return Err(CallError::new(CallErrorKind::NotFound, why));
-        };
+        let row = self.row(method)?;
+        if row.kind().streams() {
+            return Err(not_unary(&self.method_name(method), row.kind()));
+        }
         let link = |cancel: &Cancel, executor| Link {
             services: self.services.clone(),
             call: Some((cx.clone(), Instant::now())),
@@ -279,14 +322,7 @@ impl Shared {
         let deadline = cx
             .deadline
             .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let late = || {
-            let why = format!(
-                "{} of plugin `{}` did not answer by its deadline",
-                self.method_name(method),
-                self.name()
-            );
-            CallError::new(CallErrorKind::Deadline, why)
-        };
+        let late = || self.late(method);
         let slot = match timeout_at(deadline.into(), self.slots.clone().acquire_owned()).await {
             Ok(Ok(slot)) => slot,
             Ok(Err(_)) => {
@@ -350,7 +386,7 @@ impl Shared {
         }
     }
 
-    fn panicked(&self, panic: String) -> CallError {
+    pub(crate) fn panicked(&self, panic: String) -> CallError {
         let why = format!("plugin `{}` panicked: {panic}", self.name());
         self.end(EndCause::Panicked(panic));
         CallError::new(CallErrorKind::GuestFault, why)
@@ -370,7 +406,12 @@ impl Shared {
         self.stopping.store(true, Ordering::Release);
         let until = tokio::time::Instant::now() + grace;
         let all = u32::try_from(slots(&self.limits)).unwrap_or(u32::MAX);
-        let idle = timeout_at(until, self.slots.acquire_many(all)).await.is_ok();
+        let mut idle = timeout_at(until, self.slots.acquire_many(all)).await.is_ok();
+        // A stream may go on for as long as its caller likes; it is told now, and its method returns.
+        self.forced.send_replace(true);
+        if !idle && self.streams.load(Ordering::Acquire) > 0 {
+            idle = timeout(STREAM_GRACE, self.slots.acquire_many(all)).await.is_ok();
+        }
         self.slots.close();
         if !idle {
             let running = slots(&self.limits) - self.slots.available_permits();
@@ -406,7 +447,7 @@ impl Shared {
 }
 
 /// Whether a plugin's own error says no more than that its time is over, and it is.
-fn is_late(error: &CallError, deadline: Instant) -> bool {
+pub(crate) fn is_late(error: &CallError, deadline: Instant) -> bool {
     error.kind() == CallErrorKind::Returned
         && error.status().kind() == Code::DeadlineExceeded
         && deadline <= Instant::now()
@@ -436,7 +477,7 @@ impl Drop for Watch {
         executor.spawn(async move {
             sleep_until(due.into()).await;
             if !done.load(Ordering::Acquire) {
-                shared.end(EndCause::Stuck(shared.method_name(method)));
+                shared.stuck(method);
             }
         });
     }

@@ -17,6 +17,7 @@ mod host_link;
 mod instance;
 mod plugin;
 mod runtime;
+mod stream;
 
 pub use plugin::BuiltinPlugin;
 pub use runtime::BuiltinRuntime;

@@ -8,11 +8,12 @@ use mortise_contract::Contract;
 use mortise_manifest::{Grant, Limits, RuntimeName};
 use mortise_runtime::{
     Artifact, BoxFuture, CallContext, CallError, CallErrorKind, Digest, EndCause, HostServices, Instance,
-    InstanceId, LogLine, MethodIndex, Runtime as _, RuntimeError, RuntimeErrorKind, Start, StopReport,
-    Verified,
+    InstanceId, LogLine, MethodIndex, Runtime as _, RuntimeError, RuntimeErrorKind, SendError, Start,
+    StopReport, StreamHandle, Verified,
 };
 use mortise_wire::{
-    Code, LogRecord, METADATA_FORMAT, METHOD_NONBLOCKING, Metadata, StartRequest, Status,
+    Code, LogRecord, METADATA_FORMAT, METHOD_NONBLOCKING, Metadata, MethodKind, StartRequest, Status,
+    StreamLink,
     linked::{HostLink, LinkedInstance, LinkedPlugin},
     plugin::Method,
 };
@@ -25,6 +26,7 @@ use crate::{BuiltinPlugin, BuiltinRuntime};
 
 const DO: MethodIndex = MethodIndex(0);
 const QUICK: MethodIndex = MethodIndex(1);
+const STREAM: MethodIndex = MethodIndex(2);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 static METADATA: LazyLock<Vec<u8>> = LazyLock::new(|| metadata().encode_to_vec());
@@ -61,6 +63,34 @@ impl LinkedInstance for Plugin {
             }
             other => panic!("no such word: {other}"),
         }
+    }
+
+    /// Each request is a word, and what to do until the next.
+    fn stream(&self, link: Box<dyn HostLink>, stream: &dyn StreamLink, _: u32) -> Result<(), Status> {
+        while let Some(request) = stream.receive()? {
+            let text = std::str::from_utf8(&request).unwrap();
+            let (word, argument) = text.split_once(' ').unwrap_or((text, ""));
+            match word {
+                "echo" => stream.send(argument.to_owned().into())?,
+                "count" => {
+                    for n in 0..argument.parse::<u32>().unwrap() {
+                        stream.send(n.to_le_bytes().to_vec().into())?;
+                    }
+                }
+                "large" => stream.send(vec![0; argument.parse().unwrap()].into())?,
+                "fail" => return Err(Status::new(Code::AlreadyExists, argument)),
+                "panic" => panic!("{argument}"),
+                "return" => return Ok(()),
+                "sleep" => std::thread::sleep(Duration::from_millis(argument.parse().unwrap())),
+                "obey" => {
+                    link.wait(PATIENCE);
+                    assert!(link.is_cancelled());
+                    stream.send(Bytes::new())?;
+                }
+                other => panic!("no such word: {other}"),
+            }
+        }
+        Ok(())
     }
 
     fn health(&self) -> Result<(), Status> {
@@ -192,7 +222,7 @@ async fn calls_and_statuses() {
         (error.kind(), error.status().kind()),
         (CallErrorKind::Returned, Code::AlreadyExists)
     );
-    let error = ask(&*instance, MethodIndex(2), "echo").await.unwrap_err();
+    let error = ask(&*instance, MethodIndex(3), "echo").await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::NotFound);
     let health = instance.health().await.unwrap();
     assert_eq!((health.serving, health.detail.as_str()), (false, "unwell"));
@@ -257,7 +287,7 @@ async fn panic_in_a_direct_call_is_caught() {
         CallErrorKind::GuestFault
     );
     assert_eq!(out, b"kept there");
-    assert!(call.direct(MethodIndex(2)).is_none());
+    assert!(call.direct(MethodIndex(3)).is_none());
 }
 
 #[tokio::test]
@@ -358,6 +388,193 @@ async fn payloads_over_the_limit_cost_one_call() {
         );
     }
     assert_eq!(ask(&*instance, DO, "large 100").await.unwrap().len(), 100);
+}
+
+async fn open(instance: &dyn Instance, time: Duration) -> StreamHandle {
+    instance
+        .stream()
+        .unwrap()
+        .open(&within(time), STREAM)
+        .await
+        .unwrap()
+}
+
+async fn say(stream: &mut StreamHandle, text: &str) {
+    stream.requests.send(text.to_owned().into()).await.unwrap();
+}
+
+/// All replies, and how it ended.
+async fn rest(stream: &mut StreamHandle) -> (Vec<Bytes>, Result<(), CallError>) {
+    let mut replies = Vec::new();
+    loop {
+        match stream.replies.next().await {
+            Ok(Some(reply)) => replies.push(reply),
+            Ok(None) => return (replies, Ok(())),
+            Err(error) => return (replies, Err(error)),
+        }
+    }
+}
+
+/// All threads of its calls come back, so nothing was stuck.
+async fn stops_clean(instance: &dyn Instance) {
+    assert_eq!(instance.stop(PATIENCE).await, StopReport::default());
+}
+
+#[tokio::test]
+async fn stream_both_ways_and_its_end() {
+    let (instance, _) = start().await;
+    let mut stream = open(&*instance, PATIENCE).await;
+    say(&mut stream, "echo a").await;
+    assert_eq!(stream.replies.next().await.unwrap().unwrap(), "a");
+    say(&mut stream, "count 5000").await;
+    stream.requests.finish().await.unwrap();
+    let (replies, end) = rest(&mut stream).await;
+    end.unwrap();
+    let numbers = replies
+        .iter()
+        .map(|it| u32::from_le_bytes(it[..].try_into().unwrap()));
+    assert!(numbers.eq(0..5000));
+    assert!(matches!(
+        stream.requests.send(Bytes::new()).await,
+        Err(SendError::Over)
+    ));
+    stops_clean(&*instance).await;
+}
+
+#[tokio::test]
+async fn method_that_returns_early_keeps_its_replies() {
+    let (instance, _) = start().await;
+    for (last, expected) in [("return", None), ("fail there", Some(Code::AlreadyExists))] {
+        let mut stream = open(&*instance, PATIENCE).await;
+        say(&mut stream, "count 10").await;
+        say(&mut stream, last).await;
+        while stream.requests.send("echo".into()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let StreamHandle {
+            requests,
+            mut replies,
+        } = stream;
+        // The call is over, so this cancels nothing.
+        drop(requests);
+        for n in 0..10_u32 {
+            assert_eq!(replies.next().await.unwrap().unwrap(), n.to_le_bytes()[..]);
+        }
+        let end = loop {
+            match replies.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                Err(error) => break Some(error.status().kind()),
+            }
+        };
+        assert_eq!(end, expected);
+    }
+}
+
+#[tokio::test]
+async fn slow_reader_holds_up_the_method_and_not_the_memory() {
+    let (instance, _) = start_with(
+        Limits {
+            stream_messages_max: 4,
+            payload_bytes_max: 1000,
+            ..Limits::default()
+        },
+        "{}",
+    )
+    .await
+    .unwrap();
+    let mut stream = open(&*instance, PATIENCE).await;
+    for text in ["count 1000", "count 1000", "large 1001"] {
+        say(&mut stream, text).await;
+    }
+    let (replies, end) = rest(&mut stream).await;
+    assert_eq!(replies.len(), 2000);
+    assert_eq!(end.unwrap_err().status().kind(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn deadline_ends_a_stream_in_the_middle() {
+    let (instance, _) = start().await;
+    for word in ["echo", "count 100000", "obey"] {
+        let mut stream = open(&*instance, Duration::from_millis(50)).await;
+        say(&mut stream, word).await;
+        // Nothing is read until it is too late.
+        while stream.requests.send("echo".into()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let (_, end) = rest(&mut stream).await;
+        let error = end.unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::Deadline, "{word}: {error}");
+    }
+    stops_clean(&*instance).await;
+}
+
+#[tokio::test]
+async fn either_half_that_is_dropped_cancels_the_call() {
+    let (instance, _) = start().await;
+    for word in ["echo", "count 100000", "obey"] {
+        let mut stream = open(&*instance, PATIENCE).await;
+        say(&mut stream, word).await;
+        drop(stream);
+        let mut stream = open(&*instance, PATIENCE).await;
+        say(&mut stream, word).await;
+        drop(stream.requests);
+        let end = loop {
+            match stream.replies.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("half a stream must not look whole"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.status().kind(), Code::Cancelled, "{word}");
+    }
+    stops_clean(&*instance).await;
+}
+
+#[tokio::test]
+async fn panic_ends_all_streams_at_once() {
+    let (instance, _) = start().await;
+    let mut other = open(&*instance, PATIENCE).await;
+    let mut stream = open(&*instance, PATIENCE).await;
+    say(&mut stream, "panic in the stream").await;
+    let error = rest(&mut stream).await.1.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (
+            CallErrorKind::GuestFault,
+            "plugin `linked` panicked: in the stream"
+        )
+    );
+    let error = rest(&mut other).await.1.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::GuestFault);
+}
+
+#[tokio::test]
+async fn stop_by_force_ends_open_streams() {
+    let (instance, _) = start().await;
+    let mut stream = open(&*instance, PATIENCE).await;
+    let report = instance.stop(Duration::from_millis(10)).await;
+    assert_eq!(report, StopReport::default());
+    let error = rest(&mut stream).await.1.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Draining);
+}
+
+#[tokio::test]
+async fn unary_and_streaming_are_not_mixed_up() {
+    let (instance, _) = start().await;
+    let error = ask(&*instance, STREAM, "echo").await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Incompatible);
+    assert_eq!(
+        error.to_string(),
+        "`test.v1.Linked/Stream` is a bidirectional method, and it was called as a unary one"
+    );
+    let cx = within(PATIENCE);
+    let error = instance.stream().unwrap().open(&cx, DO).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`test.v1.Linked/Do` is a unary method, and it was opened as a stream"
+    );
+    assert!(instance.call().unwrap().direct(STREAM).is_none());
 }
 
 #[tokio::test]
@@ -464,7 +681,11 @@ fn metadata() -> Metadata {
         version: "1.0.0".to_owned(),
         api: 1,
         contract_hash: contract().hash().to_vec(),
-        methods: vec![method("Do", 0), method("Quick", METHOD_NONBLOCKING)],
+        methods: vec![
+            method("Do", 0),
+            method("Quick", METHOD_NONBLOCKING),
+            method("Stream", MethodKind::Bidi.flags()),
+        ],
         ..Metadata::default()
     }
 }
@@ -486,7 +707,15 @@ fn contract() -> Arc<Contract> {
         }],
         service: vec![ServiceDescriptorProto {
             name: Some("Linked".to_owned()),
-            method: vec![method("Do"), method("Quick")],
+            method: vec![
+                method("Do"),
+                method("Quick"),
+                MethodDescriptorProto {
+                    client_streaming: Some(true),
+                    server_streaming: Some(true),
+                    ..method("Stream")
+                },
+            ],
             ..ServiceDescriptorProto::default()
         }],
         ..FileDescriptorProto::default()

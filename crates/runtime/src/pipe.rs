@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use mortise_manifest::Limits;
 
-use crate::{BoxFuture, CallError, CallErrorKind, ReceiveHalf, SendError, SendHalf};
+use crate::{BoxFuture, CallError, CallErrorKind, ReceiveHalf, SendError, SendHalf, StreamHandle};
 
 /// How much may be queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,51 @@ pub fn pipe(bounds: Bounds) -> (PipeSender, PipeReceiver) {
         bounds,
     });
     (PipeSender(shared.clone()), PipeReceiver(shared))
+}
+
+/// The caller's sending half: gone before its end, it ends the replies as well.
+struct Requests {
+    pipe: PipeSender,
+    replies: Abort,
+}
+
+impl StreamHandle {
+    /// A handle over two pipes: the sender of the requests, and the receiver of the replies.
+    ///
+    /// If the sending half is dropped before its end, while the other end of its pipe is there, the replies are aborted with `Cancelled`. So
+    /// a runtime whose method has returned gives up the requests first and ends the replies after that.
+    #[must_use]
+    pub fn of_pipes(requests: PipeSender, replies: PipeReceiver) -> Self {
+        let requests = Requests {
+            pipe: requests,
+            replies: replies.abort_handle(),
+        };
+        Self {
+            requests: Box::new(requests),
+            replies: Box::new(replies),
+        }
+    }
+}
+
+impl SendHalf for Requests {
+    fn send(&mut self, message: Bytes) -> BoxFuture<'_, Result<(), SendError>> {
+        Box::pin(self.pipe.send(message))
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<(), SendError>> {
+        SendHalf::finish(&mut self.pipe)
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        if !self.pipe.is_over() {
+            self.replies.abort(CallError::new(
+                CallErrorKind::Cancelled,
+                "the caller stopped sending before its end",
+            ));
+        }
+    }
 }
 
 // === impl Bounds ===
