@@ -6,5 +6,6 @@ pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod log;
 pub(crate) mod payload;
+pub(crate) mod stream;
 pub(crate) mod time;
 pub(crate) mod version;

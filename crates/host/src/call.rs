@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, MethodIndex};
+use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, MethodIndex, stream::not_unary};
 use mortise_wire::{Code, DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
 
@@ -133,14 +133,14 @@ pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Res
 }
 
 /// A call that is let in.
-struct Admitted<'a> {
-    place: Place<'a>,
-    at: Instant,
-    deadline: Instant,
+pub(crate) struct Admitted<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) at: Instant,
+    pub(crate) deadline: Instant,
 }
 
 /// A call that is not.
-enum NotAdmitted {
+pub(crate) enum NotAdmitted {
     Refused(CallError),
     Elsewhere,
 }
@@ -152,7 +152,7 @@ impl From<CallError> for NotAdmitted {
 }
 
 /// Depth, size, and room before the deadline.
-async fn admit<'a>(
+pub(crate) async fn admit<'a>(
     generation: &'a Generation,
     target: &Target,
     origin: &Origin,
@@ -214,6 +214,9 @@ async fn serve(
 fn pick<'a>(generation: &'a Generation, target: &Target) -> Result<(&'a dyn Call, MethodIndex), CallError> {
     let _span = trace_span!(target: "mortise::call", "pick").entered();
     let seat = seat(generation, target)?;
+    if seat.kind.streams() {
+        return Err(not_unary(&target.full, seat.kind));
+    }
     match generation.instance.call() {
         Some(facet) => Ok((facet, seat.index)),
         None => Err(CallError::new(
@@ -223,7 +226,7 @@ fn pick<'a>(generation: &'a Generation, target: &Target) -> Result<(&'a dyn Call
     }
 }
 
-fn seat<'a>(generation: &'a Generation, target: &Target) -> Result<&'a Seat, CallError> {
+pub(crate) fn seat<'a>(generation: &'a Generation, target: &Target) -> Result<&'a Seat, CallError> {
     match generation.seats.get(target.seat) {
         Some(Some(seat)) => Ok(seat),
         _ => Err(lacks_method(generation, target)),
@@ -275,7 +278,7 @@ fn too_deep(target: &str, caller: &str) -> CallError {
 }
 
 #[cold]
-fn lacks_method(generation: &Generation, target: &Target) -> CallError {
+pub(crate) fn lacks_method(generation: &Generation, target: &Target) -> CallError {
     let plugin = &generation.plugin;
     CallError::new(
         CallErrorKind::NotFound,
@@ -284,7 +287,7 @@ fn lacks_method(generation: &Generation, target: &Target) -> CallError {
     .with_hint("resolve the target again")
 }
 
-fn check_size(generation: &Generation, what: &str, bytes: usize) -> Result<(), CallError> {
+pub(crate) fn check_size(generation: &Generation, what: &str, bytes: usize) -> Result<(), CallError> {
     let most = generation.limits.payload_bytes_max;
     if bytes <= most {
         return Ok(());

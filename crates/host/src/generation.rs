@@ -23,7 +23,7 @@ use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Manifest, Permissions, RuntimeName};
 use mortise_runtime::{Digest, DirectCall, Instance, MethodIndex, PluginId};
 use mortise_store::Recorded;
-use mortise_wire::Metadata;
+use mortise_wire::{Metadata, MethodKind};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     info::{PluginInfo, to_unix_ms},
     services::Services,
     stats::{Stats, Totals},
+    stream::Streams,
     supervisor::Command,
     table::Offer,
 };
@@ -54,11 +55,14 @@ pub(crate) struct Generation {
     pub(crate) seats: Box<[Option<Seat>]>,
     pub(crate) admission: Admission,
     pub(crate) stats: Stats,
+    pub(crate) streams: Streams,
 }
 
 /// One method of a generation.
 pub(crate) struct Seat {
     pub(crate) index: MethodIndex,
+    /// How many messages go which way.
+    pub(crate) kind: MethodKind,
     /// Deadline of a call that brings none.
     pub(crate) deadline: Duration,
     pub(crate) direct: Option<Arc<dyn DirectCall>>,

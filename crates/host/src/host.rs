@@ -16,7 +16,8 @@ use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
 use mortise_routing::Rule;
 use mortise_runtime::{
-    CallError, CallErrorKind, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError, Support,
+    CallError, CallErrorKind, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError, StreamHandle,
+    Support,
 };
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
 use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
@@ -35,6 +36,7 @@ use crate::{
     reload::Configured,
     remember,
     services::NameLookup,
+    stream,
     supervisor::{Command, Supervisor},
     table::{Table, Target},
 };
@@ -254,6 +256,36 @@ impl Host {
             Origin::outside(options, &self.shared().parts.propagate),
         )
         .await
+    }
+
+    /// Resolves and opens a call of a streaming method. The handle's halves may go to two tasks; dropping either before its end cancels the call.
+    ///
+    /// The call has a deadline like any other, over its whole life: a stream that is to stay open names a late one. A swap waits for it for as long as a
+    /// stop may take, then it ends with `Draining` and may be opened again.
+    ///
+    /// # Errors
+    /// What kept the call from being opened, `Incompatible` for a unary method. What becomes of it is told by the receiving half.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub async fn open_stream(&self, target: &str, options: CallOptions) -> Result<StreamHandle, CallError> {
+        let route = self.resolve(target, &options.headers)?;
+        self.open_stream_route(&route, options).await
+    }
+
+    /// Opens a call of what was resolved before.
+    ///
+    /// # Errors
+    /// As [`Host::open_stream`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub async fn open_stream_route(
+        &self,
+        route: &Route,
+        options: CallOptions,
+    ) -> Result<StreamHandle, CallError> {
+        stream::open(&route.0, Origin::outside(options, &self.shared().parts.propagate)).await
     }
 
     /// Looks a method up once, for synchronous calls.

@@ -241,6 +241,8 @@ fn limits<S: Serializer>(it: &Limits, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("deadline_ms", &it.deadline.as_millis())?;
     map.serialize_entry("concurrency", &it.concurrency)?;
     map.serialize_entry("payload_bytes_max", &it.payload_bytes_max)?;
+    map.serialize_entry("stream_messages_max", &it.stream_messages_max)?;
+    map.serialize_entry("stream_bytes_max", &it.stream_bytes_max)?;
     map.serialize_entry("start_ms", &it.start.as_millis())?;
     map.serialize_entry("stop_ms", &it.stop.as_millis())?;
     map.serialize_entry("log_lines_per_second", &it.log_lines_per_second)?;

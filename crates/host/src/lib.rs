@@ -31,6 +31,7 @@ mod request;
 mod route;
 mod services;
 mod stats;
+mod stream;
 mod supervisor;
 mod table;
 
@@ -65,6 +66,7 @@ pub use info::{
     CheckReport, Counters, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport, VariantReport,
 };
 pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
+pub use mortise_runtime::{ReceiveHalf, SendError, SendHalf, StreamHandle};
 pub use mortise_store::{EmbeddedPackage, Package};
 pub use reload::ReloadReport;
 pub use request::{CallOptions, LoadRequest, Source};

@@ -22,6 +22,7 @@ use crate::{
     life::Life,
     services::{About, Parts, Services},
     stats::Stats,
+    stream::Streams,
 };
 
 /// Everything that is needed to start a plugin, and to start it again after a crash.
@@ -458,6 +459,7 @@ fn generation(
         seats[number] = Some(Seat {
             index,
             deadline: own.unwrap_or(launch.limits.deadline),
+            kind: method.kind(),
             direct: instance.call().and_then(|it| it.direct(index)),
         });
     }
@@ -477,6 +479,7 @@ fn generation(
         seats: seats.into(),
         admission: Admission::new(launch.limits.concurrency),
         stats: Stats::new(),
+        streams: Streams::new(),
     })
 }
 

@@ -404,13 +404,14 @@ impl Shared {
 
     async fn stop(self: Arc<Self>, grace: Duration) -> StopReport {
         self.stopping.store(true, Ordering::Release);
-        let until = tokio::time::Instant::now() + grace;
+        let mut until = tokio::time::Instant::now() + grace;
         let all = u32::try_from(slots(&self.limits)).unwrap_or(u32::MAX);
         let mut idle = timeout_at(until, self.slots.acquire_many(all)).await.is_ok();
         // A stream may go on for as long as its caller likes; it is told now, and its method returns.
         self.forced.send_replace(true);
         if !idle && self.streams.load(Ordering::Acquire) > 0 {
-            idle = timeout(STREAM_GRACE, self.slots.acquire_many(all)).await.is_ok();
+            until = until.max(tokio::time::Instant::now() + STREAM_GRACE);
+            idle = timeout_at(until, self.slots.acquire_many(all)).await.is_ok();
         }
         self.slots.close();
         if !idle {

@@ -212,6 +212,10 @@ fn lacks() -> Vec<Lack> {
             "a native plugin allocates in the host's own heap; run it in the wasm or process runtime to bound its memory",
         ),
         lack(
+            "stream",
+            "the C ABI has no extension for streaming methods yet; run the plugin in the process runtime, or compile it in",
+        ),
+        lack(
             "interrupt",
             "native code cannot be interrupted: its caller is freed and the instance replaced, but the thread runs on; run it in the wasm or \
              process runtime to stop it",

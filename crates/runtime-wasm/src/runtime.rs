@@ -111,7 +111,12 @@ impl WasmRuntime {
 impl Runtime for WasmRuntime {
     fn support(&self) -> Support {
         let engines = self.loader.engines();
-        let mut lacks = Vec::new();
+        let mut lacks = vec![Lack {
+            what: "stream",
+            why: "the world of `wit/plugin.wit` has whole calls only, and a guest cannot wait for the next message of a stream; run the plugin in \
+                  the process runtime, or compile it in"
+                .to_owned(),
+        }];
         if !engines.lane(Tier::Optimised).pooled() {
             lacks.push(Lack {
                 what: "pool of instances",

@@ -72,6 +72,9 @@ struct State {
     receiving: Option<Waker>,
 }
 
+/// A message, the end, or an error.
+type Next = Result<Option<Bytes>, CallError>;
+
 #[derive(Clone, Debug)]
 enum Terminal {
     /// The sender said that this was all, or that it failed.
@@ -433,7 +436,7 @@ impl State {
     }
 
     /// The next message or the end, and who waits for the room that it leaves; `None` if there is neither yet.
-    fn pop(&mut self) -> Option<(Result<Option<Bytes>, CallError>, Option<Waker>)> {
+    fn pop(&mut self) -> Option<(Next, Option<Waker>)> {
         if let Some(message) = self.queue.pop_front() {
             self.bytes -= message.len();
             return Some((Ok(Some(message)), self.sending.take()));

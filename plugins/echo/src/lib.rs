@@ -25,7 +25,7 @@ struct ConformanceGuest {
     count: AtomicU64,
 }
 
-#[mortise_sdk::plugin(start = Self::open, health = Self::healthy)]
+#[mortise_sdk::plugin(start = Self::open, health = Self::healthy, also(Streams))]
 impl Echo for ConformanceGuest {
     fn echo(&self, _: &Cx, EchoRequest { message, text }: EchoRequest) -> Result<EchoReply> {
         Ok(EchoReply { message, text })
@@ -162,6 +162,56 @@ impl Echo for ConformanceGuest {
         Ok(CountReply {
             count: self.count.fetch_add(1, Ordering::Relaxed) + 1,
         })
+    }
+}
+
+impl Streams for ConformanceGuest {
+    fn numbers(&self, cx: &Cx, request: NumbersRequest, replies: &mut Replies<Number>) -> Result<()> {
+        for value in 0..request.count {
+            replies.send(Number {
+                value: value.into(),
+                filler: vec![0; request.filler_bytes as usize],
+            })?;
+        }
+        if request.panic {
+            panic!("after {} numbers", request.count);
+        }
+        if request.stay {
+            cx.sleep(Duration::from_secs(3600))?;
+        }
+        match request.fail {
+            0 => Ok(()),
+            code => Err(Status {
+                code,
+                message: format!("after {} numbers", request.count),
+                ..Status::default()
+            }),
+        }
+    }
+
+    fn sum(&self, _: &Cx, requests: &mut Requests<Number>) -> Result<SumReply> {
+        let mut reply = SumReply::default();
+        for number in requests {
+            let Number { value, .. } = number?;
+            if value == 13 {
+                break;
+            }
+            reply.sum += value;
+            reply.count += 1;
+        }
+        Ok(reply)
+    }
+
+    fn relay(
+        &self,
+        _: &Cx,
+        requests: &mut Requests<Number>,
+        replies: &mut Replies<Number>,
+    ) -> Result<()> {
+        for number in requests {
+            replies.send(number?)?;
+        }
+        Ok(())
     }
 }
 

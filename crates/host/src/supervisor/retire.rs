@@ -4,7 +4,7 @@
 //! the callers are. A call that its runtime knows of is ended by the runtime's own stop. A bound call on a caller's own thread is known
 //! to nobody but the cell, so nothing may be stopped under it, whatever the time (S3 of the supervisor).
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use mortise_hazard::Retired;
 use mortise_lifecycle::Event;
@@ -14,6 +14,7 @@ use tracing::{Instrument as _, info_span};
 use crate::{
     generation::{Generation, Occupant},
     life::Life,
+    stream::Streams,
 };
 
 /// A generation that is no more.
@@ -90,10 +91,24 @@ enum Drained {
 async fn drain(generation: &Generation, mut retired: Retired<Occupant>, limit: Option<Duration>) -> Drained {
     let is_direct = generation.seats.iter().flatten().any(|it| it.direct.is_some());
     let mut drained = pin!(retired.drained(tokio::time::sleep));
-    let in_time = match limit {
-        Some(limit) => tokio::time::timeout(limit, drained.as_mut()).await,
-        None => Ok(drained.as_mut().await),
+    let in_time = async {
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, drained.as_mut()).await,
+            None => Ok(drained.as_mut().await),
+        }
     };
+    // A stream may stay open for as long as its caller likes; it is ended here, and opened again at the successor.
+    let end_streams = async {
+        tokio::time::sleep(Streams::grace(&generation.limits)).await;
+        generation.streams.end();
+        std::future::pending::<Infallible>().await
+    };
+    let in_time = tokio::select! {
+        biased;
+        in_time = in_time => in_time,
+        never = end_streams => match never {},
+    };
+    generation.streams.end();
     match in_time {
         Ok(Ok(())) => Drained::Yes,
         Ok(Err(_)) if is_direct => Drained::Unknown,
