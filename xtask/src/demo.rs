@@ -34,7 +34,7 @@ pub(crate) fn run(_: &Args, workspace: &Workspace) -> Result<()> {
     say(
         "It builds the host in release mode and the plugin, which takes minutes the first time; a second run takes seconds.\n",
     );
-    let prepared = setup::prepare(workspace)?;
+    let prepared = setup::prepare_plugins(workspace)?;
     let folder = workspace.target().join("demo");
     fs::create_dir_all(&folder)?;
     let mortise = build_host(workspace)?;

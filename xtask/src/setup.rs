@@ -57,14 +57,21 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// What every other task may rely on.
-pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
+/// What building and running plugins takes: a newcomer's first minutes.
+pub(crate) fn prepare_plugins(workspace: &Workspace) -> Result<Prepared> {
     let mut prepared = Prepared::default();
     prepared.debian(
         workspace,
         &["gcc", "g++"],
         "plugins in C, checks of include/mortise.h",
     )?;
+    prepared.wasm(workspace)?;
+    Ok(prepared)
+}
+
+/// What every test takes.
+pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
+    let mut prepared = prepare_plugins(workspace)?;
     prepared.debian(workspace, &["clang-14", "lld-14"], "WebAssembly plugins in C")?;
     prepared.debian(
         workspace,
@@ -75,7 +82,6 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         ],
         "go-plugin's own plugins and hosts, in Go",
     )?;
-    prepared.wasm(workspace)?;
     prepared.assemblyscript(workspace)?;
     prepared.cargo_tool(
         workspace,
