@@ -53,6 +53,9 @@ const OTHER_COMPILERS: &[(&str, Compiler)] = &[
     ("upper-c-wasm", Compiler::Clang),
 ];
 
+/// Folders of `plugins/` that make sense in one runtime only.
+const ONE_RUNTIME: &[(&str, &str)] = &[("bad-process", "process")];
+
 /// Makes a core module.
 #[derive(Clone, Copy)]
 enum Compiler {
@@ -145,6 +148,9 @@ fn build_one(workspace: &Workspace, mortise: &Path, plugin: &Plugin, below: Syst
             Module::Made(file) => command.args(["--runtime", "wasm", "--module"]).arg(file),
             Module::Needs(what) => return Ok(Outcome::Needs(what)),
         };
+    }
+    if let Some((_, runtime)) = ONE_RUNTIME.iter().find(|(name, _)| *name == plugin.name) {
+        command.args(["--runtime", runtime]);
     }
     Step::new(workspace, format!("mortise build plugins/{}", plugin.name)).run(&mut command)?;
     Ok(Outcome::Fresh)

@@ -28,7 +28,7 @@ pub use client::{Client, ClientError};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Limits, List, Load, Method, Move,
+    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Layer, Limits, List, Load, Method, Move,
     NotReloaded, Plugin, PluginDetail, Reload, Reloaded, RuntimeSupport, Shutdown, Stopping, Supports,
     Unload, Unloaded,
 };

@@ -16,8 +16,8 @@ use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
 use mortise_routing::Rule;
 use mortise_runtime::{
-    CallError, CallErrorKind, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError, StreamHandle,
-    Support,
+    CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError,
+    StreamHandle, Support,
 };
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
 use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
@@ -327,6 +327,13 @@ impl Host {
         let mut all: Vec<_> = self.shared().parts.runtimes.iter().map(support).collect();
         all.sort_by_key(|it| it.runtime);
         all
+    }
+
+    /// The layers that this machine can put around plugins of a runtime; `None` where there are none to speak of. The first call may try them out, which
+    /// takes some milliseconds.
+    pub fn enclosure(&self, runtime: RuntimeName) -> Option<Enclosure> {
+        let made = self.shared().parts.runtimes.get(&runtime)?;
+        made.as_ref().ok()?.enclosure()
     }
 
     /// Drains and stops everything. Later calls answer `Unavailable`. Twice is the same as once.
@@ -654,6 +661,7 @@ impl Shared {
             limits: serving.map(|it| it.limits.clone()).unwrap_or_default(),
             counters,
             usage: serving.map(|it| it.instance.usage()).unwrap_or_default(),
+            enclosure: serving.and_then(|it| it.instance.enclosure()),
             history: status.history.iter().cloned().collect(),
             support: info
                 .runtime
@@ -669,6 +677,7 @@ fn counters_of(serving: &Generation) -> Counters {
     Counters {
         waiting: serving.admission.waiting(),
         log_lines_dropped: serving.services.log_lines_dropped(),
+        denials: serving.services.denials(),
         latency_samples: serving.stats.samples(),
         latency_p50_ns: ns(serving.stats.quantile(0.5)),
         latency_p99_ns: ns(serving.stats.quantile(0.99)),

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Permissions, RuntimeName};
-use mortise_runtime::{Digest, Enforcement, PluginId, Refusal, Support, Usage};
+use mortise_runtime::{Digest, Enclosure, Enforcement, PluginId, Refusal, Support, Usage};
 use serde::{
     Serialize, Serializer,
     ser::{SerializeMap, SerializeSeq},
@@ -70,6 +70,9 @@ pub struct PluginDetail {
     /// What it uses now.
     #[serde(serialize_with = "usage")]
     pub usage: Usage,
+    /// What stands between it and the system.
+    #[serde(rename = "layers", serialize_with = "layers")]
+    pub enclosure: Option<Enclosure>,
     /// Its moves, newest last; at most 100.
     pub history: Vec<HistoryEntry>,
     /// What its runtime can do here.
@@ -107,6 +110,8 @@ pub struct Counters {
     pub in_flight: u64,
     /// Calls that wait for admission now.
     pub waiting: u64,
+    /// What the layers around its instance denied it.
+    pub denials: u64,
     /// Instances started.
     pub starts: u64,
     /// Instances that ended by themselves.
@@ -254,10 +259,29 @@ fn usage<S: Serializer>(it: &Usage, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("memory_bytes", &it.memory_bytes)?;
     map.serialize_entry("pid", &it.pid)?;
     map.serialize_entry("retired_mappings", &it.retired_mappings)?;
+    map.serialize_entry("cpu_ms", &it.cpu_time.map(|it| it.as_millis()))?;
+    map.serialize_entry("tasks", &it.tasks)?;
     if let Some(lane) = it.lane {
         map.serialize_entry("lane", lane)?;
     }
     map.end()
+}
+
+/// A list, empty where there are no layers to speak of.
+fn layers<S: Serializer>(it: &Option<Enclosure>, s: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct One<'a> {
+        name: &'a str,
+        what: &'a str,
+        present: bool,
+        detail: &'a str,
+    }
+    s.collect_seq(it.iter().flat_map(|it| &it.layers).map(|it| One {
+        name: it.name,
+        what: it.what,
+        present: it.present,
+        detail: &it.detail,
+    }))
 }
 
 fn support_option<S: Serializer>(it: &Option<Support>, s: S) -> Result<S::Ok, S::Error> {

@@ -53,7 +53,7 @@ pub(crate) fn doctor(args: &Doctor, output: &Output) -> anyhow::Result<()> {
     let socket = remote::socket(&args.remote)?;
     let (runtimes, host) = super::block_on(async {
         let local = runtimes::temporary_host().await?;
-        let runtimes = local.supports().iter().map(RuntimeSupport::from).collect();
+        let runtimes = RuntimeSupport::all_of(&local);
         local.shutdown().await;
         let name = socket.display().to_string();
         if args.offline {

@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mortise_gateway::control::{Move, Plugin, PluginDetail, Reloaded, RuntimeSupport};
+use mortise_gateway::control::{Layer, Move, Plugin, PluginDetail, Reloaded, RuntimeSupport};
 use serde_json::Value;
 
 use crate::{
@@ -81,6 +81,7 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
     for (name, value) in rows {
         let _ = write!(text, "\n  {name:<9} {value}");
     }
+    text += &layers(&detail.layers);
     text += "\nmethods";
     for method in &detail.methods {
         let _ = write!(text, "\n  {}/{}", method.service, method.name);
@@ -126,8 +127,25 @@ pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {
         for lack in &it.lacks {
             let _ = write!(text, "\n  lacks {}: {}", lack.what, lack.why);
         }
+        text += &layers(&it.layers);
     }
     text.trim_start().to_owned()
+}
+
+/// The layers of a jail, one per line; nothing if there are none to speak of.
+fn layers(all: &[Layer]) -> String {
+    let mut text = String::new();
+    if !all.is_empty() {
+        text += "\n  layers of the jail";
+    }
+    for it in all {
+        let mark = if it.present { "yes" } else { "no " };
+        let _ = write!(text, "\n    {mark} {:<18} {}", it.name, it.what);
+        if !it.detail.is_empty() {
+            let _ = write!(text, " ({})", it.detail);
+        }
+    }
+    text
 }
 
 pub(crate) fn reloaded(it: &Reloaded) -> String {

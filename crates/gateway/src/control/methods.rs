@@ -102,7 +102,7 @@ impl ControlMethods {
             data_dir: self.facts.data_dir.as_ref().map(|it| it.display().to_string()),
             listen: self.facts.listen.clone(),
             plugins,
-            runtimes: self.host.supports().iter().map(Into::into).collect(),
+            runtimes: super::RuntimeSupport::all_of(&self.host),
         }
     }
 
@@ -165,14 +165,7 @@ impl Methods for ControlMethods {
             Call::METHOD => self.call_plugin(params(request)?, out).await,
             Supports::METHOD => {
                 params::<Supports>(request)?;
-                write(
-                    out,
-                    &host
-                        .supports()
-                        .iter()
-                        .map(super::RuntimeSupport::from)
-                        .collect::<Vec<_>>(),
-                )
+                write(out, &super::RuntimeSupport::all_of(host))
             }
             Doctor::METHOD => {
                 params::<Doctor>(request)?;

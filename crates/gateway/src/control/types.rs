@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use mortise_host::ReloadReport;
+use mortise_host::{Host, ReloadReport};
 use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -233,6 +233,9 @@ pub struct PluginDetail {
     pub counters: BTreeMap<String, Value>,
     /// What it uses now.
     pub usage: BTreeMap<String, Value>,
+    /// What stands between it and the system; empty where there are no layers to speak of.
+    #[serde(default)]
+    pub layers: Vec<Layer>,
     /// Its moves, newest last.
     pub history: Vec<Move>,
 }
@@ -331,6 +334,22 @@ pub struct RuntimeSupport {
     pub restartable: bool,
     /// What it cannot do here.
     pub lacks: Vec<Lack>,
+    /// The layers that this machine can put around its plugins; empty where there are none to speak of.
+    #[serde(default)]
+    pub layers: Vec<Layer>,
+}
+
+/// One layer between a plugin and the system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Its name, as `runtime.process.require` has it.
+    pub name: String,
+    /// What it keeps from a plugin.
+    pub what: String,
+    /// Whether it is there.
+    pub present: bool,
+    /// How, or why not; may be empty if it is there.
+    pub detail: String,
 }
 
 /// Something a runtime cannot do here.
@@ -408,6 +427,34 @@ impl From<&Support> for RuntimeSupport {
             memory_limit,
             restartable: support.restartable,
             lacks: lacks.collect(),
+            layers: Vec::new(),
+        }
+    }
+}
+
+impl RuntimeSupport {
+    /// Of every runtime of a host, with the layers that the machine gives.
+    pub fn all_of(host: &Host) -> Vec<Self> {
+        let with_layers = |support: &Support| Self {
+            layers: host
+                .enclosure(support.runtime)
+                .into_iter()
+                .flat_map(|it| it.layers)
+                .map(Layer::from)
+                .collect(),
+            ..Self::from(support)
+        };
+        host.supports().iter().map(with_layers).collect()
+    }
+}
+
+impl From<mortise_runtime::Layer> for Layer {
+    fn from(layer: mortise_runtime::Layer) -> Self {
+        Self {
+            name: layer.name.to_owned(),
+            what: layer.what.to_owned(),
+            present: layer.present,
+            detail: layer.detail,
         }
     }
 }
