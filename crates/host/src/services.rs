@@ -114,6 +114,17 @@ impl Services {
         self.log.dropped()
     }
 
+    fn egress(&self) -> &Egress {
+        self.egress.get_or_init(|| {
+            Egress::new(
+                self.about.clone(),
+                &self.grant,
+                self.lookup.clone(),
+                self.limits.payload_bytes_max,
+            )
+        })
+    }
+
     /// What the layers around its instance denied, told one by one or not.
     pub(crate) fn denials(&self) -> u64 {
         self.denials.load(Ordering::Relaxed)
@@ -141,14 +152,7 @@ impl Services {
             }
             own::HTTP_SEND => {
                 let request = decode(target, payload)?;
-                let egress = self.egress.get_or_init(|| {
-                    Egress::new(
-                        self.about.clone(),
-                        &self.grant,
-                        self.lookup.clone(),
-                        self.limits.payload_bytes_max,
-                    )
-                });
+                let egress = self.egress();
                 let deadline = parent
                     .and_then(|it| it.deadline)
                     .unwrap_or_else(|| Instant::now() + self.limits.deadline);
@@ -271,6 +275,10 @@ impl HostServices for Services {
             target: "mortise::denied", plugin = %address, version = %plugin.version, %instance, capability, to = target, how,
             "plugin `{address}` was denied `{capability}`: {target}"
         );
+    }
+
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<std::net::TcpStream, Status>> {
+        Box::pin(self.egress().connect(host, port))
     }
 
     fn denials_suppressed(&self, count: u64) {

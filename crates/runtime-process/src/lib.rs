@@ -15,7 +15,7 @@
 //! | process group | its own |
 //! | user | one of its own, if the host is root and granted it no files; else the host's, without capabilities |
 //! | files | the system's programs and libraries, read-only; what it was granted; its directory, from which nothing is executed |
-//! | network | none |
+//! | network | none; with a grant `net.connect`, an HTTP proxy that knows CONNECT, which `HTTPS_PROXY` and `ALL_PROXY` name: the host dials |
 //!
 //! The lane is descriptor 0 because that is the only one a child can be given without a moment in which another thread's child inherits it
 //! too. The SDK moves it away and puts `/dev/null` in its place before the plugin's own code runs.
@@ -27,7 +27,7 @@
 //! start what both missed. On macOS there is only the lane's end, at which the SDK exits.
 //!
 //! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `handshake`, `instance` and `calls` (what callers see), `transport` (what carries frames), `lane` (frames
-//! out), `inbox` (frames in), `supervise` (who decides that it is over), `heard`, `memory`, `disk`, `output`.
+//! out), `inbox` (frames in), `supervise` (who decides that it is over), `heard`, `memory`, `disk`, `proxy`, `output`.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -53,6 +53,8 @@ mod lane;
 mod memory;
 #[cfg(unix)]
 mod output;
+#[cfg(unix)]
+mod proxy;
 #[cfg(unix)]
 mod run_dir;
 #[cfg(unix)]

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mortise_jail::{Bounds, Layer, Machine, Mode, Policy, StartError};
+use mortise_jail::{Bounds, Layer, Machine, Mode, Network, PROXY_PORT, Policy, StartError};
 use mortise_manifest::{Grant, Jail, Limits, RuntimeName};
 use mortise_runtime::{
     Artifact, BoxFuture, Enclosure, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime,
@@ -37,6 +37,7 @@ use crate::{
     instance::{ProcessInstance, Shared},
     lane, memory,
     output::{self, Tail},
+    proxy,
     run_dir::RunDir,
     spawner::{Input, Plan, Spawned, Spawner},
     supervise::{OwnedTask, Supervisor, Watched},
@@ -171,14 +172,20 @@ impl ProcessRuntime {
             .env_allow
             .iter()
             .filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
-        let ours = [(OsString::from(ENV_LANE_FD), OsString::from("0"))];
+        let mut ours = vec![(OsString::from(ENV_LANE_FD), OsString::from("0"))];
+        let policy = policy(&self.config, &executable.grant, &start.limits);
+        if policy.network == Network::Proxy {
+            let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
+            let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+            ours.extend(names.map(|name| (OsString::from(name), OsString::from(&proxy))));
+        }
         Plan {
             program: executable.path.clone(),
             args: self.config.args.clone(),
             env: kept.chain(self.config.env.iter().cloned()).chain(ours).collect(),
             env_of_dir: ["TMPDIR", "HOME"].map(OsString::from).to_vec(),
             input: Input::Lane,
-            policy: policy(&self.config, &executable.grant, &start.limits),
+            policy,
         }
     }
 
@@ -309,6 +316,11 @@ fn policy(config: &ProcessConfig, grant: &Grant, limits: &Limits) -> Policy {
     }
     policy.read = paths(&permissions.fs_read);
     policy.write = paths(&permissions.fs_write);
+    // Only in a network of its own is a listener on its loopback the plugin's alone.
+    let own_network = Machine::probe().layers().has(Layer::NetNamespace);
+    if !permissions.net_connect.is_empty() && own_network && policy.mode == Mode::On {
+        policy.network = Network::Proxy;
+    }
     policy.system.extend(config.system.iter().cloned());
     policy.bounds = Bounds {
         memory_bytes_max: Some(memory::group_bytes_max(limits.memory_bytes_max)),
@@ -388,6 +400,7 @@ fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStre
         process,
         exit,
         events,
+        listener,
         lane,
         stdout,
         stderr,
@@ -414,6 +427,14 @@ fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStre
         output.push(OwnedTask::spawn(async move {
             if let Err(error) = heard::listen(events, ending, services).await {
                 tracing::warn!(%error, "what a plugin is denied can't be heard any more");
+            }
+        }));
+    }
+    if let Some(listener) = listener {
+        let services = start.services.clone();
+        output.push(OwnedTask::spawn(async move {
+            if let Err(error) = proxy::serve(listener, services).await {
+                tracing::warn!(%error, "a plugin's way to the network is closed");
             }
         }));
     }

@@ -70,6 +70,8 @@ pub(crate) struct Spawned {
     pub(crate) exit: ExitSource,
     /// What is heard of it, where anything is.
     pub(crate) events: Option<Events>,
+    /// Listens on the jail's own loopback, if the plugin may connect anywhere.
+    pub(crate) listener: Option<OwnedFd>,
     /// The host's end of the lane, if it was to have one.
     pub(crate) lane: Option<UnixStream>,
     pub(crate) stdout: OwnedFd,
@@ -349,7 +351,7 @@ impl Yard {
         };
         let name = number.to_string();
         let cgroups = self.cgroups.as_ref().map(|root| (root, name.as_str()));
-        let jailed = mortise_jail::start(self.machine, &plan.policy, cgroups, &program)?;
+        let mut jailed = mortise_jail::start(self.machine, &plan.policy, cgroups, &program)?;
         let pid = jailed.plugin().or(jailed.init());
         let pid = pid.ok_or_else(|| StartError::Execute(io::Error::other("the process has no id")))?;
         let exit = watch(&jailed).map_err(StartError::Execute)?;
@@ -359,6 +361,7 @@ impl Yard {
             Err(error) => return Err(StartError::Execute(error)),
         };
         Ok(Spawned {
+            listener: jailed.take_listener(),
             process: Process {
                 pid,
                 jailed: Some(jailed),

@@ -1,7 +1,9 @@
 //! What a runtime may ask of the host, on behalf of a guest.
 
+use std::net::TcpStream;
+
 use bytes::Bytes;
-use mortise_wire::{LogRecord, Status};
+use mortise_wire::{Code, LogRecord, Status};
 
 use crate::{BoxFuture, CallContext};
 
@@ -38,6 +40,22 @@ pub trait HostServices: Send + Sync + 'static {
     /// Is told of so many denials that were not told one by one.
     fn denials_suppressed(&self, count: u64) {
         let _ = count;
+    }
+
+    /// Opens a TCP connection on behalf of the guest. Name, every address that it resolves to, and port are checked behind this trait, against the same rules
+    /// as HTTP requests.
+    ///
+    /// # Errors
+    /// `PermissionDenied` naming the missing grant, `Unavailable` if nobody answers, `Unimplemented` by a host that dials for nobody.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the connection.
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<TcpStream, Status>> {
+        let refused = Status::new(
+            Code::Unimplemented,
+            format!("this host opens no connections; `{host}:{port}` was asked for"),
+        );
+        Box::pin(std::future::ready(Err(refused)))
     }
 
     /// Calls `package.Service/Method` of the host or, through routing, of another plugin. `parent` is the call on whose behalf it is made: its

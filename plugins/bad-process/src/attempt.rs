@@ -41,6 +41,9 @@ pub enum Attempt {
     ConnectUnixOutside,
     ConnectAbstract,
     ReceiveDescriptor,
+    /// Through the proxy that plugins with a grant for the network have.
+    ConnectThroughProxy,
+    ConnectPastProxy,
     // Other processes.
     SignalHost,
     SignalEverybody,
@@ -129,6 +132,8 @@ impl Attempt {
         Self::ConnectUnixOutside,
         Self::ConnectAbstract,
         Self::ReceiveDescriptor,
+        Self::ConnectThroughProxy,
+        Self::ConnectPastProxy,
         Self::SignalHost,
         Self::SignalEverybody,
         Self::PtraceHost,

@@ -76,6 +76,8 @@ fn make(attempt: Attempt, argument: &str) -> Outcome {
         A::ConnectUnixOutside => sockets::connect_unix(argument),
         A::ConnectAbstract => sockets::connect_abstract(argument),
         A::ReceiveDescriptor => sockets::connect_unix(argument),
+        A::ConnectThroughProxy => sockets::connect_through_proxy(argument),
+        A::ConnectPastProxy => sockets::connect_inet([169, 254, 169, 254], 80),
         A::SignalHost => calls::signal(argument),
         A::SignalEverybody => calls::signal_everybody(),
         A::PtraceHost => calls::ptrace(argument),

@@ -1,6 +1,11 @@
 //! Attempts on the network and on other people's sockets.
 
-use std::{mem, os::unix::net::UnixStream};
+use std::{
+    io::{Read as _, Write as _},
+    mem,
+    net::TcpStream,
+    os::unix::net::UnixStream,
+};
 
 use crate::{Outcome, check, errno_of};
 
@@ -49,4 +54,23 @@ pub(crate) fn connect_abstract(name: &str) -> Outcome {
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name).map_err(errno_of)?;
     UnixStream::connect_addr(&address).map_err(errno_of)?;
     Ok(format!("connected to @{name}"))
+}
+
+/// Asks the proxy of its environment for a connection, says `ping` and gives back what is answered.
+pub(crate) fn connect_through_proxy(target: &str) -> Outcome {
+    let proxy = std::env::var("HTTPS_PROXY").map_err(|_| libc::ENETUNREACH)?;
+    let mut stream = TcpStream::connect(proxy.trim_start_matches("http://")).map_err(errno_of)?;
+    write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").map_err(errno_of)?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).map_err(errno_of)? == 1 {
+        head.push(byte[0]);
+    }
+    if !head.starts_with(b"HTTP/1.1 200") {
+        return Err(libc::EACCES);
+    }
+    stream.write_all(b"ping").map_err(errno_of)?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).map_err(errno_of)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -1,4 +1,4 @@
-//! The only way out for a plugin's HTTP requests.
+//! The only way out for a plugin: its HTTP requests, and the connections that a jailed process asks for.
 //!
 //! # Rules
 //! 1. Scheme `http` or `https`. Host and port of the URL must be granted by `net.connect`; of every redirect's URL as well.
@@ -35,6 +35,9 @@ use reqwest::{
 
 use super::{About, NameLookup};
 
+/// How long one address has to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Most redirects that are followed.
 pub(crate) const REDIRECTS_MAX: usize = 10;
 
@@ -48,6 +51,7 @@ pub(crate) struct Egress {
     public: Result<Client, String>,
     /// For hosts that the grant names without a wildcard.
     named: Result<Client, String>,
+    lookup: Arc<dyn NameLookup>,
     reply_bytes_max: usize,
 }
 
@@ -85,9 +89,10 @@ impl Egress {
                 public_only: true,
             }),
             named: client(CheckedLookup {
-                lookup,
+                lookup: lookup.clone(),
                 public_only: false,
             }),
+            lookup,
             reply_bytes_max,
         }
     }
@@ -108,6 +113,46 @@ impl Egress {
                 format!("`{url}` did not answer within {limit:.1?}"),
             )),
         }
+    }
+
+    /// Opens a connection, by rules 1 to 3.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons it.
+    pub(crate) async fn connect(&self, host: &str, port: u16) -> Result<std::net::TcpStream, Status> {
+        let named = self.allow_host(host, port)?;
+        let addresses = match address_of(host) {
+            Some(address) => vec![address],
+            None => self.lookup.lookup(host).await.map_err(|error| {
+                Status::new(
+                    Code::Unavailable,
+                    format!("`{host}` could not be resolved: {error}"),
+                )
+            })?,
+        };
+        if !named && let Some((address, why)) = addresses.iter().find_map(|it| Some((*it, special(*it)?))) {
+            let refused = NotPublic { address, why };
+            return Err(self.denied(&format!("reach `{host}`: {refused}"), host, port));
+        }
+        let mut last = format!("`{host}` has no address");
+        for address in addresses {
+            let connecting = tokio::net::TcpStream::connect(SocketAddr::new(address, port));
+            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(Ok(stream)) => {
+                    let failed = |error: io::Error| Status::new(Code::Internal, error.to_string());
+                    return stream.into_std().map_err(failed);
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = format!("no answer within {CONNECT_TIMEOUT:?}"),
+            }
+        }
+        Err(Status {
+            retryable: true,
+            ..Status::new(
+                Code::Unavailable,
+                format!("`{host}:{port}` could not be reached: {last}"),
+            )
+        })
     }
 
     async fn follow(&self, request: HttpRequest) -> Result<HttpReply, Status> {
@@ -149,6 +194,15 @@ impl Egress {
                 format!("`{url}` names no host"),
             ));
         };
+        let named = self.allow_host(host, port)?;
+        let client = if named { &self.named } else { &self.public };
+        client
+            .as_ref()
+            .map_err(|why| Status::new(Code::Internal, format!("the host has no HTTP client: {why}")))
+    }
+
+    /// Whether a host that is granted is granted by name, so that its addresses need not be public.
+    fn allow_host(&self, host: &str, port: u16) -> Result<bool, Status> {
         if !self.grants.iter().any(|it| it.matches(host, port)) {
             return Err(self.denied(&format!("reach `{host}:{port}`"), host, port));
         }
@@ -159,10 +213,7 @@ impl Egress {
         {
             return Err(self.denied(&format!("reach `{address}`, which is {why}"), host, port));
         }
-        let client = if named { &self.named } else { &self.public };
-        client
-            .as_ref()
-            .map_err(|why| Status::new(Code::Internal, format!("the host has no HTTP client: {why}")))
+        Ok(named)
     }
 
     fn denied(&self, what: &str, host: &str, port: u16) -> Status {
@@ -335,7 +386,7 @@ fn client(lookup: CheckedLookup) -> Result<Client, String> {
         .redirect(redirect::Policy::none())
         .no_proxy()
         .referer(false)
-        .connect_timeout(Duration::from_secs(10))
+        .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(8)
         .dns_resolver(Arc::new(lookup));

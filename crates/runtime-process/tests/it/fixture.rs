@@ -71,6 +71,22 @@ impl HostServices for TestServices {
         self.denied.lock().unwrap().push((capability, target, how));
     }
 
+    /// As a host does that granted exactly this machine's loopback.
+    fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<std::net::TcpStream, Status>> {
+        Box::pin(async move {
+            if host != "127.0.0.1" {
+                return Err(Status::new(
+                    Code::PermissionDenied,
+                    format!("{host}:{port} is not granted"),
+                ));
+            }
+            let stream = tokio::net::TcpStream::connect((host, port)).await;
+            stream
+                .and_then(tokio::net::TcpStream::into_std)
+                .map_err(|error| Status::new(Code::Unavailable, error.to_string()))
+        })
+    }
+
     fn denials_suppressed(&self, count: u64) {
         self.denials_suppressed.fetch_add(count, Ordering::SeqCst);
     }

@@ -455,6 +455,45 @@ async fn granted_files_are_there() {
         .await;
 }
 
+/// With a grant for the network the host dials, and there is no other way.
+#[tokio::test]
+async fn the_host_dials_what_was_granted() {
+    if !Machine::probe().layers().has(Layer::NetNamespace) {
+        println!("skipped: needs the layer net-namespace");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut ping = [0; 4];
+            if stream.read_exact(&mut ping).is_ok() && &ping == b"ping" {
+                let _ = stream.write_all(b"pong");
+            }
+        }
+    });
+    let mut grant = Grant::default();
+    grant.permissions.net_connect = vec![address.clone()];
+    let Some(hostile) = Hostile::with(grant, |_| {}).await else {
+        return;
+    };
+    let reply = hostile
+        .attempt(Attempt::ConnectThroughProxy, &address)
+        .await
+        .unwrap();
+    assert_eq!((reply.errno, &*reply.detail), (0, "pong"));
+    hostile
+        .refused(Attempt::ConnectThroughProxy, "169.254.169.254:80", &[EACCES])
+        .await;
+    hostile.is_told("net.connect", "169.254.169.254:80").await;
+    hostile.bench.services.denied.lock().unwrap().clear();
+    hostile.refused(Attempt::ConnectPastProxy, "", &[EACCES]).await;
+    hostile.is_told("net.connect", "169.254.169.254:80").await;
+    hostile.refused(Attempt::SendDatagram, "", &[EPERM]).await;
+    hostile.refused(Attempt::NetlinkSocket, "", &[EPERM]).await;
+}
+
 /// The same attempts with the jail turned off: they succeed, so the tests above can fail.
 #[tokio::test]
 async fn without_a_jail() {
@@ -536,6 +575,8 @@ fn every_attempt_is_made() {
         Attempt::IoPorts,
         Attempt::OtherNumbering,
         Attempt::ConnectAbstract,
+        Attempt::ConnectThroughProxy,
+        Attempt::ConnectPastProxy,
         Attempt::MemoryBomb,
         Attempt::MemoryBombOfChildren,
         Attempt::DiskFlood,
