@@ -132,22 +132,21 @@ fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {
     libtest(workspace, report, "cargo test --doc", &mut command)
 }
 
-/// Every interleaving of readers and a writer of the call path's cell. Its crate is compiled differently for this, in a folder of its own.
+/// Every interleaving of readers and a writer of the call path's cell, and of the two ends of a ring. The crates are compiled differently for this, in a
+/// folder of its own.
 fn loom(workspace: &Workspace, report: &mut Report) -> Result<()> {
-    let mut command = workspace.cargo();
-    command.args([
-        "test",
-        "--package",
-        "mortise-hazard",
-        "--test",
-        "loom",
-        "--release",
-        "--target-dir",
-    ]);
-    command.arg(workspace.target().join("loom"));
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    command.env("RUSTFLAGS", format!("{flags} --cfg loom"));
-    libtest(workspace, report, "loom: mortise-hazard", &mut command)
+    for (package, target) in [
+        ("mortise-hazard", &["--test", "loom"][..]),
+        ("mortise-shm", &["--lib"]),
+    ] {
+        let mut command = workspace.cargo();
+        command.args(["test", "--package", package, "--release", "--target-dir"]);
+        command.arg(workspace.target().join("loom")).args(target);
+        let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+        command.env("RUSTFLAGS", format!("{flags} --cfg loom"));
+        libtest(workspace, report, &format!("loom: {package}"), &mut command)?;
+    }
+    Ok(())
 }
 
 /// The unsafe code of the call path, interpreted.

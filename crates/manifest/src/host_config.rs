@@ -71,13 +71,43 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
 }
 
-/// `[runtime.process]`: the jail of plugins that run as processes.
+/// `[runtime.process]`: the jail of plugins that run as processes, and how they are talked to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessSettings {
     /// Layers without which no jailed plugin starts, of [`JAIL_LAYERS`].
     pub require: Vec<String>,
     /// Further files and folders that every jailed plugin may read and execute from: where this system keeps libraries.
     pub system: Vec<String>,
+    /// What carries their calls.
+    pub lane: ProcessLane,
+}
+
+/// What carries frames between host and plugin. All carry the same frames; what differs is what a call costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessLane {
+    /// Shared memory where the system and the plugin have it, else the socket.
+    #[default]
+    Auto,
+    /// The unix socket: works everywhere, and costs the plugin no memory.
+    Raw,
+    /// Shared memory beside the socket, at most 9 MiB per plugin, of which only what is used is taken; large payloads are much cheaper. A plugin that
+    /// does not offer it is refused.
+    Shm,
+}
+
+impl ProcessLane {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Raw, Self::Shm];
+
+    /// As it is written in `mortise.toml`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Raw => "raw",
+            Self::Shm => "shm",
+        }
+    }
 }
 
 /// The layers that a jail may have, as `require` names them and `mortise doctor` lists them.
@@ -189,6 +219,10 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
         if let Some(mut fields) = fields.table("process", faults) {
             config.process.require = fields.strings("require", faults, check_layer);
             config.process.system = fields.strings("system", faults, check_system_path);
+            config.process.lane = fields
+                .string("lane", faults)
+                .and_then(|text| lane(&text, faults))
+                .unwrap_or_default();
             fields.finish(faults);
         }
         fields.finish(faults);
@@ -316,6 +350,18 @@ fn jail(text: &Text<'_>, faults: &mut Faults) -> Option<Jail> {
                 "write `on`, which is the default, or `off` for a plugin that you trust like the host"
                     .to_owned(),
             ),
+        );
+    }
+    found
+}
+
+fn lane(text: &Text<'_>, faults: &mut Faults) -> Option<ProcessLane> {
+    let found = ProcessLane::ALL.into_iter().find(|it| it.as_str() == text.value);
+    if found.is_none() {
+        faults.add(
+            text.span.clone(),
+            format!("`{}` is no lane", clip(text.value)),
+            Some("write `auto`, which is the default, `raw` for the socket alone, or `shm` for shared memory or nothing".to_owned()),
         );
     }
     found

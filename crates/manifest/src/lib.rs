@@ -24,8 +24,8 @@ mod suggest;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use endpoint::{Endpoint, EndpointError};
 pub use host_config::{
-    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, ProcessSettings,
-    RoutingConfig,
+    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, ProcessLane,
+    ProcessSettings, RoutingConfig,
 };
 pub use limits::{Limits, LimitsOverride};
 pub use manifest::{Manifest, Requirement, Variant};

@@ -764,3 +764,17 @@ proptest! {
         prop_assert_eq!(&both, &b.permissions.intersection(&a.permissions));
     }
 }
+
+#[test]
+fn the_lane_of_processes_is_one_of_three_words() {
+    let parse = |text: &str| HostConfig::parse(text, "mortise.toml");
+    assert_eq!(parse("").unwrap().process.lane, crate::ProcessLane::Auto);
+    for lane in crate::ProcessLane::ALL {
+        let text = format!("[runtime.process]\nlane = \"{}\"\n", lane.as_str());
+        assert_eq!(parse(&text).unwrap().process.lane, lane);
+    }
+    let faults = parse("[runtime.process]\nlane = \"turbo\"\n")
+        .unwrap_err()
+        .to_string();
+    assert!(faults.contains("`turbo` is no lane"), "{faults}");
+}

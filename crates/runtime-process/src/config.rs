@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, time::Duration};
 
 use mortise_jail::Layer;
-use mortise_manifest::ProcessSettings;
+use mortise_manifest::{ProcessLane, ProcessSettings};
 
 /// How plugins are started and stopped. [`ProcessConfig::new`] gives the defaults.
 #[derive(Clone, Debug)]
@@ -37,19 +37,6 @@ pub struct ProcessConfig {
     pub disk_bytes_max: u64,
 }
 
-/// What carries frames between host and plugin. All carry the same frames; what differs is what a call costs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProcessLane {
-    /// Shared memory where the system and the plugin have it, else the socket.
-    #[default]
-    Auto,
-    /// The unix socket: works everywhere, and costs the plugin no memory.
-    Raw,
-    /// Shared memory beside the socket, at most 9 MiB per plugin, of which only what is used is taken; large payloads are much cheaper. A plugin that
-    /// does not offer it is refused.
-    Shm,
-}
-
 impl ProcessConfig {
     /// The defaults, with private directories under `run_dir`.
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
@@ -75,6 +62,7 @@ impl ProcessConfig {
         self.require
             .extend(settings.require.iter().filter_map(|name| Layer::parse(name)));
         self.system.extend(settings.system.iter().map(PathBuf::from));
+        self.lane = settings.lane;
         self
     }
 }
@@ -84,13 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_layer_can_be_required_by_name() {
+    fn what_the_file_says_is_what_counts() {
         let settings = ProcessSettings {
             require: mortise_manifest::JAIL_LAYERS.map(str::to_owned).to_vec(),
             system: vec!["/opt/lib".to_owned()],
+            lane: ProcessLane::Raw,
         };
         let config = ProcessConfig::new("run").with_settings(&settings);
         assert_eq!(config.require, BTreeSet::from(Layer::ALL));
         assert_eq!(config.system, [PathBuf::from("/opt/lib")]);
+        assert_eq!(config.lane, ProcessLane::Raw);
     }
 }

@@ -3,6 +3,7 @@
 //! The plugin says who it is, and it must be who its file says it is: a process that answers with another name, version or contract is
 //! not the one that was checked.
 
+use mortise_manifest::ProcessLane;
 use mortise_runtime::Start;
 use mortise_wire::{
     Metadata, StartRequest, Status, credit,
@@ -16,7 +17,6 @@ use tokio::{
 };
 
 use crate::{
-    ProcessLane,
     inbox::Inbox,
     transport::{Inlet, Outlet},
 };

@@ -72,5 +72,6 @@ mod transport;
 #[path = "unsupported.rs"]
 mod runtime;
 
-pub use config::{ProcessConfig, ProcessLane};
+pub use config::ProcessConfig;
+pub use mortise_manifest::ProcessLane;
 pub use runtime::ProcessRuntime;

@@ -5,3 +5,5 @@ mod native;
 mod probe;
 #[cfg(unix)]
 mod process;
+#[cfg(unix)]
+mod streams;

@@ -26,7 +26,7 @@ use crate::probe::{
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 
 /// The probe's process, and our end of its lane.
-struct Probe {
+pub(crate) struct Probe {
     child: Child,
     lane: UnixStream,
     decoder: Decoder,
@@ -45,10 +45,15 @@ fn child() {
 impl Probe {
     /// A process that waits for Welcome.
     fn spawn() -> Self {
+        Self::spawn_as("process::child")
+    }
+
+    /// A process that runs this test of this binary.
+    fn spawn_as(child: &str) -> Self {
         let (lane, theirs) = UnixStream::pair().expect("a socket pair");
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).expect("the child inherits it");
         let child = Command::new(std::env::current_exe().expect("this test's binary"))
-            .args(["--exact", "process::child", "--nocapture"])
+            .args(["--exact", child, "--nocapture"])
             .env(ENV_LANE_FD, theirs.as_raw_fd().to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -65,7 +70,11 @@ impl Probe {
 
     /// One that is ready for calls.
     fn ready(concurrency: u32) -> Self {
-        let mut probe = Self::spawn();
+        Self::ready_as("process::child", concurrency)
+    }
+
+    pub(crate) fn ready_as(child: &str, concurrency: u32) -> Self {
+        let mut probe = Self::spawn_as(child);
         probe.welcome(concurrency);
         probe.start("{}");
         assert_eq!(probe.next().kind, Kind::Ready);
@@ -96,15 +105,19 @@ impl Probe {
         self.send(Kind::Start, 0, &request.encode_to_vec());
     }
 
-    fn send(&mut self, kind: Kind, id: u64, body: &[u8]) {
+    pub(crate) fn send(&mut self, kind: Kind, id: u64, body: &[u8]) {
         self.lane
             .write_all(&header(kind, id, body.len() as u32))
             .expect("the child reads");
         self.lane.write_all(body).expect("the child reads");
     }
 
-    fn call(&mut self, id: u64, number: u32, head: &CallHead, request: &[u8]) {
-        let prefix = call_prefix(Kind::Call, id, number, head, request.len());
+    pub(crate) fn call(&mut self, id: u64, number: u32, head: &CallHead, request: &[u8]) {
+        self.begin(Kind::Call, id, number, head, request);
+    }
+
+    pub(crate) fn begin(&mut self, kind: Kind, id: u64, number: u32, head: &CallHead, request: &[u8]) {
+        let prefix = call_prefix(kind, id, number, head, request.len());
         self.lane
             .write_all(&[&prefix, request].concat())
             .expect("the child reads");
@@ -120,7 +133,7 @@ impl Probe {
     }
 
     /// The next frame that is no log line.
-    fn next(&mut self) -> Frame {
+    pub(crate) fn next(&mut self) -> Frame {
         loop {
             match self.next_or_end() {
                 Some(Frame {
@@ -162,7 +175,7 @@ impl Probe {
     }
 
     /// Reads until the process is gone.
-    fn end(mut self) -> (ExitStatus, Vec<LogRecord>, String) {
+    pub(crate) fn end(mut self) -> (ExitStatus, Vec<LogRecord>, String) {
         while let Some(frame) = self.next_or_end() {
             if frame.kind == Kind::Log {
                 self.logs.push(LogRecord::decode(frame.body).unwrap());
