@@ -768,8 +768,8 @@ proptest! {
 #[test]
 fn the_lane_of_processes_is_one_of_three_words() {
     let parse = |text: &str| HostConfig::parse(text, "mortise.toml");
-    assert_eq!(parse("").unwrap().process.lane, crate::ProcessLane::Auto);
-    for lane in crate::ProcessLane::ALL {
+    assert_eq!(parse("").unwrap().process.lane, ProcessLane::Auto);
+    for lane in ProcessLane::ALL {
         let text = format!("[runtime.process]\nlane = \"{}\"\n", lane.as_str());
         assert_eq!(parse(&text).unwrap().process.lane, lane);
     }
