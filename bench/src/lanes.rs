@@ -334,6 +334,7 @@ async fn start(runtime: &ProcessRuntime, executable: &Path, bytes: Bytes) -> Res
         digest: Digest([0; 32]),
         bytes,
         path: Some(PathBuf::from(executable)),
+        dialect: None,
         contract: Arc::new(Contract::from_descriptor_set(&[], &[])?),
     };
     let metadata = runtime.read_metadata(&artifact)?;

@@ -41,6 +41,7 @@ fn package(source: &Path) -> Result<PathBuf, Box<dyn Error>> {
     manifest.variants = vec![Variant {
         runtime: RuntimeName::Wasm,
         file,
+        dialect: None,
     }];
     fs::write(package.join("plugin.toml"), manifest.to_toml())?;
     Ok(package)

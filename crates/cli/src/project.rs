@@ -88,6 +88,7 @@ impl Project {
             manifest.variants.push(Variant {
                 runtime: artifact.runtime,
                 file: artifact.file,
+                dialect: None,
             });
         }
         let contract = fresh.join("contract.binpb");

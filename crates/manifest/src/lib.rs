@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod diagnostic;
+mod dialect;
 mod endpoint;
 mod host_config;
 mod limits;
@@ -22,6 +23,7 @@ mod runtime_name;
 mod suggest;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
 pub use host_config::{
     GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, ProcessLane,

@@ -16,6 +16,7 @@
 //! [[variant]]                     # written by `mortise build`
 //! runtime = "wasm"
 //! file = "thumbnailer.wasm"
+//! [variant.go_plugin]             # only for a plugin that was made for go-plugin; see `Dialect`
 //! [permissions]
 //! kv = true
 //! net.connect = ["api.example.com:443"]
@@ -34,6 +35,7 @@ use serde::Serialize;
 
 use crate::{
     diagnostic::Diagnostics,
+    dialect::{Dialect, GoPlugin},
     limits::LimitsOverride,
     name::{NameError, check_plugin_name, check_service_name, clip},
     permissions::Permissions,
@@ -87,6 +89,8 @@ pub struct Variant {
     pub runtime: RuntimeName,
     /// File name inside the package's folder; never a path.
     pub file: String,
+    /// What it speaks, if it was not made with the SDK.
+    pub dialect: Option<Dialect>,
 }
 
 // === impl Manifest ===
@@ -133,6 +137,18 @@ impl Manifest {
             out.header("[[variant]]");
             out.string("runtime", variant.runtime.as_str());
             out.string("file", &variant.file);
+            if let Some(Dialect::GoPlugin(spoken)) = &variant.dialect {
+                out.header("[variant.go_plugin]");
+                out.string("cookie_key", &spoken.cookie_key);
+                out.string("cookie_value", &spoken.cookie_value);
+                let versions: Vec<_> = spoken.versions.iter().map(u32::to_string).collect();
+                out.raw("versions", format_args!("[{}]", versions.join(", ")));
+                out.raw("auto_mtls", spoken.auto_mtls);
+                out.raw("multiplex", spoken.multiplex);
+                if let Some(digest) = spoken.sha256_hex() {
+                    out.string("sha256", &digest);
+                }
+            }
         }
         if !self.permissions.is_empty() {
             out.header("[permissions]");
@@ -310,9 +326,26 @@ fn read_variants(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<Variant> {
         });
         let file = fields.required_string("file", "file = \"my-plugin.wasm\"", faults);
         let file = file.and_then(|text| file_name(&text, faults));
+        let spoken_at = fields.span_of("go_plugin");
+        let dialect = match fields.table("go_plugin", faults) {
+            None => Some(None),
+            Some(table) => GoPlugin::read(table, faults).map(|it| Some(Dialect::GoPlugin(it))),
+        };
         fields.finish(faults);
-        if let (Some(runtime), Some(file)) = (runtime, file) {
-            variants.push(Variant { runtime, file });
+        if matches!(dialect, Some(Some(_))) && runtime.is_some_and(|it| it != RuntimeName::Process) {
+            let message = "`go_plugin` says how to speak with a process, and this variant is none".to_owned();
+            faults.add(
+                spoken_at,
+                message,
+                Some("write `runtime = \"process\"`".to_owned()),
+            );
+        }
+        if let (Some(runtime), Some(file), Some(dialect)) = (runtime, file, dialect) {
+            variants.push(Variant {
+                runtime,
+                file,
+                dialect,
+            });
         }
     }
     variants

@@ -244,6 +244,32 @@ impl<'a> Fields<'a> {
         number
     }
 
+    /// A list of at most `max` numbers, at least one, none twice. `None` if anything is wrong with it, or it is not there.
+    pub(crate) fn integers(
+        &mut self,
+        key: &'static str,
+        max: usize,
+        faults: &mut Faults,
+    ) -> Option<Vec<u32>> {
+        let value = self.find(key)?;
+        let numbers: Option<Vec<u32>> = value.get_ref().as_array().and_then(|array| {
+            let number = |item: &Spanned<DeValue<'_>>| {
+                let integer = item.get_ref().as_integer()?;
+                u32::from_str_radix(integer.as_str(), integer.radix()).ok()
+            };
+            array.iter().map(number).collect()
+        });
+        let numbers = numbers.filter(|numbers| {
+            let distinct: std::collections::BTreeSet<_> = numbers.iter().collect();
+            (1..=max).contains(&numbers.len()) && distinct.len() == numbers.len()
+        });
+        if numbers.is_none() {
+            let message = format!("`{key}` must be a list of 1 to {max} different numbers, none below 0");
+            faults.add(value.span(), message, None);
+        }
+        numbers
+    }
+
     /// A list of strings, each looked at by `check`, which reports what it finds. Repeated ones are faults.
     pub(crate) fn strings(
         &mut self,

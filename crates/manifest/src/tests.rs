@@ -67,10 +67,12 @@ fn whole() -> Manifest {
             Variant {
                 runtime: RuntimeName::Wasm,
                 file: "thumbnailer.wasm".to_owned(),
+                dialect: None,
             },
             Variant {
                 runtime: RuntimeName::Native,
                 file: "thumbnailer.so".to_owned(),
+                dialect: None,
             },
         ],
         permissions: Permissions {
@@ -698,7 +700,7 @@ prop_compose! {
         state_schema in proptest::option::of(services()),
     ) -> Manifest {
         Manifest {
-            variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}") }).collect(),
+            variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}"), dialect: None }).collect(),
             name,
             version: Version::new(version.0, version.1, version.2),
             api,

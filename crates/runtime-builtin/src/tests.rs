@@ -162,6 +162,7 @@ fn artifact(runtime: &BuiltinRuntime) -> Artifact {
         digest: Digest([0; 32]),
         bytes: Bytes::new(),
         path: None,
+        dialect: None,
         contract: contract(),
     }
 }

@@ -1,10 +1,10 @@
-//! Plugins as child processes that speak the lane over a unix socket.
+//! Plugins as child processes: those of the SDK speak the lane over a unix socket, others HashiCorp's go-plugin.
 //!
 //! A fault of the plugin, a crash or an endless loop, costs its process and the calls in it, never the host. On Linux it runs in a jail
 //! ([`mortise_jail`]): what it was not granted it does not see, and what it tries is told to the host. It never restarts anything; that is the host's decision.
 //! It contains no `unsafe`: nothing of ours runs between fork and exec but the jail's launcher.
 //!
-//! What the plugin finds when it starts
+//! What a plugin of the SDK finds when it starts; for the others see `goplugin`
 //!
 //! | what | value |
 //! |---|---|
@@ -37,6 +37,8 @@ mod inspect;
 mod calls;
 #[cfg(unix)]
 mod disk;
+#[cfg(unix)]
+mod goplugin;
 #[cfg(unix)]
 mod handshake;
 #[cfg(unix)]

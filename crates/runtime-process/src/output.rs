@@ -26,7 +26,7 @@ const LAST_WORDS_BYTES_MAX: usize = 1 << 10;
 pub(crate) struct Tail(Arc<Mutex<VecDeque<u8>>>);
 
 impl Tail {
-    fn push(&self, bytes: &[u8]) {
+    pub(crate) fn push(&self, bytes: &[u8]) {
         let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = &bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..];
         let surplus = (tail.len() + bytes.len()).saturating_sub(TAIL_BYTES_MAX);

@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use mortise_contract::Contract;
 use mortise_jail::{Bounds, Layer, Machine, Mode, Network, PROXY_PORT, Policy, StartError};
-use mortise_manifest::{Grant, Jail, Limits, RuntimeName};
+use mortise_manifest::{Dialect, Grant, Jail, Limits, RuntimeName};
 use mortise_runtime::{
     Artifact, BoxFuture, Enclosure, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime,
     RuntimeError, RuntimeErrorKind as Kind, Start, Support, Verified,
@@ -30,6 +31,7 @@ use tokio::{
 use crate::{
     ProcessConfig,
     calls::Calls,
+    goplugin,
     handshake::{self, Failure},
     heard::{self, Ending},
     inbox::Inbox,
@@ -58,6 +60,8 @@ pub struct ProcessRuntime {
 struct Executable {
     path: PathBuf,
     grant: Grant,
+    /// What it speaks if it does not speak the lane, and the contract that it must then serve.
+    other: Option<(Dialect, Arc<Contract>)>,
 }
 
 /// A plugin that is ready.
@@ -101,6 +105,17 @@ impl ProcessRuntime {
                 "report this as a bug of the host",
             )
         })?;
+        if let Some((Dialect::GoPlugin(spoken), contract)) = &executable.other {
+            let launch = goplugin::Launch {
+                config: &self.config,
+                path: executable.path.clone(),
+                spoken,
+                contract,
+                metadata,
+                policy: policy(&self.config, &executable.grant, &start.limits),
+            };
+            return launch.run(&self.spawner, &start).await;
+        }
         let limit = start.limits.start;
         // Only the waiting is bounded by the limit; ending a process that did not make it comes on top.
         let begun = tokio::time::Instant::now();
@@ -174,11 +189,7 @@ impl ProcessRuntime {
             .filter_map(|name| Some((name.clone(), std::env::var_os(name)?)));
         let mut ours = vec![(OsString::from(ENV_LANE_FD), OsString::from("0"))];
         let policy = policy(&self.config, &executable.grant, &start.limits);
-        if policy.network == Network::Proxy {
-            let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
-            let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-            ours.extend(names.map(|name| (OsString::from(name), OsString::from(&proxy))));
-        }
+        ours.extend(proxy_variables(&policy));
         Plan {
             program: executable.path.clone(),
             args: self.config.args.clone(),
@@ -273,7 +284,11 @@ impl Runtime for ProcessRuntime {
     }
 
     fn read_metadata(&self, artifact: &Artifact) -> Result<Metadata, RuntimeError> {
-        inspect::read_metadata(&artifact.bytes)
+        match &artifact.dialect {
+            None => inspect::read_metadata(&artifact.bytes),
+            Some(Dialect::GoPlugin(spoken)) => goplugin::describe(artifact, spoken),
+            Some(_) => Err(unknown_dialect(artifact)),
+        }
     }
 
     fn prepare<'a>(
@@ -282,12 +297,17 @@ impl Runtime for ProcessRuntime {
         grant: &'a Grant,
     ) -> BoxFuture<'a, Result<Prepared, RuntimeError>> {
         let metadata = artifact.metadata().clone();
-        let checked = check(artifact.artifact()).and_then(|path| {
+        let artifact = artifact.artifact();
+        let checked = check(artifact).and_then(|path| {
             if grant.jail == Jail::On {
                 check_layers(&metadata.name, &self.config.require)?;
             }
+            let other = artifact.dialect.clone().map(|it| (it, artifact.contract.clone()));
+            if other.is_some() {
+                goplugin::check(artifact, &path)?;
+            }
             let grant = grant.clone();
-            Ok(Executable { path, grant })
+            Ok(Executable { path, grant, other })
         });
         Box::pin(std::future::ready(
             checked.map(|executable| Prepared::new(metadata, executable)),
@@ -303,8 +323,20 @@ impl Runtime for ProcessRuntime {
     }
 }
 
+/// Where a plugin that may connect anywhere finds the host's proxy.
+pub(crate) fn proxy_variables(policy: &Policy) -> Vec<(OsString, OsString)> {
+    if policy.network != Network::Proxy {
+        return Vec::new();
+    }
+    let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
+    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    names
+        .map(|name| (OsString::from(name), OsString::from(&proxy)))
+        .to_vec()
+}
+
 /// What the jail lets a plugin do, from what it was granted and what it may use.
-fn policy(config: &ProcessConfig, grant: &Grant, limits: &Limits) -> Policy {
+pub(crate) fn policy(config: &ProcessConfig, grant: &Grant, limits: &Limits) -> Policy {
     let paths = |texts: &[String]| texts.iter().map(PathBuf::from).collect();
     let permissions = &grant.permissions;
     // The spawner knows the directory.
@@ -359,6 +391,17 @@ fn layer_missing(plugin: &str, layer: Layer, why: &str) -> RuntimeError {
         format!(
             "see `mortise doctor` for what this machine gives; if the plugin may run without `{layer}`, take it out of `require`, or use its `wasm` variant"
         ),
+    )
+}
+
+fn unknown_dialect(artifact: &Artifact) -> RuntimeError {
+    RuntimeError::new(
+        Kind::Unsupported,
+        format!(
+            "plugin `{}` speaks a dialect that this host does not",
+            artifact.plugin
+        ),
+        "use a newer host",
     )
 }
 
@@ -452,7 +495,7 @@ fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStre
 }
 
 /// The jail did not start it.
-fn refused(name: &str, path: &std::path::Path, error: StartError) -> RuntimeError {
+pub(crate) fn refused(name: &str, path: &std::path::Path, error: StartError) -> RuntimeError {
     match error {
         StartError::Missing { layer, why } => layer_missing(name, layer, &why),
         StartError::Execute(source) => not_executed(name, path, source),

@@ -56,10 +56,6 @@ pub(crate) enum Input {
     /// The lane: one end of a socket pair.
     Lane,
     /// Nothing.
-    #[allow(
-        dead_code,
-        reason = "for dialects that announce themselves on standard output"
-    )]
     Null,
 }
 

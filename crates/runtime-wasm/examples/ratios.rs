@@ -178,6 +178,7 @@ fn verified(wasm: Vec<u8>) -> Verified {
         digest,
         bytes: wasm.into(),
         path: None,
+        dialect: None,
         contract,
     };
     artifact.verify(guests::metadata("guest")).unwrap()

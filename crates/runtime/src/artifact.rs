@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use mortise_contract::Contract;
-use mortise_manifest::RuntimeName;
+use mortise_manifest::{Dialect, RuntimeName};
 use mortise_wire::{METADATA_FORMAT, Metadata};
 
 /// Name and version of a plugin.
@@ -59,6 +59,8 @@ pub struct Artifact {
     pub bytes: Bytes,
     /// A read-only, content-addressed copy, for runtimes that open a path; never the path it was found at.
     pub path: Option<PathBuf>,
+    /// What it speaks, if it was not made with the SDK. It then says nothing about itself, and its metadata is made from its folder.
+    pub dialect: Option<Dialect>,
     /// The contract of the folder's `contract.binpb`.
     pub contract: Arc<Contract>,
 }

@@ -122,6 +122,7 @@ impl Package {
             digest,
             bytes: Bytes::new(),
             path: None,
+            dialect: None,
             contract: contract.clone(),
         };
         Ok(Self {
@@ -225,16 +226,19 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
         return Err(StoreError::all(faults));
     };
     let plugin = plugin_id(&manifest);
+    let dialect = |runtime| manifest.variant(runtime).and_then(|it| it.dialect.clone());
     let artifacts = files.into_iter().map(|(runtime, digest, bytes)| Artifact {
         plugin: plugin.clone(),
         runtime,
         digest,
         bytes,
         path: None,
+        dialect: dialect(runtime),
         contract: contract.clone(),
     });
+    let artifacts = artifacts.collect();
     Ok(Package {
-        artifacts: artifacts.collect(),
+        artifacts,
         origin,
         plugin,
         manifest_text: manifest_text.into(),

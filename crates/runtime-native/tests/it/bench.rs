@@ -153,6 +153,7 @@ impl Bench {
             digest: Digest::of(&bytes),
             bytes,
             path: None,
+            dialect: None,
             contract: PROBE.contract.clone(),
         }
     }

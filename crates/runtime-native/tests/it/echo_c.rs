@@ -137,6 +137,7 @@ impl EchoC {
             digest: Digest::of(&bytes),
             bytes,
             path: None,
+            dialect: None,
             contract: Arc::new(contract),
         };
         Self {

@@ -99,6 +99,7 @@ async fn load(bench: &Bench, identity: String, bytes: Bytes) -> Loaded {
         digest: Digest::of(&bytes),
         bytes: bytes.clone(),
         path: None,
+        dialect: None,
         contract,
     };
     let provides = ["mortise.test.v1.Echo".to_owned()];

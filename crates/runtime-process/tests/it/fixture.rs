@@ -321,6 +321,7 @@ pub(crate) fn artifact() -> Artifact {
         digest: Digest([1; 32]),
         bytes: Bytes::new(),
         path: Some(path),
+        dialect: None,
         contract: contract(),
     }
 }

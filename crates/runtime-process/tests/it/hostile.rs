@@ -166,6 +166,7 @@ fn verified(bench: &Bench, path: &Path) -> Verified {
         digest: Digest::of(&bytes),
         bytes,
         path: Some(path.to_owned()),
+        dialect: None,
         contract: Arc::new(Contract::from_descriptor_set(&[], &[]).unwrap()),
     };
     let metadata = bench.runtime.read_metadata(&artifact).unwrap();

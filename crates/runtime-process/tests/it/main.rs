@@ -12,6 +12,7 @@ mod hostile;
 mod calls;
 mod environment;
 mod faults;
+mod goplugin;
 mod host_calls;
 mod leaks;
 mod output;

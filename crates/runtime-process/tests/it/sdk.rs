@@ -44,6 +44,7 @@ fn verified(runtime: &ProcessRuntime, path: &Path) -> Verified {
         digest: Digest::of(&bytes),
         bytes,
         path: Some(path.to_owned()),
+        dialect: None,
         contract: Arc::new(unknown),
     };
     let metadata = runtime.read_metadata(&artifact).unwrap();

@@ -99,6 +99,7 @@ pub fn artifact(bytes: Vec<u8>) -> Artifact {
         digest: Digest::of(&bytes),
         bytes: bytes.into(),
         path: None,
+        dialect: None,
         contract: Arc::new(guests::contract()),
     }
 }
