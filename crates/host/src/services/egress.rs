@@ -139,7 +139,7 @@ impl Egress {
             let connecting = tokio::net::TcpStream::connect(SocketAddr::new(address, port));
             match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(Ok(stream)) => {
-                    let failed = |error: io::Error| Status::new(Code::Internal, error.to_string());
+                    let failed = |error: std::io::Error| Status::new(Code::Internal, error.to_string());
                     return stream.into_std().map_err(failed);
                 }
                 Ok(Err(error)) => last = error.to_string(),
