@@ -184,6 +184,7 @@ fn plugins(workspace: &Workspace) -> Result<PathBuf> {
         manifest.variants = vec![Variant {
             runtime: RuntimeName::Native,
             file: file.clone(),
+            dialect: None,
         }];
         let package = packages.join(name);
         fs::create_dir_all(&package)?;
