@@ -539,6 +539,38 @@ fn reads_a_host_config() {
 }
 
 #[test]
+fn the_jail_is_on_unless_the_operator_says_off() {
+    let text = r#"
+[runtime.process]
+require = ["landlock", "seccomp"]
+system = ["/opt/lib"]
+[[plugin]]
+source = "a"
+[[plugin]]
+name = "trusted"
+source = "b"
+jail = "off"
+"#;
+    let config = HostConfig::parse(text, "mortise.toml").expect("sound");
+    assert_eq!(config.process.require, ["landlock", "seccomp"]);
+    assert_eq!(config.process.system, ["/opt/lib"]);
+    let jails: Vec<Jail> = config.plugins.iter().map(|it| it.grant.jail).collect();
+    assert_eq!(jails, [Jail::On, Jail::Off]);
+    let faults = host_faults(
+        "[runtime.process]\nrequire = [\"secomp\"]\nsystem = [\"lib\"]\n[[plugin]]\nsource = \"a\"\njail = \"maybe\"\n",
+    );
+    for said in [
+        "the jail has no layer `secomp`",
+        "did you mean `seccomp`?",
+        "`lib` is not a whole path",
+        "`maybe` is no word for a jail",
+        "write `on`, which is the default, or `off` for a plugin that you trust like the host",
+    ] {
+        assert!(faults.contains(said), "{said} in {faults}");
+    }
+}
+
+#[test]
 fn an_empty_host_config_is_the_default() {
     assert_eq!(HostConfig::parse("", "mortise.toml"), Ok(HostConfig::default()));
 }
