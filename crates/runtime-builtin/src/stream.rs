@@ -149,8 +149,7 @@ impl Guard {
             },
             () = sleep_until(self.deadline.into()) => self.shared.late(self.method),
             _ = self.forced.wait_for(|forced| *forced) => self.shared.stopped(),
-            // The method's own end wakes this too; aborting what has ended does nothing.
-            () = self.replies.over() => CallError::new(CallErrorKind::Cancelled, "the caller is gone"),
+            () = self.replies.abandoned() => CallError::new(CallErrorKind::Cancelled, "the caller is gone"),
         };
         self.cancel.set();
         // In this order: a method that is woken by its requests must not tell the caller first.

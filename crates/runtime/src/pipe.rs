@@ -343,12 +343,26 @@ impl Abort {
         self.0.end(Terminal::Aborted(why));
     }
 
-    /// Resolves when nothing can be sent any more: the receiver is gone, or the end was said.
-    /// Only one task may wait, and not while the sender waits for room.
+    /// Resolves when nothing can be sent any more: the receiver is gone, it was aborted, or the sender said the end.
+    /// Only one task may wait, and not while a task sends.
     pub async fn over(&self) {
         poll_fn(|cx| {
             let mut state = self.0.lock();
             if state.is_over() {
+                return Poll::Ready(());
+            }
+            park(&mut state.sending, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Resolves when nobody wants the rest: the receiver is gone, or it was aborted. An end that the sender says does not resolve it.
+    /// Only one task may wait, and not while a task sends.
+    pub async fn abandoned(&self) {
+        poll_fn(|cx| {
+            let mut state = self.0.lock();
+            if state.receiver_gone || matches!(state.terminal, Some(Terminal::Aborted(_))) {
                 return Poll::Ready(());
             }
             park(&mut state.sending, cx);

@@ -132,6 +132,8 @@ pub(crate) async fn stream_early_end(world: &World) {
         .await;
     let reply = stream.replies.next().await.expect("a reply").expect("one");
     assert_eq!(SumReply::decode(reply).expect("a sum").sum, 3);
+    // Until its end is heard, or the handle dropped, a stream holds its place.
+    assert!(stream.replies.next().await.expect("the end").is_none());
     // A caller that goes, in each half.
     let mut stream = open(world, "Relay", LONG).await;
     stream.requests.send(number(1)).await.expect("it is taken");

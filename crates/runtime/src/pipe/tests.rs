@@ -161,3 +161,15 @@ fn whoever_waits_hears_that_the_other_is_gone() {
     drop(receiver);
     assert!(matches!(sending.join().unwrap(), Err(SendError::Over)));
 }
+
+#[test]
+fn an_end_that_is_said_does_not_count_as_abandoned() {
+    let (mut sender, mut receiver) = pipe(BOUNDS);
+    let abort = receiver.abort_handle();
+    block_on(sender.send(bytes(1))).unwrap();
+    sender.end(Ok(()));
+    assert!(poll_once(abort.abandoned()).is_pending());
+    assert!(block_on(receiver.next()).unwrap().is_some());
+    drop(receiver);
+    block_on(abort.abandoned());
+}
