@@ -50,7 +50,7 @@ enum Version {
     Two,
 }
 
-/// One host's places. Dropping it removes them if they are empty.
+/// One host's places, which are there while it has programs. Only one thread at a time may make and drop programs of one host.
 #[derive(Debug)]
 pub struct CgroupRoot {
     places: Vec<Hierarchy>,
@@ -323,6 +323,10 @@ impl Drop for Cgroup {
         }
         for place in &self.places {
             remove(&place.base);
+            // The host's own place goes with its last program: a host that just exits leaves nothing then. The next program makes it again.
+            if let Some(of_host) = place.base.parent() {
+                let _ = fs::remove_dir(of_host);
+            }
         }
     }
 }
