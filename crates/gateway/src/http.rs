@@ -30,6 +30,7 @@ use crate::{
     options::Options,
     rpc::{Caller, PluginMethods},
     server::{self, Accept, Front},
+    stream,
     trace::Trace,
 };
 
@@ -73,6 +74,7 @@ impl Gateway {
     pub fn router(&self) -> Router {
         Router::new()
             .route(RPC, post(rpc))
+            .route("/stream/{*target}", post(stream_call))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/health/plugin/{name}", get(plugin_health))
@@ -138,6 +140,17 @@ impl Front for Edge {
 async fn rpc(State(app): State<Arc<App>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     serve_rpc(&app, &head.headers, body).await
+}
+
+async fn stream_call(State(app): State<Arc<App>>, Path(target): Path<String>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    match caller(&head.headers, &app.options) {
+        Ok(caller) => {
+            let (methods, most) = (Arc::clone(&app.methods), app.options.body_bytes_max);
+            stream::answer(methods, &target, caller, &head.headers, body, most).await
+        }
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn serve_rpc<B>(app: &App, headers: &HeaderMap, body: B) -> Response

@@ -18,6 +18,7 @@ mod jsonrpc;
 mod options;
 mod rpc;
 mod server;
+mod stream;
 mod trace;
 pub mod transcode;
 

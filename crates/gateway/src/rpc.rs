@@ -88,7 +88,7 @@ impl PluginMethods {
     }
 }
 
-fn transcoder(route: &Route) -> Option<Transcoder> {
+pub(crate) fn transcoder(route: &Route) -> Option<Transcoder> {
     let method = route.method()?;
     Some(Transcoder::new(method.input(), method.output()))
 }

@@ -94,7 +94,7 @@ async fn what_the_host_says_is_what_the_client_reads() {
         })
         .await
         .unwrap();
-    assert_eq!(detail.methods.len(), 8);
+    assert_eq!(detail.methods.len(), 9);
     assert_eq!(detail.plugin.calls, 2);
     let history = client
         .ask(&control::History {

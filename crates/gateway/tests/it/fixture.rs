@@ -14,9 +14,9 @@ use mortise_gateway::{CancellationToken, Gateway, Options};
 use mortise_host::{Host, LoadRequest, Source};
 use mortise_manifest::{Grant, HostConfig, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Enforcement, Instance,
-    InstanceId, Interrupt, Isolation, MethodIndex, Prepared, Runtime, RuntimeError, Start, StopReport,
-    Support, Usage, Verified,
+    Artifact, Bounds, BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Enforcement,
+    Instance, InstanceId, Interrupt, Isolation, MethodIndex, Prepared, Runtime, RuntimeError, Start,
+    StopReport, StreamCall, StreamHandle, Support, Usage, Verified, pipe,
 };
 use mortise_store::Package;
 use mortise_wire::{Code, Health, Metadata, Status};
@@ -49,6 +49,7 @@ service Guest {
   rpc Panic(Text) returns (Text);
   rpc Seen(Text) returns (SeenReply);
   rpc Shapeless(google.protobuf.Struct) returns (google.protobuf.Struct);
+  rpc Stream(stream Text) returns (stream Text);
 }
 message Text { string text = 1; }
 message Size { uint64 bytes = 1; }
@@ -173,6 +174,10 @@ impl Instance for Guest {
         Some(self)
     }
 
+    fn stream(&self) -> Option<&dyn StreamCall> {
+        Some(self)
+    }
+
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
         let serving = *self.knobs.healthy.borrow();
         let detail = if serving { "" } else { "it has a cold" };
@@ -194,6 +199,41 @@ impl Instance for Guest {
 
     fn stop(&self, _: Duration) -> BoxFuture<'_, StopReport> {
         Box::pin(async { StopReport::default() })
+    }
+}
+
+/// Gives each message back; one whose text is `fail` ends it.
+impl StreamCall for Guest {
+    fn open<'a>(
+        &'a self,
+        _: &'a CallContext,
+        _: MethodIndex,
+    ) -> BoxFuture<'a, Result<StreamHandle, CallError>> {
+        let bounds = Bounds {
+            messages: 2,
+            bytes: 1 << 20,
+        };
+        let (requests, mut guest_requests) = pipe(bounds);
+        let (mut guest_replies, replies) = pipe(bounds);
+        tokio::spawn(async move {
+            let end = loop {
+                match guest_requests.next().await {
+                    Ok(Some(text)) if Text::decode(text.clone()).unwrap().text == "fail" => {
+                        break Err(CallError::returned(Status::new(Code::Aborted, "as told")));
+                    }
+                    Ok(Some(text)) => {
+                        if guest_replies.send(text).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            drop(guest_requests);
+            guest_replies.end(end);
+        });
+        Box::pin(async { Ok(StreamHandle::of_pipes(requests, replies)) })
     }
 }
 

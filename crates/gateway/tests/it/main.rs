@@ -6,6 +6,7 @@ mod fixture;
 mod http;
 mod rpc;
 mod shutdown;
+mod stream;
 
 #[cfg(unix)]
 mod control;
