@@ -17,6 +17,7 @@ use crate::{
     table::Row,
 };
 
+type Start = TypedFunc<(Vec<u8>,), (Result<(), Vec<u8>>,)>;
 type Invoke = TypedFunc<(u32, Vec<u8>, Vec<u8>), (Result<Vec<u8>, Vec<u8>>,)>;
 
 /// Bare wasmtime with one instance of the component, kept for ever: no limits, no deadline, no isolation between calls.
@@ -48,8 +49,7 @@ impl Bare {
         let index = instance
             .get_export_index(&mut store, Some(&guest), "start")
             .context("start")?;
-        let function: TypedFunc<(Vec<u8>,), (Result<(), Vec<u8>>,)> =
-            instance.get_typed_func(&mut store, &index).map_err(said)?;
+        let function: Start = instance.get_typed_func(&mut store, index).map_err(said)?;
         let (started,) = function
             .call(&mut store, (start.encode_to_vec(),))
             .map_err(said)?;
@@ -57,7 +57,7 @@ impl Bare {
         let index = instance
             .get_export_index(&mut store, Some(&guest), "invoke")
             .context("invoke")?;
-        let invoke = instance.get_typed_func(&mut store, &index).map_err(said)?;
+        let invoke = instance.get_typed_func(&mut store, index).map_err(said)?;
         Ok(Self {
             store,
             invoke,

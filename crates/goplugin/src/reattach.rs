@@ -3,7 +3,7 @@
 //! What is needed of it is four values, in the JSON form in which Terraform's `TF_REATTACH_PROVIDERS` has them:
 //!
 //! ```json
-//! {"Protocol":"grpc","ProtocolVersion":6,"Pid":4711,"Test":true,"Addr":{"Network":"unix","String":"/tmp/plugin42"}}
+//! {"Protocol":"grpc","ProtocolVersion":6,"Pid":4711,"Test":true,"Addr":{"Network":"unix","String":"/run/plugin42"}}
 //! ```
 //!
 //! There is no TLS, no pinned digest and no multiplexing, because there was no handshake; its standard output and error are whoever started it's. The process is held by a pidfd from before the connection is made, and
@@ -175,10 +175,10 @@ mod tests {
 
     #[test]
     fn terraforms_form_is_read() {
-        let text = r#"{"Protocol":"grpc","ProtocolVersion":6,"Pid":4711,"Test":true,"Addr":{"Network":"unix","String":"/tmp/plugin42"}}"#;
+        let text = r#"{"Protocol":"grpc","ProtocolVersion":6,"Pid":4711,"Test":true,"Addr":{"Network":"unix","String":"/run/plugin42"}}"#;
         let expected = Reattach {
             version: 6,
-            address: NetAddress::Unix("/tmp/plugin42".into()),
+            address: NetAddress::Unix("/run/plugin42".into()),
             pid: 4711,
             test: true,
         };

@@ -85,7 +85,7 @@ pub mod guest;
 #[cfg(any(test, target_family = "wasm"))]
 #[cfg_attr(
     not(all(target_family = "wasm", feature = "heap", not(target_feature = "atomics"))),
-    allow(dead_code, reason = "elsewhere it is only tested")
+    expect(dead_code, reason = "elsewhere it is only tested")
 )]
 mod heap;
 #[cfg(feature = "serde")]

@@ -202,12 +202,7 @@ impl Streams for ConformanceGuest {
         Ok(reply)
     }
 
-    fn relay(
-        &self,
-        _: &Cx,
-        requests: &mut Requests<Number>,
-        replies: &mut Replies<Number>,
-    ) -> Result<()> {
+    fn relay(&self, _: &Cx, requests: &mut Requests<Number>, replies: &mut Replies<Number>) -> Result<()> {
         for number in requests {
             replies.send(number?)?;
         }

@@ -19,8 +19,16 @@ impl Egress {
     }
 
     pub(crate) async fn send(&self, _: HttpRequest, _: Instant) -> Result<HttpReply, Status> {
-        let why = "this host was built without HTTP requests of plugins; build it with feature `http` of `mortise` or `mortise-host`, or feature \
-                   `full` of `mortise-testkit`";
-        Err(Status::new(Code::Unimplemented, why))
+        Err(unavailable())
     }
+
+    pub(crate) async fn connect(&self, _: &str, _: u16) -> Result<std::net::TcpStream, Status> {
+        Err(unavailable())
+    }
+}
+
+fn unavailable() -> Status {
+    let why = "this host was built without a way out for plugins; build it with feature `http` of `mortise` or `mortise-host`, or feature `full` \
+               of `mortise-testkit`";
+    Status::new(Code::Unimplemented, why)
 }
