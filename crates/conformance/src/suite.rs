@@ -116,11 +116,6 @@ pub const EXPECTED_FAILURES: &[ExpectedFailure] = &[
         reason: "the world of WIT has calls only, and a guest cannot wait for the next message; choose builtin or process",
     },
     ExpectedFailure {
-        runtime: RuntimeName::Process,
-        case: "stream_*",
-        reason: "the lanes carry unary calls only; choose builtin",
-    },
-    ExpectedFailure {
         runtime: RuntimeName::Builtin,
         case: "endless_loop_is_stopped",
         reason: "a builtin plugin is the host's own code; choose wasm or process",

@@ -25,6 +25,7 @@ mod lane {
 
     use crate::message::{bytes_of, put_bytes, put_uint};
 
+    const LANE_VERSION: u64 = 2;
     const HELLO: u8 = 1;
     const START: u8 = 3;
     const READY: u8 = 4;
@@ -76,7 +77,15 @@ mod lane {
         fn hello(&mut self, fault: Fault) {
             let field = |number| bytes_of(crate::metadata(), number).unwrap_or_default();
             let mut hello = Vec::new();
-            put_uint(&mut hello, 1, if fault == Fault::WrongAbi { 99 } else { 1 });
+            put_uint(
+                &mut hello,
+                1,
+                if fault == Fault::WrongAbi {
+                    99
+                } else {
+                    LANE_VERSION
+                },
+            );
             put_bytes(&mut hello, 2, field(2));
             put_bytes(&mut hello, 3, field(3));
             put_bytes(&mut hello, 4, field(7));

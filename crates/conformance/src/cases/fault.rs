@@ -71,7 +71,7 @@ pub(crate) async fn endless_loop_is_stopped(world: &World) {
     for _ in 0..6 {
         let before = burnt();
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let burnt = burnt() - before;
+        let burnt = since(&before, &burnt());
         if burnt < Duration::from_millis(100) {
             return;
         }
@@ -80,19 +80,18 @@ pub(crate) async fn endless_loop_is_stopped(world: &World) {
     panic!("the loop goes on: processor time in each of the last seconds was {seconds:?}");
 }
 
-/// Processor time of this process and everything below it: a plugin may be a child's child.
-fn burnt() -> Duration {
-    let stats: HashMap<u32, (u32, u64, u64)> = std::fs::read_dir("/proc")
+/// Processor time of this process and everything below it, by process: a plugin may be a child's child.
+fn burnt() -> HashMap<u32, Duration> {
+    let stats: HashMap<u32, (u32, u64)> = std::fs::read_dir("/proc")
         .expect("Linux has it")
         .flatten()
         .filter_map(|entry| {
             let pid = entry.file_name().to_string_lossy().parse().ok()?;
             let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
             let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-            let ticks =
-                |range: Range<usize>| fields[range].iter().filter_map(|it| it.parse::<u64>().ok()).sum();
-            // Of the fields after the name: parent; utime and stime; the same of its children that are gone, so that the sum never falls.
-            Some((pid, (fields[1].parse().ok()?, ticks(11..13), ticks(13..15))))
+            // Of the fields after the name: parent, utime and stime.
+            let ticks = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
+            Some((pid, (fields[1].parse().ok()?, ticks)))
         })
         .collect();
     let own = std::process::id();
@@ -101,9 +100,16 @@ fn burnt() -> Duration {
         parents.take_while(|pid| *pid > 1).any(|pid| pid == own)
     };
     let below = stats.iter().filter(|(pid, _)| is_below(**pid));
-    let ticks: u64 = below.map(|(_, (_, lived, gone))| lived + gone).sum();
     // USER_HZ is 100 on every Linux that Rust runs on.
-    Duration::from_millis(ticks * 10)
+    below
+        .map(|(pid, (_, ticks))| (*pid, Duration::from_millis(ticks * 10)))
+        .collect()
+}
+
+/// What the processes of `after` burnt since `before`.
+fn since(before: &HashMap<u32, Duration>, after: &HashMap<u32, Duration>) -> Duration {
+    let of = |(pid, now): (&u32, &Duration)| now.saturating_sub(before.get(pid).copied().unwrap_or_default());
+    after.iter().map(of).sum()
 }
 
 pub(crate) async fn memory_bomb(world: &World) {

@@ -65,11 +65,11 @@ async fn waits_grow_and_the_fifth_exit_in_two_minutes_is_the_last() {
         until("it serves", || state(&host, "echo").is_routed()).await;
         waits.push(crashed.elapsed().as_millis());
     }
-    // 250 ms, 500, 1000, 2000, each with up to 20 % of jitter; never before its time.
-    for (wait, base) in waits.iter().zip([250, 500, 1000, 2000]) {
-        assert!(*wait >= base * 8 / 10, "{waits:?}");
+    // Full jitter: anything up to 250 ms, 500, 1000, 2000, and what `until` sleeps between two looks. How they grow is tested where they are
+    // drawn.
+    for (wait, longest) in waits.iter().zip([250, 500, 1000, 2000]) {
+        assert!(*wait <= longest + 100, "{waits:?}");
     }
-    assert!(waits[3] > waits[0] * 4, "{waits:?}");
     assert_eq!(state(&host, "echo"), State::Quarantined);
     let now = info(&host, "echo");
     assert!(

@@ -102,7 +102,7 @@ async fn load(bench: &Bench, identity: String, bytes: Bytes) -> Loaded {
         dialect: None,
         contract,
     };
-    let provides = ["mortise.test.v1.Echo".to_owned()];
+    let provides = ["mortise.test.v1.Echo", "mortise.test.v1.Streams"].map(str::to_owned);
     let protos = mortise_build::compile_protos(&root().join("plugins/echo/contract")).unwrap();
     let contract = Arc::new(Contract::from_descriptor_set(&protos.descriptor_set, &provides).unwrap());
     let artifact = artifact(contract);

@@ -176,7 +176,7 @@ async fn rust_through_the_sdk_as_a_component() {
     assert_eq!(metadata.name, "echo");
     artifact.plugin.name = metadata.name.as_str().into();
     artifact.plugin.version = metadata.version.parse().expect("a version");
-    let provides = ["mortise.test.v1.Echo".to_owned()];
+    let provides = ["mortise.test.v1.Echo", "mortise.test.v1.Streams"].map(str::to_owned);
     artifact.contract =
         Arc::new(Contract::from_descriptor_set(&metadata.descriptor_set, &provides).expect("it links"));
     let method = |name: &str| {
