@@ -22,7 +22,7 @@ use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, HostServices, Instance,
     InstanceId, MethodIndex, Start, StopReport, StreamCall, Usage, stream::not_unary,
 };
-use mortise_wire::{Code, Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance, plugin::Method};
+use mortise_wire::{Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance, plugin::Method};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -358,7 +358,7 @@ impl Shared {
             Ok(Ok(reply)) => {
                 watch.over = true;
                 // A method that hears of its deadline may be quicker than the timer; it is late all the same.
-                reply.map_err(|error| if is_late(&error, deadline) { late() } else { error })
+                reply.map_err(|error| if error.is_late(deadline) { late() } else { error })
             }
             Ok(Err(error)) => Err(CallError::new(
                 CallErrorKind::Unavailable,
@@ -445,13 +445,6 @@ impl Shared {
             },
         }
     }
-}
-
-/// Whether a plugin's own error says no more than that its time is over, and it is.
-pub(crate) fn is_late(error: &CallError, deadline: Instant) -> bool {
-    error.kind() == CallErrorKind::Returned
-        && error.status().kind() == Code::DeadlineExceeded
-        && deadline <= Instant::now()
 }
 
 /// Looks whether a method whose caller is gone comes back (B3).

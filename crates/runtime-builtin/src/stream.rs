@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     host_link::{Cancel, Link},
-    instance::{BuiltinInstance, STUCK_GRACE, Shared, guarded, is_late},
+    instance::{BuiltinInstance, STUCK_GRACE, Shared, guarded},
 };
 
 /// The guest's ends.
@@ -120,7 +120,7 @@ impl Shared {
             Ok(Ok(())) => Ok(()),
             Ok(Err(status)) => {
                 let error = CallError::returned(status);
-                Err(if is_late(&error, guest.deadline) {
+                Err(if error.is_late(guest.deadline) {
                     self.late(method)
                 } else {
                     error

@@ -106,6 +106,14 @@ impl Shared {
         tokio::time::timeout_at(deadline.into(), called)
             .await
             .unwrap_or_else(|_| Err(self.too_late(method)))
+            // A method that hears of its deadline may be quicker than the timer; it is late all the same.
+            .map_err(|error| {
+                if error.is_late(deadline) {
+                    self.too_late(method)
+                } else {
+                    error
+                }
+            })
     }
 
     /// How many messages of a call go which way.

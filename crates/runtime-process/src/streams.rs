@@ -48,6 +48,7 @@ struct Outgoing {
 struct Open {
     shared: Arc<Shared>,
     id: u64,
+    method: MethodIndex,
     deadline: Instant,
     outgoing: Arc<Outgoing>,
     replies: Abort,
@@ -184,6 +185,7 @@ impl Shared {
         let open = Arc::new(Open {
             shared: self.clone(),
             id,
+            method,
             deadline,
             outgoing,
             replies: receiver.abort_handle(),
@@ -300,8 +302,16 @@ impl Drop for Sending {
 impl ReceiveHalf for Receiving {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, CallError>> {
         Box::pin(async move {
-            let next = self.replies.next().await;
             let open = &self.call.open;
+            let next = self.replies.next().await;
+            // A method that hears of its deadline may be quicker than the clock here; it is late all the same.
+            let next = next.map_err(|error| {
+                if error.is_late(open.deadline) {
+                    open.shared.too_late(open.method)
+                } else {
+                    error
+                }
+            });
             match &next {
                 Ok(Some(message)) => {
                     let price = self.terms.price(message.len());

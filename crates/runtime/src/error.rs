@@ -1,6 +1,6 @@
 //! Reasons. The core gives reasons, the edge gives words: texts for HTTP, exit codes and colours are made from these kinds elsewhere.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Instant};
 
 use mortise_wire::{Code, Status};
 
@@ -216,6 +216,15 @@ impl CallError {
             status,
             hint: None,
         }))
+    }
+
+    /// Whether this is the plugin's own word that its time is over, and it is. A runtime answers with its own `Deadline` then: which of the
+    /// two clocks was quicker is nobody's business.
+    #[must_use]
+    pub fn is_late(&self, deadline: Instant) -> bool {
+        self.kind() == CallErrorKind::Returned
+            && self.status().kind() == Code::DeadlineExceeded
+            && deadline <= Instant::now()
     }
 
     /// The plugin's own answer.
