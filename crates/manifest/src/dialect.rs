@@ -60,13 +60,20 @@ impl GoPlugin {
                 &text,
                 !text.value.is_empty() && text.value.chars().all(plain),
                 "a variable's name",
+                "write the name that the plugin's own hosts use: letters, digits and `_`",
                 faults,
             )
         });
         let value = fields.required_string("cookie_value", "cookie_value = \"hello\"", faults);
         let value = value.and_then(|text| {
             let fits = !text.value.is_empty() && !text.value.contains('\0');
-            checked(&text, fits, "a variable's value", faults)
+            checked(
+                &text,
+                fits,
+                "a variable's value",
+                "write the value that the plugin's own hosts use: at least one character, and no zero byte",
+                faults,
+            )
         });
         if !fields.contains("versions") {
             fields.missing("versions", "versions = [1]", faults);
@@ -78,7 +85,14 @@ impl GoPlugin {
             None => Some(None),
             Some(text) => {
                 let digest = from_hex(text.value);
-                checked(&text, digest.is_some(), "64 hexadecimal digits", faults).map(|_| digest)
+                checked(
+                    &text,
+                    digest.is_some(),
+                    "64 hexadecimal digits",
+                    "`sha256sum FILE` prints them",
+                    faults,
+                )
+                .map(|_| digest)
             }
         };
         fields.finish(faults);
@@ -104,21 +118,22 @@ impl GoPlugin {
     }
 }
 
-fn checked(text: &Text<'_>, fits: bool, what: &str, faults: &mut Faults) -> Option<String> {
+fn checked(text: &Text<'_>, fits: bool, what: &str, hint: &str, faults: &mut Faults) -> Option<String> {
     if fits {
         return Some(text.value.to_owned());
     }
     faults.add(
         text.span.clone(),
         format!("`{}` is not {what}", clip(text.value)),
-        None,
+        Some(hint.to_owned()),
     );
     None
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
+    // The parser of numbers would take a sign.
+    if text.len() != 64 || !text.bytes().all(|it| it.is_ascii_hexdigit()) {
         return None;
     }
     for (index, byte) in digest.iter_mut().enumerate() {
@@ -126,3 +141,6 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     }
     Some(digest)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

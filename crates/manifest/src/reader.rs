@@ -265,7 +265,11 @@ impl<'a> Fields<'a> {
         });
         if numbers.is_none() {
             let message = format!("`{key}` must be a list of 1 to {max} different numbers, none below 0");
-            faults.add(value.span(), message, None);
+            faults.add(
+                value.span(),
+                message,
+                Some(format!("write a list, such as `{key} = [1, 2]`")),
+            );
         }
         numbers
     }

@@ -91,11 +91,11 @@ fn whole() -> Manifest {
     }
 }
 
-fn manifest(text: &str) -> Manifest {
+pub(crate) fn manifest(text: &str) -> Manifest {
     Manifest::parse(text, "plugin.toml").unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn faults(text: &str) -> String {
+pub(crate) fn faults(text: &str) -> String {
     match Manifest::parse(text, "plugin.toml") {
         Ok(manifest) => panic!("no fault found in {manifest:?}"),
         Err(faults) => faults.to_string(),
@@ -110,7 +110,7 @@ fn host_faults(text: &str) -> String {
 }
 
 /// The first lines of each fault, without the excerpt.
-fn short(faults: &str) -> String {
+pub(crate) fn short(faults: &str) -> String {
     let keep = |line: &&str| {
         ["error:", "  -->", "hint:"]
             .iter()
@@ -730,9 +730,11 @@ prop_compose! {
         kv: bool,
         limits in (proptest::option::of(1u64..65_536), proptest::option::of(1u64..3_600_000), proptest::option::of(0u32..1000)),
         state_schema in proptest::option::of(services()),
+        dialect in proptest::option::of(dialect::tests::go_plugins()),
     ) -> Manifest {
+        let dialect = |runtime| dialect.clone().filter(|_| runtime == RuntimeName::Process).map(Dialect::GoPlugin);
         Manifest {
-            variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}"), dialect: None }).collect(),
+            variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}"), dialect: dialect(*runtime) }).collect(),
             name,
             version: Version::new(version.0, version.1, version.2),
             api,
@@ -763,7 +765,11 @@ prop_compose! {
 
 /// Lines that look like a manifest, in any order, so that readers are reached and not only the parser.
 fn nearly_manifests() -> impl Strategy<Value = String> {
-    let lines: Vec<&'static str> = WHOLE.lines().chain(HOST.lines()).collect();
+    let lines = WHOLE
+        .lines()
+        .chain(HOST.lines())
+        .chain(dialect::tests::WHOLE.lines());
+    let lines: Vec<&'static str> = lines.collect();
     let line = prop_oneof![
         4 => proptest::sample::select(lines).prop_map(str::to_owned),
         1 => "[a-z.]{1,12} = (-?[0-9]{1,30}|\"[^\"]{0,12}\"|\\[\\]|\\{\\}|inf|0x[0-9a-f]{1,20})",
