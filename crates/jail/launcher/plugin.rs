@@ -124,7 +124,7 @@ fn make_ruleset(spec: &Spec<'_>) -> Result<Option<c_int>, Failure> {
     let ruleset = sys::new_ruleset(&attributes, size).map_err(|it| Failure::at(words::STEP_LANDLOCK, it))?;
     for (number, (path, access)) in spec.file_rules.iter().enumerate() {
         let failed = |errno| Failure::nth(words::STEP_LANDLOCK, errno, number + 1);
-        let parent = match sys::open_file(path, sys::O_PATH) {
+        let parent = match sys::open_place(path) {
             Ok(parent) => parent,
             // What is not there needs no rule.
             Err(sys::ENOENT | sys::EACCES) => continue,

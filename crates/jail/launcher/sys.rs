@@ -25,7 +25,10 @@ mod nr {
     pub(crate) const PIVOT_ROOT: i64 = 41;
     pub(crate) const SECCOMP: i64 = 277;
 }
+const OPEN_TREE: i64 = 428;
+const MOVE_MOUNT: i64 = 429;
 const CLOSE_RANGE: i64 = 436;
+const OPENAT2: i64 = 437;
 const MOUNT_SETATTR: i64 = 442;
 const LANDLOCK_CREATE_RULESET: i64 = 444;
 const LANDLOCK_ADD_RULE: i64 = 445;
@@ -36,6 +39,8 @@ pub(crate) const ENOENT: Errno = 2;
 pub(crate) const EINTR: Errno = 4;
 pub(crate) const EAGAIN: Errno = 11;
 pub(crate) const EACCES: Errno = 13;
+pub(crate) const EEXIST: Errno = 17;
+pub(crate) const ENOTDIR: Errno = 20;
 pub(crate) const EINVAL: Errno = 22;
 pub(crate) const ETXTBSY: Errno = 26;
 pub(crate) const ENOSYS: Errno = 38;
@@ -534,18 +539,87 @@ pub(crate) fn mount_at(
     .map(drop)
 }
 
-/// Sets attributes of a mount and of all below it.
-pub(crate) fn set_mount_attributes(target: &CStr, attributes: u64) -> Result {
+/// Opens a place without reading what is there. A link on the way, or at its end, is an error.
+pub(crate) fn open_place(path: &CStr) -> Result<c_int> {
+    // Flags, mode, and RESOLVE_NO_SYMLINKS.
+    let how = [(O_PATH | O_CLOEXEC) as u64, 0, 4];
+    // SAFETY: the path ends with a zero; `how` is an `open_how` of the size said. -100 is AT_FDCWD.
+    let fd = check_long(unsafe {
+        syscall(
+            OPENAT2,
+            -100_i64,
+            path.as_ptr(),
+            how.as_ptr(),
+            mem::size_of_val(&how),
+        )
+    })?;
+    Ok(fd as c_int)
+}
+
+/// Whether a place is a directory.
+pub(crate) fn is_dir(place: c_int) -> Result<bool> {
+    // Only in a directory can anything be looked for, with success or without permission.
+    let how = [(O_PATH | O_CLOEXEC) as u64, 0, 0];
+    // SAFETY: as above.
+    let looked = check_long(unsafe {
+        syscall(
+            OPENAT2,
+            place,
+            c".".as_ptr(),
+            how.as_ptr(),
+            mem::size_of_val(&how),
+        )
+    });
+    match looked {
+        Ok(fd) => {
+            close_fd(fd as c_int);
+            Ok(true)
+        }
+        Err(EACCES) => Ok(true),
+        Err(ENOTDIR) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A copy of the mounts at a place and below it, which is nowhere yet.
+pub(crate) fn copy_mounts(place: c_int) -> Result<c_int> {
+    // OPEN_TREE_CLONE, AT_EMPTY_PATH, AT_RECURSIVE.
+    let flags = 1 | 0x1000 | 0x8000 | O_CLOEXEC;
+    // SAFETY: the empty path ends with a zero.
+    let fd = check_long(unsafe { syscall(OPEN_TREE, place, c"".as_ptr(), flags) })?;
+    Ok(fd as c_int)
+}
+
+/// Sets attributes of such a copy.
+pub(crate) fn set_mount_attributes(mounts: c_int, attributes: u64) -> Result {
     let set = [attributes, 0, 0, 0];
-    // SAFETY: the path ends with a zero; `set` is a `mount_attr` of the size said. -100 is AT_FDCWD, 0x8000 AT_RECURSIVE.
+    // SAFETY: the empty path ends with a zero; `set` is a `mount_attr` of the size said. The flags are AT_EMPTY_PATH and AT_RECURSIVE.
     check_long(unsafe {
         syscall(
             MOUNT_SETATTR,
-            -100_i64,
-            target.as_ptr(),
-            0x8000_i64,
+            mounts,
+            c"".as_ptr(),
+            0x9000_i64,
             set.as_ptr(),
             mem::size_of_val(&set),
+        )
+    })
+    .map(drop)
+}
+
+/// Puts such a copy at a place.
+pub(crate) fn put_mounts(mounts: c_int, place: c_int) -> Result {
+    // MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH.
+    let flags = 4 | 0x40;
+    // SAFETY: both paths are empty and end with a zero.
+    check_long(unsafe {
+        syscall(
+            MOVE_MOUNT,
+            mounts,
+            c"".as_ptr(),
+            place,
+            c"".as_ptr(),
+            flags as c_int,
         )
     })
     .map(drop)

@@ -4,7 +4,7 @@
 //! complete. So a source may lie anywhere, below that directory too.
 
 use std::{
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, c_int},
     os::unix::ffi::OsStrExt as _,
     path::{Component, Path},
 };
@@ -96,22 +96,34 @@ fn bind(entry: &Entry<'_>) -> sys::Result {
     let mut source = OLD.as_bytes().to_vec();
     source.extend_from_slice(entry.source.to_bytes());
     let source = CString::new(source).map_err(|_| sys::EINVAL)?;
-    let is_dir = match kind_of(&source) {
-        Ok(is_dir) => is_dir,
+    // The host has followed all links; one that is there now was made since.
+    let source = match sys::open_place(&source) {
+        Ok(source) => source,
         Err(sys::ENOENT) if entry.flags & words::BIND_OPTIONAL != 0 => return Ok(()),
         Err(errno) => return Err(errno),
     };
+    let bound = bind_at(entry, source);
+    sys::close_fd(source);
+    bound
+}
+
+/// Both places are open before anything is mounted, and no link was followed to them: whoever changes the tree meanwhile changes nothing of what is shown.
+fn bind_at(entry: &Entry<'_>, source: c_int) -> sys::Result {
     make_parents(entry.target)?;
-    // It may be there already, in something that is bound above it.
-    match (kind_of(entry.target), is_dir) {
-        (Ok(_), _) => {}
-        (Err(_), true) => sys::make_dir(entry.target)?,
-        (Err(_), false) => {
-            let fd = sys::open_file(entry.target, sys::O_WRONLY | sys::O_CREAT)?;
-            sys::close_fd(fd);
+    let target = match sys::open_place(entry.target) {
+        // It is there already, in something that is bound above it.
+        Ok(target) => target,
+        Err(sys::ENOENT) => {
+            if sys::is_dir(source)? {
+                sys::make_dir(entry.target)?;
+            } else {
+                let fd = sys::open_file(entry.target, sys::O_WRONLY | sys::O_CREAT)?;
+                sys::close_fd(fd);
+            }
+            sys::open_place(entry.target)?
         }
-    }
-    sys::mount_at(&source, entry.target, None, sys::MS_BIND | sys::MS_REC, None)?;
+        Err(errno) => return Err(errno),
+    };
     let has = |flag: u32| entry.flags & flag != 0;
     let mut attributes = sys::ATTR_NOSUID;
     for (wanted, attribute) in [
@@ -123,23 +135,11 @@ fn bind(entry: &Entry<'_>) -> sys::Result {
             attributes |= attribute;
         }
     }
-    sys::set_mount_attributes(entry.target, attributes)
-}
-
-const EEXIST: sys::Errno = 17;
-const ENOTDIR: sys::Errno = 20;
-
-/// Whether it is a directory.
-fn kind_of(path: &CStr) -> sys::Result<bool> {
-    const O_DIRECTORY: i32 = 0o200_000;
-    match sys::open_file(path, sys::O_PATH | O_DIRECTORY) {
-        Ok(fd) => {
-            sys::close_fd(fd);
-            Ok(true)
-        }
-        Err(ENOTDIR) => Ok(false),
-        Err(errno) => Err(errno),
-    }
+    let copy = sys::copy_mounts(source)?;
+    let put = sys::set_mount_attributes(copy, attributes).and_then(|()| sys::put_mounts(copy, target));
+    sys::close_fd(copy);
+    sys::close_fd(target);
+    put
 }
 
 fn make_parents(path: &CStr) -> sys::Result {
@@ -155,12 +155,16 @@ fn make_dirs(path: &Path) -> sys::Result {
         whole.extend_from_slice(name.as_bytes());
         let here = CString::new(whole.clone()).map_err(|_| sys::EINVAL)?;
         match sys::make_dir(&here) {
-            Ok(()) | Err(EEXIST) => {}
+            Ok(()) | Err(sys::EEXIST) => {}
             // Below something that is bound read-only and has it already.
-            Err(errno) => match kind_of(&here) {
-                Ok(true) => {}
-                _ => return Err(errno),
-            },
+            Err(errno) => {
+                let there = sys::open_place(&here).map_err(|_| errno)?;
+                let is_dir = sys::is_dir(there);
+                sys::close_fd(there);
+                if is_dir != Ok(true) {
+                    return Err(errno);
+                }
+            }
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::{
     ffi::{CString, OsStr, OsString},
     fs, io,
     os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use crate::{
@@ -42,6 +42,12 @@ struct Entry {
     access: Option<Access>,
 }
 
+/// Where the launcher finds what it needs of the jail's own tree.
+struct Places {
+    directory: PathBuf,
+    program: PathBuf,
+}
+
 /// Paths that libraries look for as a matter of course: that they are not there is not worth a report.
 const QUIET: [&str; 12] = [
     "/dev",
@@ -64,10 +70,14 @@ const HOST_NAME: &[u8] = b"plugin";
 /// The bytes for the launcher.
 pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::Result<Vec<u8>> {
     let traits = machine.traits(policy);
-    let entries = if traits.has(Layer::MountNamespace) {
+    let (entries, places) = if traits.has(Layer::MountNamespace) {
         entries(policy, run)?
     } else {
-        Vec::new()
+        let places = Places {
+            directory: policy.directory.clone(),
+            program: run.program.to_owned(),
+        };
+        (Vec::new(), places)
     };
     let handled = if traits.has(Layer::Landlock) {
         landlock::handled(machine.landlock_abi())
@@ -124,8 +134,8 @@ pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::R
     to.list(QUIET.iter().map(Path::new).chain(shown), |to, path| {
         to.bytes(path.as_os_str().as_bytes());
     });
-    to.text(policy.directory.as_os_str());
-    to.text(run.program.as_os_str());
+    to.text(places.directory.as_os_str());
+    to.text(places.program.as_os_str());
     to.list(run.arguments.iter(), |to, it| to.text(it));
     to.list(run.environment.iter(), |to, (name, value)| {
         let mut both = name.clone();
@@ -199,7 +209,7 @@ fn rlimits(policy: &Policy, traits: &Traits) -> Vec<(u32, u64)> {
     limits
 }
 
-fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<Vec<Entry>> {
+fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<(Vec<Entry>, Places)> {
     let bind = |source: PathBuf, target: &Path, flags, access| Entry {
         kind: words::ENTRY_BIND,
         flags,
@@ -207,13 +217,18 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<Vec<Entry>> {
         target: target.to_owned(),
         access: Some(access),
     };
+    let directory = fs::canonicalize(&policy.directory)?;
+    let writable = writable(policy);
     let mut entries = Vec::new();
     for path in &policy.system {
         // `/bin` is a link to `usr/bin` on most systems.
         match fs::read_link(path) {
             Ok(to) => entries.push(made(words::ENTRY_SYMLINK, &to, path)),
-            Err(_) if path.exists() => entries.push(bind(path.clone(), path, 0, Access::Execute)),
-            Err(_) => {}
+            Err(_) => {
+                if let Ok(whole) = fs::canonicalize(path) {
+                    entries.push(bind(whole, path, 0, Access::Execute));
+                }
+            }
         }
     }
     for (paths, flags, access) in [
@@ -226,72 +241,148 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<Vec<Entry>> {
     ] {
         for path in paths {
             // What does not exist is left out; a link is shown as what it leads to.
-            if let Ok(whole) = fs::canonicalize(path) {
+            if let Ok(whole) = resolve(path, &writable) {
                 entries.push(bind(whole, path, flags | words::BIND_OPTIONAL, access));
             }
         }
     }
+    // By whatever way the program was named, it is where that leads.
+    let mut program = PathBuf::new();
     if !run.program.as_os_str().is_empty() {
-        let whole = fs::canonicalize(run.program)?;
-        if !policy.system.iter().any(|it| whole.starts_with(it)) {
-            entries.push(bind(whole, run.program, 0, Access::Execute));
+        program = resolve(run.program, &writable)?;
+        if !policy.system.iter().any(|it| program.starts_with(it)) {
+            entries.push(bind(program.clone(), &program, 0, Access::Execute));
         }
     }
     let flags = words::BIND_NO_EXEC | words::BIND_WRITABLE;
-    entries.push(bind(
-        fs::canonicalize(&policy.directory)?,
-        &policy.directory,
-        flags,
-        Access::Write,
-    ));
+    let own = if is_straight(&policy.directory) {
+        &policy.directory
+    } else {
+        &directory
+    };
+    entries.push(bind(directory.clone(), own, flags, Access::Write));
     for device in DEVICES {
         let path = Path::new("/dev").join(device);
         let flags = words::BIND_WRITABLE | words::BIND_DEVICE | words::BIND_NO_EXEC;
-        if path.exists() {
-            entries.push(bind(path.clone(), &path, flags, Access::Write));
+        if let Ok(whole) = fs::canonicalize(&path) {
+            entries.push(bind(whole, &path, flags, Access::Write));
         }
     }
-    entries.push(made(words::ENTRY_PROC, Path::new("proc"), Path::new("/proc")));
-    for (name, to) in [
+    entries.extend(made_up());
+    // For programs that know no TMPDIR.
+    if !entries.iter().any(|it| it.target.starts_with("/tmp")) {
+        entries.push(made(words::ENTRY_SYMLINK, own, Path::new("/tmp")));
+    }
+    settle(&mut entries);
+    let place = |whole: &Path| {
+        let shown = entries
+            .iter()
+            .find(|it| it.kind == words::ENTRY_BIND && it.source == whole);
+        shown.map_or_else(|| whole.to_owned(), |it| it.target.clone())
+    };
+    let places = Places {
+        directory: place(&directory),
+        program: place(&program),
+    };
+    Ok((entries, places))
+}
+
+/// What is nowhere on the host: devices' other names, and files that say nothing of it.
+fn made_up() -> impl Iterator<Item = Entry> {
+    let proc = made(words::ENTRY_PROC, Path::new("proc"), Path::new("/proc"));
+    let links = [
         ("fd", "/proc/self/fd"),
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
-    ] {
-        entries.push(made(
-            words::ENTRY_SYMLINK,
-            Path::new(to),
-            &Path::new("/dev").join(name),
-        ));
-    }
-    for (path, text) in [
+    ]
+    .map(|(name, to)| made(words::ENTRY_SYMLINK, Path::new(to), &Path::new("/dev").join(name)));
+    let files = [
         ("/etc/passwd", "plugin:x:65534:65534:plugin:/:/bin/false\n"),
         ("/etc/group", "plugin:x:65534:\n"),
         ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    ] {
-        entries.push(Entry {
-            access: Some(Access::Read),
-            ..made(words::ENTRY_FILE, Path::new(text), Path::new(path))
-        });
-    }
-    // For programs that know no TMPDIR.
-    if !entries.iter().any(|it| it.target.starts_with("/tmp")) {
-        entries.push(made(words::ENTRY_SYMLINK, &policy.directory, Path::new("/tmp")));
-    }
-    // Nothing can be put below a link; what it leads to is the place then.
-    let links: Vec<PathBuf> = entries
+    ]
+    .map(|(path, text)| Entry {
+        access: Some(Access::Read),
+        ..made(words::ENTRY_FILE, Path::new(text), Path::new(path))
+    });
+    [proc].into_iter().chain(links).chain(files)
+}
+
+/// Gives each bound entry the place at which the jail's own tree can have it, and brings all into the order in which they are made.
+///
+/// Nothing can be put below a link, and a folder that is bound brings its own: below those the place is where the path leads, without a link on
+/// the way. So it is for a path that goes back up, which may mean another folder once there are links in front of it.
+fn settle(entries: &mut [Entry]) {
+    let above: Vec<(PathBuf, Option<PathBuf>)> = entries
         .iter()
-        .filter(|it| it.kind == words::ENTRY_SYMLINK)
-        .map(|it| it.target.clone())
+        .filter_map(|it| match it.kind {
+            words::ENTRY_SYMLINK => Some((it.target.clone(), None)),
+            words::ENTRY_BIND => Some((it.target.clone(), Some(it.source.clone()))),
+            _ => None,
+        })
         .collect();
     for entry in entries.iter_mut().filter(|it| it.kind == words::ENTRY_BIND) {
-        if links.iter().any(|link| entry.target.starts_with(link)) {
-            entry.target.clone_from(&entry.source);
-        }
+        let nearest = above
+            .iter()
+            .filter(|(place, _)| entry.target != *place && entry.target.starts_with(place))
+            .max_by_key(|(place, _)| place.as_os_str().len());
+        let inside = match nearest {
+            _ if !is_straight(&entry.target) => None,
+            None => continue,
+            Some((_, None)) => None,
+            Some((place, Some(source))) => entry.source.strip_prefix(source).ok().map(|it| place.join(it)),
+        };
+        entry.target = inside.unwrap_or_else(|| entry.source.clone());
     }
     // What is above is bound before what is below it; of several for one path the last said counts.
     entries.sort_by(|a, b| a.target.cmp(&b.target));
-    Ok(entries)
+}
+
+fn is_straight(path: &Path) -> bool {
+    path.components()
+        .all(|it| matches!(it, Component::RootDir | Component::Normal(_)))
+}
+
+/// What the program may write to. A link in there says where it wants to be, and not what the operator granted.
+fn writable(policy: &Policy) -> Vec<PathBuf> {
+    let all = policy.write.iter().chain([&policy.directory]);
+    all.filter_map(|it| fs::canonicalize(it).ok()).collect()
+}
+
+/// Links that are followed for one path, as the kernel counts them.
+const LINKS_MAX: usize = 40;
+
+/// Where an absolute path leads. No link is followed that lies in one of `writable`.
+fn resolve(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
+    let parts = |path: &Path| -> Vec<OsString> {
+        let parts = path.components().rev().filter(|it| *it != Component::CurDir);
+        parts.map(|it| it.as_os_str().to_owned()).collect()
+    };
+    let (mut whole, mut links) = (PathBuf::new(), 0);
+    let mut left = parts(&std::path::absolute(path)?);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            whole.pop();
+            continue;
+        }
+        // The root takes the place of all there is.
+        let here = whole.join(&part);
+        if !fs::symlink_metadata(&here)?.is_symlink() {
+            whole = here;
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX || writable.iter().any(|it| here.starts_with(it)) {
+            let why = format!(
+                "`{}` is a link that is not followed: the program may have made it",
+                here.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        left.extend(parts(&fs::read_link(&here)?));
+    }
+    Ok(whole)
 }
 
 fn made(kind: u32, source: &Path, target: &Path) -> Entry {
@@ -316,14 +407,21 @@ fn file_rules(policy: &Policy, run: &Run<'_>, entries: &[Entry]) -> Vec<(PathBuf
             .filter_map(|it| Some((it.target.clone(), it.access?)));
         return shown.chain([proc]).collect();
     }
+    let writable = writable(policy);
     let all = |paths: &[PathBuf], access| -> Vec<(PathBuf, Access)> {
-        paths.iter().map(|it| (it.clone(), access)).collect()
+        let whole = paths.iter().filter_map(|it| resolve(it, &writable).ok());
+        whole.map(|it| (it, access)).collect()
     };
-    let mut rules = all(&policy.system, Access::Execute);
+    let system = policy.system.iter().filter_map(|it| fs::canonicalize(it).ok());
+    let mut rules: Vec<_> = system.map(|it| (it, Access::Execute)).collect();
     rules.extend(all(&policy.read, Access::Read));
     rules.extend(all(&policy.write, Access::Write));
-    rules.push((policy.directory.clone(), Access::Write));
-    rules.push((run.program.to_owned(), Access::Execute));
+    rules.extend(
+        fs::canonicalize(&policy.directory)
+            .ok()
+            .map(|it| (it, Access::Write)),
+    );
+    rules.extend(all(&[run.program.to_owned()], Access::Execute));
     rules.extend(DEVICES.map(|it| (Path::new("/dev").join(it), Access::Write)));
     // Of other processes it shows what the kernel lets anybody see; there is no finer rule that would outlive a fork.
     rules.push(proc);

@@ -103,6 +103,8 @@ fn prepare(root: &Path) -> io::Result<RunDir> {
             .truncate(false)
             .open(path.join("lock"))
     };
+    // Plugins are told the way to their directories, and know no other than this one.
+    let root = root.canonicalize()?;
     // Without this one, a part that is just being made would look like one whose host is gone.
     let whole = lock(&root)?;
     whole.lock()?;

@@ -362,3 +362,128 @@ fn an_enclosure_has_a_word_about_every_layer() {
         assert_eq!(Layer::parse(layer.as_str()), Some(layer));
     }
 }
+
+/// Runs `path` as the program.
+fn run_at(policy: &Policy, path: &Path, arguments: &[&str]) -> Result<String, StartError> {
+    let null = File::open("/dev/null").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+    let program = Program {
+        executable: Executable::Path(path),
+        arguments: &arguments,
+        environment: &[("PATH".into(), "/usr/bin:/bin".into())],
+        standard: [null.as_fd(), writer.as_fd(), writer.as_fd()],
+        inherited: &[],
+    };
+    let mut jailed = start(Machine::probe(), policy, None, &program)?;
+    drop(writer);
+    let mut text = String::new();
+    File::from(OwnedFd::from(reader))
+        .read_to_string(&mut text)
+        .unwrap();
+    while jailed.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(text)
+}
+
+#[test]
+fn a_program_is_found_by_every_way_that_leads_to_it() {
+    let (mut policy, _dir) = policy();
+    let place = tempfile::tempdir().unwrap();
+    let real = place.path().join("real");
+    std::fs::create_dir_all(real.join("inner")).unwrap();
+    std::fs::create_dir(place.path().join("other")).unwrap();
+    std::fs::copy("/bin/sh", real.join("shell")).unwrap();
+    std::os::unix::fs::symlink(&real, place.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("../real/shell", place.path().join("other/shell")).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", place.path().join("system")).unwrap();
+    let ways = [
+        "real/shell",
+        "link/shell",
+        "link/inner/../shell",
+        "other/../real/shell",
+        "other/shell",
+        "system",
+    ];
+    // The folder above it is granted too, with the links in it.
+    for granted in [vec![], vec![place.path().to_owned()]] {
+        policy.read = granted;
+        for way in ways {
+            let ran = run_at(
+                &policy,
+                &place.path().join(way),
+                &["called so", "-c", "echo $0 runs"],
+            );
+            assert_eq!(ran.unwrap(), "called so runs\n", "{way} {:?}", policy.read);
+        }
+    }
+}
+
+#[test]
+fn a_grant_through_a_link_is_shown_where_it_was_granted() {
+    let (mut policy, _dir) = policy();
+    let place = tempfile::tempdir().unwrap();
+    for (name, text) in [("real/a", "a\n"), ("above/b", "b\n")] {
+        let file = place.path().join(name);
+        std::fs::create_dir(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    std::os::unix::fs::symlink("../real", place.path().join("above/link")).unwrap();
+    let at = |name: &str| place.path().join(name);
+    let shell = format!(
+        "cat {}/link/a {}/b {}/other/../a",
+        at("above").display(),
+        at("above").display(),
+        at("real").display()
+    );
+    std::fs::create_dir(at("real/other")).unwrap();
+    policy.read = vec![
+        at("above"),
+        at("above/link/a"),
+        at("real/other/../a"),
+        at("real/other"),
+    ];
+    assert_eq!(run(&policy, &shell).output, "a\nb\na\n");
+}
+
+#[test]
+fn a_link_that_the_program_made_gives_it_nothing() {
+    let (mut policy, dir) = policy();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("secret"), "42").unwrap();
+    let shared = tempfile::tempdir().unwrap();
+    // As an earlier run of the program may have left them, in what it may write to.
+    for (link, in_it) in [(shared.path(), "sub"), (dir.path(), "own")] {
+        std::os::unix::fs::symlink(outside.path(), link.join(in_it)).unwrap();
+    }
+    // A granted link of the operator's that leads to one of them.
+    let operators = tempfile::tempdir().unwrap();
+    let by_link = operators.path().join("link");
+    std::os::unix::fs::symlink(shared.path().join("sub"), &by_link).unwrap();
+    let own = dir.path().join("own");
+    let sub = shared.path().join("sub");
+    policy.write = vec![shared.path().to_owned()];
+    policy.read = vec![sub.clone(), sub.join("secret"), own.clone(), by_link.clone()];
+    let shell = [&sub, &own, &by_link]
+        .map(|it| format!("cat {}/secret;", it.display()))
+        .concat();
+    // With mounts of its own, and by Landlock alone.
+    let probed = Machine::probe();
+    for machine in [
+        probed.clone(),
+        probed.without(Layer::MountNamespace, "this is a test"),
+    ] {
+        let (_jailed, mut output) = begin_on(&machine, &policy, &format!("{shell} echo done")).unwrap();
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        assert!(text.contains("done\n") && !text.contains("42"), "{text}");
+    }
+    let refused = run_at(&policy, &sub.join("secret"), &["x"]);
+    assert!(
+        refused
+            .as_ref()
+            .is_err_and(|it| format!("{it:?}").contains("the program may have made it")),
+        "{refused:?}"
+    );
+}
