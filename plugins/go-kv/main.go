@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -46,6 +47,9 @@ func (*test) Double(_ context.Context, request *grpctest.TestRequest) (*grpctest
 	return &grpctest.TestResponse{Output: 2 * request.Input}, nil
 }
 
+// What `eat` keeps.
+var eaten [][]byte
+
 // PrintKV obeys a few keys, so that a test can have what it needs of a plugin.
 func (*test) PrintKV(ctx context.Context, request *grpctest.PrintKVRequest) (*grpctest.PrintKVResponse, error) {
 	number := request.GetValueInt()
@@ -65,6 +69,20 @@ func (*test) PrintKV(ctx context.Context, request *grpctest.PrintKVRequest) (*gr
 		os.Exit(int(number))
 	case "panic":
 		go panic(text)
+		time.Sleep(time.Hour)
+	case "eat":
+		// Mebibytes, and it touches them.
+		eaten = append(eaten, bytes.Repeat([]byte{1}, int(number)<<20))
+		time.Sleep(time.Hour)
+	case "fill":
+		// Mebibytes, of the directory it was given.
+		file, err := os.CreateTemp("", "fill")
+		if err != nil {
+			return nil, err
+		}
+		if _, err := file.Write(bytes.Repeat([]byte{1}, int(number)<<20)); err != nil {
+			return nil, err
+		}
 		time.Sleep(time.Hour)
 	case "env":
 		// Answers as an error's text: PrintKVResponse has no field.

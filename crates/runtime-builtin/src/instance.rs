@@ -257,25 +257,15 @@ impl Shared {
 
     /// What the metadata says about a method.
     pub(crate) fn row(&self, method: MethodIndex) -> Result<&Method, CallError> {
-        self.metadata.methods.get(method.0 as usize).ok_or_else(|| {
-            let why = format!(
-                "plugin `{}` has {} methods and no method {}",
-                self.name(),
-                self.metadata.methods.len(),
-                method.0
-            );
-            CallError::new(CallErrorKind::NotFound, why)
-        })
+        let methods = &self.metadata.methods;
+        methods
+            .get(method.0 as usize)
+            .ok_or_else(|| CallError::no_such_method(self.name(), methods.len(), method))
     }
 
     /// The deadline passed.
     pub(crate) fn late(&self, method: MethodIndex) -> CallError {
-        let why = format!(
-            "{} of plugin `{}` did not answer by its deadline",
-            self.method_name(method),
-            self.name()
-        );
-        CallError::new(CallErrorKind::Deadline, why)
+        CallError::late(self.name(), &self.method_name(method))
     }
 
     /// It was stopped.
@@ -298,12 +288,7 @@ impl Shared {
         self.check()?;
         let max = self.limits.payload_bytes_max;
         if payload.len() > max {
-            let why = format!(
-                "the request has {} bytes, and {max} is the limit of plugin `{}`",
-                payload.len(),
-                self.name()
-            );
-            return Err(CallError::new(CallErrorKind::Exhausted, why));
+            return Err(CallError::request_too_large(self.name(), payload.len(), max));
         }
         let row = self.row(method)?;
         if row.kind().streams() {

@@ -11,6 +11,7 @@ use crate::{
     asynchronous::{self, note_panic},
     direct::Direct,
     entry::Row,
+    gate::Side,
     host_table,
     instance::{Inner, NativeInstance},
     live::{Frame, Ticket},
@@ -46,19 +47,16 @@ impl Inner {
         let row = self.row(method)?;
         let max = self.limits.payload_bytes_max;
         if payload.len() > max {
-            return Err(CallError::new(
-                CallErrorKind::Exhausted,
-                format!(
-                    "the request to `{}` has {} bytes, and at most {max} may cross",
-                    row.target,
-                    payload.len()
-                ),
+            return Err(CallError::request_too_large(
+                self.side.id.plugin(),
+                payload.len(),
+                max,
             ));
         }
         let now = Instant::now();
         let deadline = cx.deadline.unwrap_or_else(|| now + self.limits.deadline);
         if deadline <= now {
-            return Err(late(row));
+            return Err(late(&self.side, row));
         }
         let ticket = self
             .side
@@ -101,17 +99,7 @@ impl Inner {
         usize::try_from(method.0)
             .ok()
             .and_then(|it| self.rows.get(it))
-            .ok_or_else(|| {
-                CallError::new(
-                    CallErrorKind::NotFound,
-                    format!(
-                        "{} has {} methods, and number {} was called",
-                        self.side.id,
-                        self.rows.len(),
-                        method.0
-                    ),
-                )
-            })
+            .ok_or_else(|| CallError::no_such_method(self.side.id.plugin(), self.rows.len(), method))
     }
 
     /// Waits for the answer to what `begin` begins, until the deadline.
@@ -136,7 +124,7 @@ impl Inner {
                 // Dropped unsent: the queue was closed.
                 self.settle(row, outcome.map_err(|_| self.side.draining())?)
             }
-            () = tokio::time::sleep_until(waiting.frame.deadline.into()) => Err(late(row)),
+            () = tokio::time::sleep_until(waiting.frame.deadline.into()) => Err(late(&self.side, row)),
         }
     }
 
@@ -237,12 +225,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn late(row: &Row) -> CallError {
-    CallError::new(
-        CallErrorKind::Deadline,
-        format!("`{}` did not answer before its deadline", row.target),
-    )
-    .with_hint(
+fn late(side: &Side, row: &Row) -> CallError {
+    CallError::late(side.id.plugin(), &row.target).with_hint(
         "give the call more time; a native plugin is not interrupted, it sees that the call was cancelled",
     )
 }

@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{calls::Parent, instance::Shared, lane::Held};
+use crate::{calls::Parent, lane::Held, shared::Shared};
 
 /// Calls that a plugin may make beside one for each call that it works on: from `start`, from threads of its own.
 const MORE_THAN_CALLS: usize = 16;

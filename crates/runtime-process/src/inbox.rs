@@ -11,8 +11,9 @@ use prost::Message;
 
 use crate::{
     calls::{NotOpen, Parent},
+    dialect::Plugin as _,
     host_calls::HostCalls,
-    instance::Shared,
+    shared::Shared,
     transport::Inlet,
 };
 

@@ -1,259 +1,108 @@
-//! One running plugin, as callers see it.
+//! One running plugin, as the host sees it, whatever is spoken with it.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use mortise_jail::Meter;
-use mortise_manifest::Limits;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, Enclosure, EndCause, HostServices, Instance,
-    InstanceId, MethodIndex, StopReport, StreamCall, StreamHandle, Usage, stream,
+    BoxFuture, Call, CallContext, CallError, Enclosure, EndCause, Instance, InstanceId, MethodIndex,
+    StopReport, StreamCall, StreamHandle, Usage,
 };
-use mortise_wire::{
-    Health, Metadata, MethodKind,
-    frame::{self, Kind},
-};
-use prost::Message as _;
+use mortise_wire::Health;
 use rustix::process::Pid;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
-    calls::Calls,
-    lane::{self, Held},
-    memory,
+    ProcessConfig,
+    dialect::{Conversation, Plugin},
+    heard, memory,
     output::Tail,
-    supervise::Command,
+    supervise::{Command, Supervisor},
+    watched::Watched,
 };
 
-/// How long the plugin may take to say how it is.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What the tasks of one instance share.
-pub(crate) struct Shared {
-    pub(crate) metadata: Arc<Metadata>,
-    pub(crate) limits: Limits,
-    pub(crate) services: Arc<dyn HostServices>,
-    pub(crate) calls: Calls,
-    pub(crate) lane: lane::Sender,
-    /// Name of the transport that was chosen.
-    pub(crate) lane_name: &'static str,
-    /// Its process is reaped, or about to be: its id means nothing any more.
-    pub(crate) gone: AtomicBool,
-    /// One permit for each call that the plugin works on at once.
-    pub(crate) slots: Arc<Semaphore>,
-}
-
 /// One running plugin.
-pub(crate) struct ProcessInstance {
-    pub(crate) id: InstanceId,
-    pub(crate) pid: Pid,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) enclosure: Enclosure,
-    pub(crate) meter: Meter,
-    pub(crate) tail: Tail,
+pub(crate) struct ProcessInstance<P> {
+    id: InstanceId,
+    pid: Pid,
+    plugin: Arc<P>,
+    enclosure: Enclosure,
+    meter: Meter,
+    tail: Tail,
+    /// The process is reaped, or about to be: its id means nothing any more.
+    gone: Arc<AtomicBool>,
     /// Dropping it tells the supervisor to end the process.
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
-    pub(crate) ended: watch::Receiver<Option<EndCause>>,
-    pub(crate) stopped: watch::Receiver<Option<StopReport>>,
+    commands: mpsc::UnboundedSender<Command>,
+    ended: watch::Receiver<Option<EndCause>>,
+    stopped: watch::Receiver<Option<StopReport>>,
 }
 
-/// An open call whose caller still waits.
-struct Waiting<'a> {
-    shared: &'a Shared,
-    id: u64,
-    deadline: Instant,
-    over: bool,
-}
-
-// === impl Shared ===
-
-impl Shared {
-    pub(crate) fn name(&self) -> &str {
-        &self.metadata.name
-    }
-
-    /// `package.Service/Method`, for messages.
-    pub(crate) fn method_name(&self, method: MethodIndex) -> String {
-        match self.metadata.methods.get(method.0 as usize) {
-            Some(method) => format!("{}/{}", method.service, method.name),
-            None => format!("method {}", method.0),
-        }
-    }
-
-    async fn call(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {
-        let max = self.limits.payload_bytes_max;
-        if payload.len() > max {
-            let why = format!(
-                "the request has {} bytes, and {max} is the limit of plugin `{}`",
-                payload.len(),
-                self.name()
-            );
-            return Err(CallError::new(CallErrorKind::Exhausted, why));
-        }
-        if self.kind(method)?.streams() {
-            return Err(stream::not_unary(&self.method_name(method), self.kind(method)?));
-        }
-        let deadline = cx
-            .deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let called = self.call_until(cx, method, payload, deadline);
-        tokio::time::timeout_at(deadline.into(), called)
-            .await
-            .unwrap_or_else(|_| Err(self.too_late(method)))
-            // A method that hears of its deadline may be quicker than the timer; it is late all the same.
-            .map_err(|error| {
-                if error.is_late(deadline) {
-                    self.too_late(method)
-                } else {
-                    error
-                }
-            })
-    }
-
-    /// How many messages of a call go which way.
-    pub(crate) fn kind(&self, method: MethodIndex) -> Result<MethodKind, CallError> {
-        let known = self.metadata.methods.get(method.0 as usize);
-        known.map(|it| it.kind()).ok_or_else(|| {
-            let why = format!(
-                "plugin `{}` has {} methods and no method {}",
-                self.name(),
-                self.metadata.methods.len(),
-                method.0
-            );
-            CallError::new(CallErrorKind::NotFound, why)
-        })
-    }
-
-    pub(crate) fn too_late(&self, method: MethodIndex) -> CallError {
-        let why = format!(
-            "{} of plugin `{}` did not answer by its deadline",
-            self.method_name(method),
-            self.name()
-        );
-        CallError::new(CallErrorKind::Deadline, why)
-    }
-
-    /// Waits until the plugin can work on one call more.
-    pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit, CallError> {
-        let slot = match self.slots.clone().try_acquire_owned() {
-            Ok(slot) => Ok(slot),
-            Err(_) => self.slots.clone().acquire_owned().await,
-        };
-        slot.map_err(|_| self.over())
-    }
-
-    /// Dropped at the deadline: then, and whenever else its caller goes, [`Waiting`] tells the plugin.
-    async fn call_until(
-        &self,
-        cx: &CallContext,
-        method: MethodIndex,
-        payload: Bytes,
-        deadline: Instant,
-    ) -> Result<Bytes, CallError> {
-        let slot = self.slot().await?;
-        let mut head = cx.head(Instant::now());
-        let deadline_ns = std::mem::replace(&mut head.deadline_ns, u64::MAX);
-        head.call_id = u64::MAX;
-        // With the longest numbers; what it takes less comes back.
-        let body_bytes_max = frame::call_body_bytes(head.encoded_len(), payload.len());
-        let credit = self.lane.reserve(body_bytes_max).await;
-        let (id, answer) = self.calls.open(cx, method, slot)?;
-        let mut waiting = Waiting {
-            shared: self,
+impl<P: Plugin> ProcessInstance<P> {
+    /// Hands a plugin that is ready to a supervisor of its own.
+    pub(crate) fn supervised<C: Conversation<Plugin = P>>(
+        id: InstanceId,
+        conversation: C,
+        child: Watched,
+        config: Arc<ProcessConfig>,
+    ) -> Self {
+        let (commands, asked) = mpsc::unbounded_channel();
+        let (tell_ended, ended) = watch::channel(None);
+        let (tell_stopped, stopped) = watch::channel(None);
+        let gone = Arc::new(AtomicBool::new(false));
+        let instance = Self {
             id,
-            deadline,
-            over: false,
+            pid: child.process.pid(),
+            plugin: conversation.plugin().clone(),
+            enclosure: heard::enclosure(&child.process.enclosure()),
+            meter: child.meter.clone(),
+            tail: child.tail.clone(),
+            gone: gone.clone(),
+            commands,
+            ended,
+            stopped,
         };
-        head.call_id = id;
-        head.deadline_ns = cx.deadline.map_or(deadline_ns, |at| {
-            nanoseconds(at.saturating_duration_since(Instant::now()))
-        });
-        let prefix = frame::call_prefix(Kind::Call, id, method.0, &head, payload.len());
-        self.lane.send_call(prefix, payload, credit);
-        let answer = answer.await.unwrap_or_else(|_| Err(self.over()));
-        waiting.over = true;
-        answer
-    }
-
-    async fn health(&self) -> Result<Health, CallError> {
-        let unavailable = |why: &str| {
-            CallError::new(
-                CallErrorKind::Unavailable,
-                format!("plugin `{}` {why}", self.name()),
-            )
+        let supervisor = Supervisor {
+            conversation,
+            child,
+            config,
+            commands: asked,
+            gone,
+            ended: tell_ended,
+            stopped: tell_stopped,
         };
-        let Some((id, answer)) = self.calls.open_health()? else {
-            return Err(unavailable(
-                "has not answered the last questions about its health",
-            ));
-        };
-        self.lane.send(Kind::Ping, id, &[], Held::default());
-        match tokio::time::timeout(HEALTH_TIMEOUT, answer).await {
-            Ok(Ok(health)) => Ok(health),
-            Ok(Err(_)) => Err(self.over()),
-            Err(_) => Err(unavailable("did not say how it is within a second")),
-        }
-    }
-
-    /// Why nothing can be asked any more.
-    pub(crate) fn over(&self) -> CallError {
-        self.calls.closed().unwrap_or_else(|| {
-            CallError::new(
-                CallErrorKind::HostBug,
-                format!(
-                    "a call to plugin `{}` was lost by the process runtime",
-                    self.name()
-                ),
-            )
-        })
+        tokio::spawn(supervisor.run());
+        instance
     }
 }
 
-// === impl Waiting ===
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.over && self.shared.calls.abandon(self.id, self.deadline) {
-            self.shared.lane.send(Kind::Cancel, self.id, &[], Held::default());
-        }
-    }
-}
-
-/// At least 1: 0 says that there is no deadline.
-fn nanoseconds(left: Duration) -> u64 {
-    u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
-}
-
-// === impl ProcessInstance ===
-
-impl Call for ProcessInstance {
+impl<P: Plugin> Call for ProcessInstance<P> {
     fn call<'a>(
         &'a self,
         cx: &'a CallContext,
         method: MethodIndex,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, CallError>> {
-        Box::pin(self.shared.call(cx, method, payload))
+        Box::pin(self.plugin.call(cx, method, payload))
     }
 }
 
-impl StreamCall for ProcessInstance {
+impl<P: Plugin> StreamCall for ProcessInstance<P> {
     fn open<'a>(
         &'a self,
         cx: &'a CallContext,
         method: MethodIndex,
     ) -> BoxFuture<'a, Result<StreamHandle, CallError>> {
-        Box::pin(self.shared.open_stream(cx, method))
+        Box::pin(self.plugin.open(cx, method))
     }
 }
 
-impl Instance for ProcessInstance {
+impl<P: Plugin> Instance for ProcessInstance<P> {
     fn id(&self) -> &InstanceId {
         &self.id
     }
@@ -267,7 +116,7 @@ impl Instance for ProcessInstance {
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
-        Box::pin(self.shared.health())
+        Box::pin(self.plugin.health())
     }
 
     fn ended(&self) -> BoxFuture<'_, EndCause> {
@@ -282,14 +131,14 @@ impl Instance for ProcessInstance {
     }
 
     fn usage(&self) -> Usage {
-        if self.shared.gone.load(Ordering::Acquire) {
+        if self.gone.load(Ordering::Acquire) {
             return Usage::default();
         }
         let counted = self.meter.read();
         Usage {
             memory_bytes: memory::resident_bytes(self.pid),
             pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
-            lane: Some(self.shared.lane_name),
+            lane: self.plugin.lane(),
             cpu_time: counted.cpu_time,
             // One of them is the launcher's.
             tasks: counted.tasks.map(|it| it.saturating_sub(1)),

@@ -26,8 +26,9 @@
 //! SIGKILL. Where there is no pid namespace the launcher kills what is below it itself, and the cgroup what it misses; a janitor ends at the next
 //! start what both missed. On macOS there is only the lane's end, at which the SDK exits.
 //!
-//! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `handshake`, `instance` and `calls` (what callers see), `transport` (what carries frames), `lane` (frames
-//! out), `inbox` (frames in), `supervise` (who decides that it is over), `heard`, `memory`, `disk`, `proxy`, `output`.
+//! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `watched` (what is heard of it), `dialect`, `instance` and `supervise` (what stands
+//! around every plugin). Then what the SDK speaks: `handshake`, `shared` and `calls` (what callers see), `streams`, `transport` (what carries frames), `lane` (frames
+//! out), `inbox` (frames in), `conversation`; and beside it `goplugin`. Last `memory`, `disk`, `proxy`, `output`.
 #![forbid(unsafe_code)]
 
 mod config;
@@ -35,6 +36,10 @@ mod inspect;
 
 #[cfg(unix)]
 mod calls;
+#[cfg(unix)]
+mod conversation;
+#[cfg(unix)]
+mod dialect;
 #[cfg(unix)]
 mod disk;
 #[cfg(unix)]
@@ -62,6 +67,8 @@ mod run_dir;
 #[cfg(unix)]
 mod runtime;
 #[cfg(unix)]
+mod shared;
+#[cfg(unix)]
 mod spawner;
 #[cfg(unix)]
 mod streams;
@@ -69,6 +76,8 @@ mod streams;
 mod supervise;
 #[cfg(unix)]
 mod transport;
+#[cfg(unix)]
+mod watched;
 
 #[cfg(not(unix))]
 #[path = "unsupported.rs"]

@@ -1,12 +1,7 @@
 //! The runtime: from an executable that was checked to a plugin that is ready.
 
 use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    collections::BTreeSet, ffi::OsString, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc,
     time::Duration,
 };
 
@@ -22,28 +17,25 @@ use mortise_wire::{
     frame::{Decoder, ENV_LANE_FD},
     plugin::log_record::Level,
 };
-use tokio::{
-    net::UnixStream,
-    sync::{Semaphore, mpsc, watch},
-    time::timeout,
-};
+use tokio::{net::UnixStream, sync::Semaphore, time::timeout};
 
 use crate::{
     ProcessConfig,
     calls::Calls,
+    conversation::LaneConversation,
     goplugin,
     handshake::{self, Failure},
-    heard::{self, Ending},
+    heard,
     inbox::Inbox,
     inspect,
-    instance::{ProcessInstance, Shared},
+    instance::ProcessInstance,
     lane, memory,
     output::{self, Tail},
-    proxy,
     run_dir::RunDir,
+    shared::Shared,
     spawner::{Input, Plan, Spawned, Spawner},
-    supervise::{OwnedTask, Supervisor, Watched},
     transport::Inlet,
+    watched::{OwnedTask, Watched},
 };
 
 /// A plugin that said it can't start, or that closed its lane, has so long to exit by itself.
@@ -126,7 +118,7 @@ impl ProcessRuntime {
             .await
             .map_err(|source| refused(&name, &executable.path, source))?;
         let (mut child, lane) =
-            settle(spawned, &start).map_err(|source| not_executed(&name, &executable.path, source))?;
+            listen(spawned, &start).map_err(|source| not_executed(&name, &executable.path, source))?;
         let became = timeout(
             limit.saturating_sub(begun.elapsed()),
             self.become_ready(lane, metadata, &start),
@@ -140,43 +132,28 @@ impl ProcessRuntime {
                 decoder,
                 writer,
             })) => {
-                let tail = child.tail.clone();
-                let pid = child.process.pid();
-                let enclosure = heard::enclosure(&child.process.enclosure());
-                let meter = child.meter.clone();
-                let (commands, inbox_commands) = mpsc::unbounded_channel();
-                let (ended, watch_ended) = watch::channel(None);
-                let (stopped, watch_stopped) = watch::channel(None);
-                let supervisor = Supervisor {
-                    shared: shared.clone(),
-                    child,
+                let conversation = LaneConversation {
+                    shared,
                     reader: tokio::spawn(inbox.read(inlet, decoder)),
                     _writer: writer,
-                    commands: inbox_commands,
-                    ended,
-                    stopped,
-                    term_grace: self.config.term_grace,
-                    disk_bytes_max: self.config.disk_bytes_max,
                 };
-                tokio::spawn(supervisor.run());
-                return Ok(Box::new(ProcessInstance {
-                    id: start.instance,
-                    pid,
-                    shared,
-                    enclosure,
-                    meter,
-                    tail,
-                    commands,
-                    ended: watch_ended,
-                    stopped: watch_stopped,
-                }));
+                let config = self.config.clone();
+                return Ok(Box::new(ProcessInstance::supervised(
+                    start.instance,
+                    conversation,
+                    child,
+                    config,
+                )));
             }
             Ok(Err(failure)) => Some(failure),
             Err(_) => None,
         };
         let wait = if why.is_some() { EXIT_WAIT } else { Duration::ZERO };
-        let exited_by_itself = timeout(wait, child.exit.exited()).await.is_ok();
-        let cause = child.end(Duration::ZERO).await;
+        let exited_by_itself = child.exits_within(wait).await;
+        if !exited_by_itself {
+            child.kill().await;
+        }
+        let cause = child.end().await;
         let how = exited_by_itself.then_some(cause);
         Err(start_failed(&name, why, how, limit, &child.tail))
     }
@@ -215,7 +192,6 @@ impl ProcessRuntime {
             calls: Calls::new(self.config.stuck_grace),
             lane: lane::Sender::new(greeted.outlet, greeted.window),
             lane_name: greeted.lane,
-            gone: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),
         });
         let left_over = shared.clone();
@@ -437,61 +413,20 @@ fn check(artifact: &Artifact) -> Result<PathBuf, RuntimeError> {
     Ok(path.clone())
 }
 
-/// Makes a process that was just started known to this executor.
-fn settle(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStream)> {
-    let Spawned {
-        process,
-        exit,
-        events,
-        listener,
-        lane,
-        stdout,
-        stderr,
-    } = spawned;
+/// Listens to a process that was just started.
+fn listen(spawned: Spawned, start: &Start) -> std::io::Result<(Watched, UnixStream)> {
+    let services = &start.services;
+    let (child, lane) = Watched::new(spawned, services, |stdout, stderr, tail| {
+        let tail = Some(tail.clone());
+        let stdout = output::capture(stdout, "stdout", Level::Info, services.clone(), None);
+        let stderr = output::capture(stderr, "stderr", Level::Warn, services.clone(), tail);
+        [
+            OwnedTask::reading("its standard output", stdout),
+            OwnedTask::reading("its standard error", stderr),
+        ]
+    })?;
     let lane = lane.ok_or_else(|| std::io::Error::other("it was given no lane"))?;
-    let lane = UnixStream::from_std(lane)?;
-    let tail = Tail::default();
-    let pipes = [
-        (stdout, "stdout", Level::Info, None),
-        (stderr, "stderr", Level::Warn, Some(tail.clone())),
-    ];
-    let output = pipes.map(|(pipe, target, level, tail)| {
-        let services = start.services.clone();
-        OwnedTask::spawn(async move {
-            if let Err(error) = output::capture(pipe, target, level, services, tail).await {
-                tracing::warn!(target, %error, "a plugin's output can't be read any more");
-            }
-        })
-    });
-    let mut output = Vec::from(output);
-    let ending = Ending::default();
-    if let Some(events) = events {
-        let (ending, services) = (ending.clone(), start.services.clone());
-        output.push(OwnedTask::spawn(async move {
-            if let Err(error) = heard::listen(events, ending, services).await {
-                tracing::warn!(%error, "what a plugin is denied can't be heard any more");
-            }
-        }));
-    }
-    if let Some(listener) = listener {
-        let services = start.services.clone();
-        output.push(OwnedTask::spawn(async move {
-            if let Err(error) = proxy::serve(listener, services).await {
-                tracing::warn!(%error, "a plugin's way to the network is closed");
-            }
-        }));
-    }
-    Ok((
-        Watched {
-            meter: process.meter(),
-            process,
-            exit: exit.watch()?,
-            ending,
-            output,
-            tail,
-        },
-        lane,
-    ))
+    Ok((child, UnixStream::from_std(lane)?))
 }
 
 /// The jail did not start it.

@@ -24,7 +24,7 @@ use mortise_wire::{
 use prost::Message as _;
 use tokio::{sync::Semaphore, task::AbortHandle};
 
-use crate::{instance::Shared, lane::Held};
+use crate::{dialect::Plugin as _, lane::Held, shared::Shared};
 
 /// What the reader of the lane knows of a stream.
 #[derive(Debug)]

@@ -101,12 +101,9 @@ impl Fault {
     pub(crate) fn of_call(self, plugin: &str, doing: &str) -> CallError {
         use CallErrorKind as K;
         match self {
-            Self::Deadline => {
-                let text = format!("plugin `{plugin}` did not answer `{doing}` before the deadline");
-                CallError::new(K::Deadline, text).with_hint(
-                    "give the call more time (`limits.deadline_ms`, or the caller's own), or look for a loop in the plugin",
-                )
-            }
+            Self::Deadline => CallError::late(plugin, doing).with_hint(
+                "give the call more time (`limits.deadline_ms`, or the caller's own), or look for a loop in the plugin",
+            ),
             Self::Halted => {
                 CallError::new(K::Unavailable, format!("plugin `{plugin}` was stopped by force while it ran `{doing}`"))
             }

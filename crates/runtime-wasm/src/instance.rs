@@ -115,12 +115,8 @@ impl<A: Abi> WasmInstance<A> {
             ));
         }
         let Some(target) = self.metadata.methods.get(method.0 as usize) else {
-            let (plugin, methods) = (&self.shared.plugin, self.metadata.methods.len());
-            let text = format!(
-                "plugin `{plugin}` has {methods} methods, and no number {}",
-                method.0
-            );
-            return Err(CallError::new(CallErrorKind::NotFound, text));
+            let methods = self.metadata.methods.len();
+            return Err(CallError::no_such_method(&self.shared.plugin, methods, method));
         };
         let fail = |fault: Fault| {
             fault.of_call(

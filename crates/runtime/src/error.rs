@@ -4,6 +4,8 @@ use std::{error::Error, fmt, time::Instant};
 
 use mortise_wire::{Code, Status};
 
+use crate::MethodIndex;
+
 /// Why an artifact could not be read, prepared or started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -216,6 +218,31 @@ impl CallError {
             status,
             hint: None,
         }))
+    }
+
+    /// `method` of `plugin` did not answer in time. The same words in every runtime.
+    #[must_use]
+    pub fn late(plugin: &str, method: &str) -> Self {
+        let why = format!("{method} of plugin `{plugin}` did not answer by its deadline");
+        Self::new(CallErrorKind::Deadline, why)
+    }
+
+    /// A request to `plugin` of `bytes` bytes, where `max` is the limit.
+    #[must_use]
+    pub fn request_too_large(plugin: &str, bytes: usize, max: usize) -> Self {
+        let why = format!("the request has {bytes} bytes, and {max} is the limit of plugin `{plugin}`");
+        Self::new(CallErrorKind::Exhausted, why)
+            .with_hint("raise `limits.payload_mib` of the plugin, or send less at once")
+    }
+
+    /// A place that none of `plugin`'s `methods` methods has.
+    #[must_use]
+    pub fn no_such_method(plugin: &str, methods: usize, place: MethodIndex) -> Self {
+        let why = format!(
+            "plugin `{plugin}` has {methods} methods and no method {}",
+            place.0
+        );
+        Self::new(CallErrorKind::NotFound, why)
     }
 
     /// Whether this is the plugin's own word that its time is over, and it is. A runtime answers with its own `Deadline` then: which of the

@@ -98,6 +98,14 @@ impl fmt::Debug for Prepared {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub Arc<str>);
 
+impl InstanceId {
+    /// The plugin's name in it.
+    #[must_use]
+    pub fn plugin(&self) -> &str {
+        self.0.split_once('@').map_or(&*self.0, |(plugin, _)| plugin)
+    }
+}
+
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,9 +1,9 @@
-//! Starts plugins as a host would, and builds the Go programs.
+//! Starts plugins as a host would.
 
 use std::{
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::{Arc, LazyLock, Mutex},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -26,19 +26,6 @@ use crate::messages::{DOUBLE, KvValue, PRINT_KV, PrintKvRequest, TestRequest, Te
 /// Longer than anything here takes. Nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-static GO_KV: LazyLock<Option<PathBuf>> = LazyLock::new(|| build_go("plugins/go-kv"));
-static GO_HOST: LazyLock<Option<PathBuf>> = LazyLock::new(|| build_go("tests/go-host"));
-
-/// The plugin in Go; `None`, and a line that says so, if there is no Go.
-pub(crate) fn go_kv() -> Option<PathBuf> {
-    GO_KV.clone()
-}
-
-/// The host in Go.
-pub(crate) fn go_host() -> Option<PathBuf> {
-    GO_HOST.clone()
-}
-
 /// The plugin by this crate.
 pub(crate) fn pong() -> PathBuf {
     let here = std::env::current_exe().unwrap();
@@ -46,38 +33,6 @@ pub(crate) fn pong() -> PathBuf {
     let path = target.join("examples/goplugin-pong");
     assert!(path.exists(), "{} is built with this test", path.display());
     path
-}
-
-fn build_go(folder: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let libraries = Path::new("/usr/share/gocode/src/github.com/hashicorp/go-plugin");
-    let has_go = std::process::Command::new("go").arg("version").output().is_ok();
-    if !has_go || !libraries.exists() {
-        println!(
-            "skipped: needs golang-go and golang-github-hashicorp-go-plugin-dev (cargo xtask setup installs them)"
-        );
-        return None;
-    }
-    let target = root.join("target/go");
-    let program = target.join(Path::new(folder).file_name().unwrap());
-    let built = std::process::Command::new("go")
-        .args(["build", "-o"])
-        .arg(std::path::absolute(&program).unwrap())
-        .arg(".")
-        .current_dir(root.join(folder))
-        .env("GO111MODULE", "off")
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-p=2")
-        .env("GOPATH", "/usr/share/gocode")
-        .env("GOCACHE", std::path::absolute(target.join("cache")).unwrap())
-        .output()
-        .unwrap();
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Some(program)
 }
 
 /// How a plugin is started.

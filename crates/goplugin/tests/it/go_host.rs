@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use crate::fixture::{go_host, pong};
+use crate::{fixture::pong, go};
 
 /// What the host says of each step.
 fn drive(arguments: &[&str]) -> Option<(bool, BTreeMap<String, String>)> {
-    let host = go_host()?;
+    let host = go::program("tests/go-host")?;
     let output = Command::new(host)
         .arg("-plugin")
         .arg(pong())
@@ -103,7 +103,9 @@ fn state(pid: i32) -> Option<char> {
 #[test]
 fn the_plugin_does_not_survive_a_host_that_is_killed() {
     use std::io::{BufRead as _, BufReader};
-    let Some(host) = go_host() else { return };
+    let Some(host) = go::program("tests/go-host") else {
+        return;
+    };
     let mut host = Command::new(host)
         .arg("-plugin")
         .arg(pong())

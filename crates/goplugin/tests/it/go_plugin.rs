@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use crate::{
-    fixture::{How, PATIENCE, Running, go_kv, invite, start},
+    fixture::{How, PATIENCE, Running, invite, start},
+    go,
     messages::{
         BIDIRECTIONAL, Bidirectional, KvValue, PING, PongResponse, STREAM, TestRequest, TestResponse,
     },
@@ -24,7 +25,7 @@ use crate::{
 };
 
 async fn started(how: &How) -> Option<Running> {
-    Some(start(&go_kv()?, how).await.unwrap())
+    Some(start(&go::program("plugins/go-kv")?, how).await.unwrap())
 }
 
 fn mtls() -> How {
@@ -36,7 +37,9 @@ fn mtls() -> How {
 
 #[tokio::test]
 async fn the_highest_common_version_is_agreed_on() {
-    let Some(program) = go_kv() else { return };
+    let Some(program) = go::program("plugins/go-kv") else {
+        return;
+    };
     for (versions, expected) in [(vec![1, 2, 3], 3), (vec![2, 7], 2), (vec![1], 1)] {
         let running = start(
             &program,
@@ -56,7 +59,9 @@ async fn the_highest_common_version_is_agreed_on() {
 
 #[tokio::test]
 async fn without_a_common_version_both_sides_are_named() {
-    let Some(program) = go_kv() else { return };
+    let Some(program) = go::program("plugins/go-kv") else {
+        return;
+    };
     let how = How {
         versions: vec![9, 8],
         ..How::default()
@@ -73,7 +78,9 @@ async fn without_a_common_version_both_sides_are_named() {
 
 #[tokio::test]
 async fn its_line_is_printed_to_the_byte_as_it_was_read() {
-    let Some(program) = go_kv() else { return };
+    let Some(program) = go::program("plugins/go-kv") else {
+        return;
+    };
     for how in [How::default(), mtls()] {
         let answered = invite(&program, &how).await.unwrap();
         let fields = answered.handshake.to_string();

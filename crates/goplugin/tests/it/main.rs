@@ -6,6 +6,8 @@
 #![cfg(target_os = "linux")]
 
 mod fixture;
+#[path = "../../../../tests/go.rs"]
+mod go;
 mod messages;
 mod pinger;
 

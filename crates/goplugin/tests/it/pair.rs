@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use crate::{
-    fixture::{How, PATIENCE, go_kv, pong, start},
+    fixture::{How, PATIENCE, pong, start},
+    go,
     messages::{
         BIDIRECTIONAL, Bidirectional, KvValue, PING, PongResponse, STREAM, TestRequest, TestResponse,
     },
@@ -173,7 +174,9 @@ async fn reflection_of_the_newer_version() {
 
 #[tokio::test]
 async fn a_go_plugin_that_can_not_multiplex_says_so() {
-    let Some(program) = go_kv() else { return };
+    let Some(program) = go::program("plugins/go-kv") else {
+        return;
+    };
     let how = How {
         multiplex: true,
         ..How::default()

@@ -134,7 +134,7 @@ async fn a_deadline_frees_the_caller_and_tells_the_plugin() {
     assert_eq!(error.kind(), Kind::Deadline);
     assert_eq!(
         error.to_string(),
-        "`probe.v1.Probe/Meet` did not answer before its deadline"
+        "probe.v1.Probe/Meet of plugin `probe` did not answer by its deadline"
     );
     let late = call_within(&*probe, "Echo", b"", Duration::ZERO)
         .await

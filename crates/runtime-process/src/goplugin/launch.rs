@@ -1,11 +1,6 @@
 //! From an executable that was checked to a plugin that answers.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use mortise_contract::{
     Contract,
@@ -25,18 +20,15 @@ use tokio::{
 };
 
 use super::{
-    instance::{GoPluginInstance, Shared},
+    calls::{GoConversation, Shared},
     output::{self, NoHandshake},
-    supervise::Supervisor,
 };
 use crate::{
     ProcessConfig,
-    heard::{self, Ending},
-    output::Tail,
-    proxy,
+    instance::ProcessInstance,
     runtime::{proxy_variables, refused},
     spawner::{Input, Plan, Spawned, Spawner},
-    supervise::{OwnedTask, Watched},
+    watched::{OwnedTask, Watched},
 };
 
 /// A plugin that closed its standard output has so long to exit by itself.
@@ -46,7 +38,7 @@ const OUTPUT_MAX: usize = 16;
 
 /// What is started.
 pub(crate) struct Launch<'a> {
-    pub(crate) config: &'a ProcessConfig,
+    pub(crate) config: &'a Arc<ProcessConfig>,
     pub(crate) path: PathBuf,
     pub(crate) spoken: &'a GoPlugin,
     pub(crate) contract: &'a Contract,
@@ -94,7 +86,7 @@ impl Launch<'_> {
             .await
             .map_err(|error| refused(&self.metadata.name, &self.path, error))?;
         offer.directory = spawned.process.dir().to_owned();
-        let (mut child, answer) = watch_output(spawned, start)
+        let (mut child, answer) = listen(spawned, start)
             .map_err(|source| self.failed(Kind::Loader, &source.to_string(), "see the system's log"))?;
         let left = limit.saturating_sub(begun.elapsed());
         let became = timeout(left, self.become_ready(&offer, identity, answer, &child, start)).await;
@@ -108,8 +100,11 @@ impl Launch<'_> {
         } else {
             Duration::ZERO
         };
-        let exited = timeout(wait, child.exit.exited()).await.is_ok();
-        let ended = child.end(Duration::ZERO).await;
+        let exited = child.exits_within(wait).await;
+        if !exited {
+            child.kill().await;
+        }
+        let ended = child.end().await;
         let last_words = child.tail.last_words();
         Err(match failure {
             Failure::Differs(error) => *error,
@@ -254,34 +249,15 @@ impl Launch<'_> {
             limits: start.limits.clone(),
             connection,
             over: watch::Sender::new(None),
-            gone: AtomicBool::new(false),
         });
-        let (tail, pid) = (child.tail.clone(), child.process.pid());
-        let enclosure = heard::enclosure(&child.process.enclosure());
-        let meter = child.meter.clone();
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let (ended, watch_ended) = watch::channel(None);
-        let (stopped, watch_stopped) = watch::channel(None);
-        let supervisor = Supervisor {
-            shared: shared.clone(),
+        let conversation = GoConversation { shared, asking: None };
+        let id = start.instance.clone();
+        Box::new(ProcessInstance::supervised(
+            id,
+            conversation,
             child,
-            commands: inbox,
-            ended,
-            stopped,
-            term_grace: self.config.term_grace,
-        };
-        tokio::spawn(supervisor.run());
-        Box::new(GoPluginInstance {
-            id: start.instance.clone(),
-            pid,
-            shared,
-            enclosure,
-            meter,
-            tail,
-            commands,
-            ended: watch_ended,
-            stopped: watch_stopped,
-        })
+            self.config.clone(),
+        ))
     }
 
     fn failed(&self, kind: Kind, why: &str, hint: &str) -> RuntimeError {
@@ -293,55 +269,22 @@ impl Launch<'_> {
     }
 }
 
-/// Makes a process that was just started known to this executor, and listens to it.
-fn watch_output(
+/// Listens to a process that was just started.
+fn listen(
     spawned: Spawned,
     start: &Start,
 ) -> std::io::Result<(Watched, oneshot::Receiver<Result<Handshake, NoHandshake>>)> {
-    let Spawned {
-        process,
-        exit,
-        events,
-        listener,
-        lane: _,
-        stdout,
-        stderr,
-    } = spawned;
-    let tail = Tail::default();
     let (tell, answer) = oneshot::channel();
-    let (services, kept) = (start.services.clone(), tail.clone());
-    let out = OwnedTask::spawn(async move { report(output::read_stdout(stdout, services, tell).await) });
-    let services = start.services.clone();
-    let err = OwnedTask::spawn(async move { report(output::read_stderr(stderr, services, kept).await) });
-    let mut output = vec![out, err];
-    let ending = Ending::default();
-    if let Some(events) = events {
-        let (ending, services) = (ending.clone(), start.services.clone());
-        output.push(OwnedTask::spawn(async move {
-            report(heard::listen(events, ending, services).await)
-        }));
-    }
-    if let Some(listener) = listener {
-        let services = start.services.clone();
-        output.push(OwnedTask::spawn(async move {
-            report(proxy::serve(listener, services).await)
-        }));
-    }
-    let child = Watched {
-        meter: process.meter(),
-        process,
-        exit: exit.watch()?,
-        ending,
-        output,
-        tail,
-    };
+    let services = &start.services;
+    let (child, _no_lane) = Watched::new(spawned, services, |stdout, stderr, tail| {
+        let stdout = output::read_stdout(stdout, services.clone(), tell);
+        let stderr = output::read_stderr(stderr, services.clone(), tail.clone());
+        [
+            OwnedTask::reading("its standard output", stdout),
+            OwnedTask::reading("its standard error", stderr),
+        ]
+    })?;
     Ok((child, answer))
-}
-
-fn report(read: std::io::Result<()>) {
-    if let Err(error) = read {
-        tracing::warn!(%error, "a plugin can't be listened to any more");
-    }
 }
 
 fn list(services: &[String]) -> String {

@@ -6,8 +6,8 @@
 //!  reflection --compare--> refused, if what it serves is not the contract
 //! ```
 //!
-//! What stands around the process is the same for both dialects: the spawner, the private directory, the cleared environment, the memory limit, exit
-//! told by the kernel. Only what is spoken differs, and how it is asked to end: `GRPCController/Shutdown` in the place of a Stop frame.
+//! What stands around the process is the same for both dialects ([`dialect`](crate::dialect)): the spawner, the jail, the instance, the supervisor.
+//! Only what is spoken differs, and how it is asked to end: `GRPCController/Shutdown` in the place of a Stop frame.
 //!
 //! **What runs is what was checked.** The host has written the artifact into its own content-addressed store, read-only, in a directory that belongs to it alone; the digest
 //! is taken of that file through an open descriptor, and that file is started. Nobody but the host's own user could change it between the two. A sealed memfd would close that too, and is not used because
@@ -15,11 +15,10 @@
 //!
 //! **No orphan.** A Go plugin does not notice that its host is gone. The spawner's parent-death signal and the jail see to it; without them it ends at its next log line.
 
+mod calls;
 mod describe;
-mod instance;
 mod launch;
 mod output;
-mod supervise;
 
 pub(crate) use describe::{check, describe};
 pub(crate) use launch::Launch;

@@ -1,10 +1,6 @@
 //! A real Go plugin, `plugins/go-kv`, under the port: loaded, called, streamed to, killed, stopped like any other.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Arc, LazyLock},
-};
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use mortise_contract::Contract;
@@ -19,6 +15,7 @@ use prost::Message as _;
 use crate::{
     fake::Begin,
     fixture::{Bench, context, runs},
+    go,
 };
 
 /// What of `grpctest.Test` the plugin is called with; `OUTPUT` is the type of its field.
@@ -35,8 +32,6 @@ message TestResponse { OUTPUT Output = 2; }
 message PrintKVRequest { string Key = 1; oneof Value { string ValueString = 2; int32 ValueInt = 3; } }
 message PrintKVResponse {}
 "#;
-
-static GO_KV: LazyLock<Option<PathBuf>> = LazyLock::new(build);
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct TestRequest {
@@ -64,39 +59,6 @@ enum Value {
     Text(String),
     #[prost(int32, tag = "3")]
     Number(i32),
-}
-
-fn build() -> Option<PathBuf> {
-    let root = std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
-    let libraries = Path::new("/usr/share/gocode/src/github.com/hashicorp/go-plugin");
-    if Command::new("go").arg("version").output().is_err() || !libraries.exists() {
-        println!(
-            "skipped: needs golang-go and golang-github-hashicorp-go-plugin-dev (cargo xtask setup installs them)"
-        );
-        return None;
-    }
-    let target = root.join("target/go");
-    let program = target.join("go-kv");
-    let built = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(".")
-        .current_dir(root.join("plugins/go-kv"))
-        .envs([
-            ("GO111MODULE", "off"),
-            ("CGO_ENABLED", "0"),
-            ("GOFLAGS", "-p=2"),
-            ("GOPATH", "/usr/share/gocode"),
-        ])
-        .env("GOCACHE", target.join("cache"))
-        .output()
-        .unwrap();
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Some(program.canonicalize().unwrap())
 }
 
 fn contract(output: &str) -> Arc<Contract> {
@@ -143,7 +105,11 @@ async fn try_start(bench: &Bench, artifact: Artifact) -> Result<Box<dyn Instance
 }
 
 async fn start(bench: &Bench, spoken: GoPlugin) -> Option<Box<dyn Instance>> {
-    Some(try_start(bench, artifact(GO_KV.as_ref()?, spoken)).await.unwrap())
+    Some(
+        try_start(bench, artifact(&go::program("plugins/go-kv")?, spoken))
+            .await
+            .unwrap(),
+    )
 }
 
 /// Sorted by name, as metadata are.
@@ -353,6 +319,28 @@ async fn a_panic_of_go_is_told_with_its_last_words() {
     assert!(instance.last_output().unwrap().contains("panic: out of fuel"));
 }
 
+/// How it ended after a call that it did not answer.
+async fn overdone(bench: Bench, key: &str, mebibytes: i32) -> Option<(String, EndCause)> {
+    let instance = start(&bench, spoken()).await?;
+    let error = print_kv(&*instance, key, Value::Number(mebibytes)).await;
+    Some((error.unwrap_err().to_string(), instance.ended().await))
+}
+
+#[tokio::test]
+async fn too_much_memory_and_too_much_disk_are_told_as_such() {
+    let mut bench = Bench::new(Begin::Well);
+    bench.limits.memory_bytes_max = 64 << 20;
+    let Some((error, cause)) = overdone(bench, "eat", 72).await else {
+        return;
+    };
+    assert!(matches!(cause, EndCause::OutOfMemory(_)), "{cause:?}");
+    assert!(error.contains("67108864"), "{error}");
+    let bench = Bench::with(Begin::Well, |config| config.disk_bytes_max = 16 << 20);
+    let (error, cause) = overdone(bench, "fill", 24).await.unwrap();
+    assert!(matches!(cause, EndCause::OutOfDisk(_)), "{cause:?}");
+    assert!(error.contains("16777216"), "{error}");
+}
+
 #[tokio::test]
 async fn the_deadline_is_kept_and_the_plugin_hears_of_it() {
     let bench = Bench::new(Begin::Well);
@@ -377,7 +365,7 @@ async fn the_deadline_is_kept_and_the_plugin_hears_of_it() {
 /// What a start was refused with; nothing may be left of it.
 async fn refused(change: impl FnOnce(&mut Artifact)) -> Option<RuntimeError> {
     let bench = Bench::new(Begin::Well);
-    let mut artifact = artifact(GO_KV.as_ref()?, spoken());
+    let mut artifact = artifact(&go::program("plugins/go-kv")?, spoken());
     change(&mut artifact);
     let error = try_start(&bench, artifact).await.err().unwrap();
     crate::fixture::eventually("its directory is gone", || {
@@ -450,7 +438,9 @@ async fn a_plugin_that_serves_another_contract_is_refused_with_the_difference() 
 
 #[tokio::test]
 async fn a_copy_that_was_changed_is_not_started() {
-    let Some(program) = GO_KV.as_ref() else { return };
+    let Some(program) = go::program("plugins/go-kv") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("go-kv");
     std::fs::copy(program, &copy).unwrap();

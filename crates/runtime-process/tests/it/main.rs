@@ -6,6 +6,8 @@
 
 mod fake;
 mod fixture;
+#[path = "../../../../tests/go.rs"]
+mod go;
 #[cfg(target_os = "linux")]
 mod hostile;
 

@@ -1,50 +1,12 @@
 //! The Go host of `tests/go-host` drives it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::LazyLock,
-};
+use std::{collections::BTreeMap, process::Command};
 
-static HOST: LazyLock<Option<PathBuf>> = LazyLock::new(build);
-
-fn build() -> Option<PathBuf> {
-    let root = std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap();
-    let libraries = Path::new("/usr/share/gocode/src/github.com/hashicorp/go-plugin");
-    if Command::new("go").arg("version").output().is_err() || !libraries.exists() {
-        println!(
-            "skipped: needs golang-go and golang-github-hashicorp-go-plugin-dev (cargo xtask setup installs them)"
-        );
-        return None;
-    }
-    let target = root.join("target/go");
-    let program = target.join("go-host");
-    let built = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(".")
-        .current_dir(root.join("tests/go-host"))
-        .envs([
-            ("GO111MODULE", "off"),
-            ("CGO_ENABLED", "0"),
-            ("GOFLAGS", "-p=2"),
-            ("GOPATH", "/usr/share/gocode"),
-        ])
-        .env("GOCACHE", target.join("cache"))
-        .output()
-        .unwrap();
-    assert!(
-        built.status.success(),
-        "{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Some(program)
-}
+use crate::go;
 
 /// What the host says of each step, and what it logged.
 fn drive(arguments: &[&str]) -> Option<(BTreeMap<String, String>, String)> {
-    let host = HOST.clone()?;
+    let host = go::program("tests/go-host")?;
     let output = Command::new(host)
         .arg("-plugin")
         .arg(crate::plugin())

@@ -3,6 +3,8 @@
 #![cfg(target_os = "linux")]
 
 mod generated;
+#[path = "../../../../tests/go.rs"]
+mod go;
 mod go_host;
 mod rust_host;
 

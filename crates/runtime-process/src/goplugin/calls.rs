@@ -1,29 +1,27 @@
-//! One running plugin of this dialect, as callers see it.
+//! One plugin of this dialect: its calls, and what the supervisor hears and says.
 
 use std::{
     error::Error as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use mortise_goplugin::{CallHeaders, Connection};
-use mortise_jail::Meter;
 use mortise_manifest::Limits;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, Enclosure, EndCause, Instance, InstanceId,
-    MethodIndex, PipeReceiver, PipeSender, StopReport, StreamCall, StreamHandle, Usage, pipe, stream as port,
+    CallContext, CallError, CallErrorKind, MethodIndex, PipeReceiver, PipeSender, StreamHandle, pipe,
+    stream as port,
 };
 use mortise_wire::{Code, Health, Metadata, MethodKind, Status};
 use prost::Message as _;
-use rustix::process::Pid;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
-use crate::{memory, output::Tail, supervise::Command};
+use crate::{
+    dialect::{Conversation, Over, Plugin},
+    watched::OwnedTask,
+};
 
 /// How long the plugin may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,43 +37,23 @@ pub(super) struct Shared {
     pub(super) paths: Vec<String>,
     /// Why nothing can be called any more, once that is so.
     pub(super) over: watch::Sender<Option<CallError>>,
-    pub(super) gone: AtomicBool,
 }
 
-/// One running plugin.
-pub(super) struct GoPluginInstance {
-    pub(super) id: InstanceId,
-    pub(super) pid: Pid,
+/// What is spoken with one plugin.
+pub(super) struct GoConversation {
     pub(super) shared: Arc<Shared>,
-    pub(super) enclosure: Enclosure,
-    pub(super) meter: Meter,
-    pub(super) tail: Tail,
-    /// Dropping it tells the supervisor to end the process.
-    pub(super) commands: mpsc::UnboundedSender<Command>,
-    pub(super) ended: watch::Receiver<Option<EndCause>>,
-    pub(super) stopped: watch::Receiver<Option<StopReport>>,
+    /// The question to end, once it was asked: it may hang, and how it goes says nothing.
+    pub(super) asking: Option<OwnedTask>,
 }
 
 // === impl Shared ===
 
 impl Shared {
-    pub(super) fn name(&self) -> &str {
-        &self.metadata.name
-    }
-
     fn path(&self, method: MethodIndex) -> Result<&str, CallError> {
         self.paths
             .get(method.0 as usize)
             .map(String::as_str)
-            .ok_or_else(|| {
-                let why = format!(
-                    "plugin `{}` has {} methods and no method {}",
-                    self.name(),
-                    self.paths.len(),
-                    method.0
-                );
-                CallError::new(CallErrorKind::NotFound, why)
-            })
+            .ok_or_else(|| CallError::no_such_method(self.name(), self.paths.len(), method))
     }
 
     fn kind(&self, method: MethodIndex) -> MethodKind {
@@ -85,34 +63,6 @@ impl Shared {
             .get(method.0 as usize)
             .map_or(0, |it| it.flags);
         MethodKind::of_flags(flags)
-    }
-
-    async fn call(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {
-        let max = self.limits.payload_bytes_max;
-        if payload.len() > max {
-            let why = format!(
-                "the request has {} bytes, and {max} is the limit of plugin `{}`",
-                payload.len(),
-                self.name()
-            );
-            return Err(CallError::new(CallErrorKind::Exhausted, why));
-        }
-        let path = self.path(method)?;
-        let kind = self.kind(method);
-        if kind != MethodKind::Unary {
-            return Err(port::not_unary(path.trim_start_matches('/'), kind));
-        }
-        let deadline = self.deadline(cx);
-        let headers = headers(cx, deadline);
-        tokio::select! {
-            biased;
-            outcome = self.connection.call(path, &headers, payload) => match outcome {
-                Ok(reply) => Ok(reply),
-                Err(status) => Err(self.error(status, path, deadline).await),
-            },
-            () = tokio::time::sleep_until(deadline.into()) => Err(self.late(path)),
-            error = self.is_over() => Err(error),
-        }
     }
 
     /// Resolves once nothing can be called any more, with why.
@@ -132,12 +82,7 @@ impl Shared {
     }
 
     fn late(&self, path: &str) -> CallError {
-        let why = format!(
-            "{} of plugin `{}` did not answer by its deadline",
-            path.trim_start_matches('/'),
-            self.name()
-        );
-        CallError::new(CallErrorKind::Deadline, why)
+        CallError::late(self.name(), path.trim_start_matches('/'))
     }
 
     fn lost(&self, path: &str) -> CallError {
@@ -169,6 +114,76 @@ impl Shared {
             retryable: details.retryable,
         })
     }
+}
+
+// === impl Plugin ===
+
+impl Plugin for Shared {
+    fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn lane(&self) -> Option<&'static str> {
+        None
+    }
+
+    async fn call(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {
+        let max = self.limits.payload_bytes_max;
+        if payload.len() > max {
+            return Err(CallError::request_too_large(self.name(), payload.len(), max));
+        }
+        let path = self.path(method)?;
+        let kind = self.kind(method);
+        if kind != MethodKind::Unary {
+            return Err(port::not_unary(path.trim_start_matches('/'), kind));
+        }
+        let deadline = self.deadline(cx);
+        let headers = headers(cx, deadline);
+        tokio::select! {
+            biased;
+            outcome = self.connection.call(path, &headers, payload) => match outcome {
+                Ok(reply) => Ok(reply),
+                Err(status) => Err(self.error(status, path, deadline).await),
+            },
+            () = tokio::time::sleep_until(deadline.into()) => Err(self.late(path)),
+            error = self.is_over() => Err(error),
+        }
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        cx: &CallContext,
+        method: MethodIndex,
+    ) -> Result<StreamHandle, CallError> {
+        let path = self.path(method)?.to_owned();
+        if self.kind(method) == MethodKind::Unary {
+            return Err(port::not_streaming(path.trim_start_matches('/')));
+        }
+        let error = self.over.borrow().clone();
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let deadline = self.deadline(cx);
+        let (requests, to_send) = pipe((&self.limits).into());
+        let (received, replies) = pipe((&self.limits).into());
+        // It ends with the call: at the latest at its deadline.
+        tokio::spawn(run_stream(
+            self.clone(),
+            path,
+            headers(cx, deadline),
+            deadline,
+            to_send,
+            received,
+        ));
+        Ok(StreamHandle {
+            requests: Box::new(requests),
+            replies: Box::new(replies),
+        })
+    }
 
     async fn health(&self) -> Result<Health, CallError> {
         let error = self.over.borrow().clone();
@@ -190,6 +205,39 @@ impl Shared {
             }
         }
     }
+
+    fn close(&self, error: CallError) {
+        self.over.send_if_modified(|over| {
+            let first = over.is_none();
+            over.get_or_insert(error);
+            first
+        });
+    }
+}
+
+// === impl Conversation ===
+
+impl Conversation for GoConversation {
+    type Plugin = Shared;
+
+    fn plugin(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Its process tells when it is over. A call that is late is cancelled in the plugin and never stuck: gRPC's streams are independent.
+    async fn over(&mut self) -> Over {
+        std::future::pending().await
+    }
+
+    fn ask_to_stop(&mut self) {
+        let shared = self.shared.clone();
+        self.asking = Some(OwnedTask::spawn(
+            async move { shared.connection.shutdown().await },
+        ));
+    }
+
+    /// What it has answered is with the callers already, or lost with its connection.
+    async fn settle(&mut self) {}
 }
 
 /// Moves messages between the pipes and gRPC until the call is over, however it ends.
@@ -266,126 +314,5 @@ fn headers(cx: &CallContext, deadline: Instant) -> CallHeaders {
     CallHeaders {
         timeout: Some(deadline.saturating_duration_since(Instant::now())),
         metadata: own.chain(traced).collect(),
-    }
-}
-
-// === impl GoPluginInstance ===
-
-impl Call for GoPluginInstance {
-    fn call<'a>(
-        &'a self,
-        cx: &'a CallContext,
-        method: MethodIndex,
-        payload: Bytes,
-    ) -> BoxFuture<'a, Result<Bytes, CallError>> {
-        Box::pin(self.shared.call(cx, method, payload))
-    }
-}
-
-impl StreamCall for GoPluginInstance {
-    fn open<'a>(
-        &'a self,
-        cx: &'a CallContext,
-        method: MethodIndex,
-    ) -> BoxFuture<'a, Result<StreamHandle, CallError>> {
-        let opened = || {
-            let shared = &self.shared;
-            let path = shared.path(method)?.to_owned();
-            if shared.kind(method) == MethodKind::Unary {
-                return Err(port::not_streaming(path.trim_start_matches('/')));
-            }
-            let error = shared.over.borrow().clone();
-            if let Some(error) = error {
-                return Err(error);
-            }
-            let deadline = shared.deadline(cx);
-            let (requests, to_send) = pipe((&shared.limits).into());
-            let (received, replies) = pipe((&shared.limits).into());
-            // It ends with the call: at the latest at its deadline.
-            tokio::spawn(run_stream(
-                shared.clone(),
-                path,
-                headers(cx, deadline),
-                deadline,
-                to_send,
-                received,
-            ));
-            Ok(StreamHandle {
-                requests: Box::new(requests),
-                replies: Box::new(replies),
-            })
-        };
-        Box::pin(std::future::ready(opened()))
-    }
-}
-
-impl Instance for GoPluginInstance {
-    fn id(&self) -> &InstanceId {
-        &self.id
-    }
-
-    fn call(&self) -> Option<&dyn Call> {
-        Some(self)
-    }
-
-    fn stream(&self) -> Option<&dyn StreamCall> {
-        Some(self)
-    }
-
-    fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
-        Box::pin(self.shared.health())
-    }
-
-    fn ended(&self) -> BoxFuture<'_, EndCause> {
-        let mut ended = self.ended.clone();
-        Box::pin(async move {
-            match ended.wait_for(Option::is_some).await.map(|cause| cause.clone()) {
-                Ok(Some(cause)) => cause,
-                // It was stopped, so it never ends by itself.
-                _ => std::future::pending().await,
-            }
-        })
-    }
-
-    fn usage(&self) -> Usage {
-        if self.shared.gone.load(Ordering::Acquire) {
-            return Usage::default();
-        }
-        let counted = self.meter.read();
-        Usage {
-            memory_bytes: memory::resident_bytes(self.pid),
-            pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
-            cpu_time: counted.cpu_time,
-            // One of them is the launcher's.
-            tasks: counted.tasks.map(|it| it.saturating_sub(1)),
-            ..Usage::default()
-        }
-    }
-
-    fn enclosure(&self) -> Option<Enclosure> {
-        Some(self.enclosure.clone())
-    }
-
-    fn last_output(&self) -> Option<String> {
-        Some(self.tail.text()).filter(|text| !text.is_empty())
-    }
-
-    fn stop(&self, grace: Duration) -> BoxFuture<'_, StopReport> {
-        let mut stopped = self.stopped.clone();
-        // If the supervisor is gone, the report is there.
-        let _ = self.commands.send(Command::Stop { grace });
-        Box::pin(async move {
-            match stopped
-                .wait_for(Option::is_some)
-                .await
-                .map(|report| report.clone())
-            {
-                Ok(Some(report)) => report,
-                _ => StopReport {
-                    forced: Some("the executor that supervised it ended".to_owned()),
-                    left: None,
-                },
-            }
-        })
     }
 }

@@ -1,0 +1,65 @@
+//! Builds the Go programs that the tests of several crates run: `plugins/go-kv` and `tests/go-host`. Each of them includes this file.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+/// Where Debian puts the library.
+const LIBRARY: &str = "/usr/share/gocode/src/github.com/hashicorp/go-plugin";
+
+/// The program in a folder of this repository, built if it changed; `None`, and a line that says so, if there is no Go.
+pub(crate) fn program(folder: &str) -> Option<PathBuf> {
+    let has_go = Command::new("go").arg("version").output().is_ok();
+    if !has_go || !Path::new(LIBRARY).exists() {
+        println!(
+            "skipped: needs golang-go and golang-github-hashicorp-go-plugin-dev (cargo xtask setup installs them)"
+        );
+        return None;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = root.canonicalize().expect("a crate of the workspace");
+    let source = root.join(folder);
+    let target = root.join("target/go");
+    fs::create_dir_all(&target).expect("target/go");
+    let program = target.join(source.file_name().expect("the folder has a name"));
+    // Every test may be a process of its own, and a program that runs can't be written.
+    let lock = File::create(program.with_extension("lock")).expect("the lock");
+    lock.lock().expect("the lock");
+    if modified(&program) < newest(&source) {
+        let fresh = program.with_extension("new");
+        let built = Command::new("go")
+            .args(["build", "-o"])
+            .arg(&fresh)
+            .arg(".")
+            .current_dir(&source)
+            .envs([
+                ("GO111MODULE", "off"),
+                ("CGO_ENABLED", "0"),
+                ("GOFLAGS", "-p=2"),
+                ("GOPATH", "/usr/share/gocode"),
+            ])
+            .env("GOCACHE", target.join("cache"))
+            .output()
+            .expect("go");
+        let said = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "{folder}: {said}");
+        fs::rename(&fresh, &program).expect("the program");
+    }
+    Some(program)
+}
+
+fn newest(folder: &Path) -> SystemTime {
+    let files = fs::read_dir(folder).expect("the program's folder");
+    let files = files.map(|it| it.expect("an entry").path());
+    files.map(|it| modified(&it)).max().expect("files")
+}
+
+/// When it was written; the beginning of time if it is not there.
+fn modified(path: &Path) -> SystemTime {
+    fs::metadata(path)
+        .and_then(|it| it.modified())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
