@@ -157,19 +157,50 @@ impl Generator {
              pub fn new(caller: C) -> Self {{\n        Self {{ caller }}\n    }}\n}}"
             ),
         );
-        let (mut calls, mut blocking) = (String::new(), String::new());
+        let (mut calls, mut blocking, mut streams) = (String::new(), String::new(), String::new());
         for Method {
             name,
             proto_name,
             input_type,
             output_type,
             comments,
+            client_streaming,
+            server_streaming,
             ..
         } in sorted_methods(service)
-            .into_iter()
-            .filter(|it| !kind(it).streams())
         {
             let target = format!("{full}/{proto_name}");
+            let kind = MethodKind::of(*client_streaming, *server_streaming);
+            if kind.streams() {
+                doc(&mut streams, 1, comments, &format!("Opens a call of `{target}`."));
+                let (request, output, open) = match kind {
+                    MethodKind::ClientStreaming => (
+                        String::new(),
+                        format!("{rt}::client::Upload<C::Sender, C::Receiver, {input_type}, {output_type}>"),
+                        format!("client_stream(&self.caller, {target:?})"),
+                    ),
+                    MethodKind::Bidi => (
+                        String::new(),
+                        format!(
+                            "({rt}::client::Requests<C::Sender, {input_type}>, {rt}::client::Replies<C::Receiver, {output_type}>)"
+                        ),
+                        format!("bidi_stream(&self.caller, {target:?})"),
+                    ),
+                    MethodKind::Unary | MethodKind::ServerStreaming => (
+                        format!(", request: &{input_type}"),
+                        format!("{rt}::client::Replies<C::Receiver, {output_type}>"),
+                        format!("server_stream(&self.caller, {target:?}, request)"),
+                    ),
+                };
+                line(
+                    &mut streams,
+                    format_args!(
+                        "    pub async fn {name}(&self{request}) -> ::core::result::Result<{output}, {rt}::Status> {{\n        \
+                     {rt}::client::{open}.await\n    }}"
+                    ),
+                );
+                continue;
+            }
             doc(&mut calls, 1, comments, &format!("Calls `{target}`."));
             line(
                 &mut calls,
@@ -201,6 +232,12 @@ impl Generator {
             text,
             format_args!("impl<C: {rt}::client::BlockingCaller> {name}Client<C> {{\n{blocking}}}"),
         );
+        if !streams.is_empty() {
+            line(
+                text,
+                format_args!("impl<C: {rt}::client::StreamCaller> {name}Client<C> {{\n{streams}}}"),
+            );
+        }
     }
 }
 

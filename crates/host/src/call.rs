@@ -139,6 +139,21 @@ pub(crate) struct Admitted<'a> {
     pub(crate) deadline: Instant,
 }
 
+impl Admitted<'_> {
+    /// What the guest is told of it.
+    pub(crate) fn context(&self, origin: Origin) -> CallContext {
+        CallContext {
+            call_id: next_call_id(),
+            deadline: Some(self.deadline),
+            began: Some(self.at),
+            traceparent: origin.traceparent,
+            metadata: origin.metadata,
+            depth: origin.depth,
+            caller: origin.caller,
+        }
+    }
+}
+
 /// A call that is not.
 pub(crate) enum NotAdmitted {
     Refused(CallError),
@@ -190,15 +205,7 @@ async fn serve(
     began: Instant,
 ) -> Result<Bytes, CallError> {
     let (facet, method) = pick(generation, target)?;
-    let cx = CallContext {
-        call_id: next_call_id(),
-        deadline: Some(admitted.deadline),
-        began: Some(admitted.at),
-        traceparent: origin.traceparent,
-        metadata: origin.metadata,
-        depth: origin.depth,
-        caller: origin.caller,
-    };
+    let cx = admitted.context(origin);
     let sampled = generation.stats.begin();
     let span = trace_span!(
         target: "mortise::call", "guest",

@@ -16,11 +16,14 @@ use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
 use mortise_routing::Rule;
 use mortise_runtime::{
-    CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError,
-    StreamHandle, Support,
+    CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, ReceiveHalf, Runtime,
+    RuntimeError, SendHalf, StreamHandle, Support,
 };
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
-use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status, client::Caller};
+use mortise_wire::{
+    Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status,
+    client::{Caller, StreamCaller},
+};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -401,6 +404,17 @@ impl Caller for Host {
     }
 }
 
+/// Streams of a generated client.
+impl StreamCaller for Host {
+    type Sender = Box<dyn SendHalf>;
+    type Receiver = Box<dyn ReceiveHalf>;
+
+    async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
+        let StreamHandle { requests, replies } = self.open_stream(target, CallOptions::default()).await?;
+        Ok((requests, replies))
+    }
+}
+
 /// A caller for generated clients whose calls all go to one plugin.
 #[derive(Clone, Debug)]
 pub struct PluginCaller {
@@ -418,19 +432,34 @@ impl PluginCaller {
     }
 }
 
+impl PluginCaller {
+    fn target(&self, name: &str) -> Result<Arc<Target>, CallError> {
+        let shared = self.host.shared();
+        let address = shared.find(&self.name).ok();
+        let found = address.and_then(|it| shared.table.load().at(&it, name).cloned());
+        found.ok_or_else(|| shared.refusal_at(&self.name, name))
+    }
+
+    fn origin(&self) -> Origin {
+        Origin::outside(self.options.clone(), &self.host.shared().parts.propagate)
+    }
+}
+
 impl Caller for PluginCaller {
     async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let shared = self.host.shared();
-        let found = shared
-            .find(&self.name)
-            .ok()
-            .and_then(|it| shared.table.load().at(&it, target).cloned());
-        let target = match found {
-            Some(found) => found,
-            None => return Err(shared.refusal_at(&self.name, target).into()),
-        };
-        let origin = Origin::outside(self.options.clone(), &shared.parts.propagate);
-        Ok(call::call(&target, payload.into(), origin).await?.into())
+        let target = self.target(target)?;
+        Ok(call::call(&target, payload.into(), self.origin()).await?.into())
+    }
+}
+
+impl StreamCaller for PluginCaller {
+    type Sender = Box<dyn SendHalf>;
+    type Receiver = Box<dyn ReceiveHalf>;
+
+    async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
+        let target = self.target(target)?;
+        let StreamHandle { requests, replies } = stream::open(&target, self.origin()).await?;
+        Ok((requests, replies))
     }
 }
 

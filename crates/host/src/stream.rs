@@ -29,7 +29,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{Instrument as _, debug, trace_span};
 
 use crate::{
-    call::{NotAdmitted, Origin, admit, check_size, lacks_method, next_call_id, seat},
+    call::{NotAdmitted, Origin, admit, check_size, lacks_method, seat},
     generation::{Generation, Occupant},
     table::Target,
 };
@@ -137,15 +137,7 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
             }
             Err(NotAdmitted::Elsewhere) => continue,
         };
-        let cx = CallContext {
-            call_id: next_call_id(),
-            deadline: Some(admitted.deadline),
-            began: Some(admitted.at),
-            traceparent: origin.traceparent,
-            metadata: origin.metadata,
-            depth: origin.depth,
-            caller: origin.caller,
-        };
+        let cx = admitted.context(origin);
         hold(generation, &target, &cx, opened, began).await;
         return;
     }

@@ -22,7 +22,10 @@
 //! the writer, and costs no memory. [`pipe`](crate::pipe()) is a queue that does this, for runtimes that need one.
 
 use bytes::Bytes;
-use mortise_wire::MethodKind;
+use mortise_wire::{
+    MethodKind, Status,
+    client::{MessageReceiver, MessageSender, NotSent},
+};
 
 use crate::{BoxFuture, CallContext, CallError, CallErrorKind, MethodIndex};
 
@@ -116,6 +119,31 @@ pub fn not_streaming(target: &str) -> CallError {
         format!("`{target}` is a unary method, and it was opened as a stream"),
     )
     .with_hint("call it: `Host::call`, or `POST /rpc` at a gateway")
+}
+
+// === generated clients ===
+
+impl MessageSender for Box<dyn SendHalf> {
+    async fn send(&mut self, message: Vec<u8>) -> Result<(), NotSent> {
+        (**self).send(message.into()).await.map_err(not_sent)
+    }
+
+    async fn finish(&mut self) -> Result<(), NotSent> {
+        (**self).finish().await.map_err(not_sent)
+    }
+}
+
+impl MessageReceiver for Box<dyn ReceiveHalf> {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Status> {
+        Ok((**self).next().await?.map(Vec::from))
+    }
+}
+
+fn not_sent(error: SendError) -> NotSent {
+    match error {
+        SendError::Over => NotSent::Over,
+        SendError::Refused(error) => NotSent::Refused(error.into()),
+    }
 }
 
 impl std::fmt::Debug for StreamHandle {

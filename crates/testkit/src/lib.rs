@@ -147,6 +147,16 @@ impl client::Caller for TestHost {
     }
 }
 
+/// For streams of generated clients: `GreeterClient::new(&host).watch(&request).await`, in a host that was made by [`Builder::start`].
+impl client::StreamCaller for TestHost {
+    type Sender = <Host as client::StreamCaller>::Sender;
+    type Receiver = <Host as client::StreamCaller>::Receiver;
+
+    async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
+        client::StreamCaller::open(&self.host, target).await
+    }
+}
+
 impl Drop for TestHost {
     fn drop(&mut self) {
         if let Some(tokio) = self.tokio.take() {

@@ -68,6 +68,18 @@ fn streams_go_where_the_contract_has_the_word() {
         "fn chat( &self, cx: &::mortise_sdk::Cx, requests: &mut ::mortise_sdk::Requests<'_, GreetRequest>, replies: &mut ::mortise_sdk::Replies<'_, GreetReply>, ) -> ::mortise_sdk::Result<()>;",
     );
     has(&text, "pub async fn look(");
+    has(
+        &text,
+        "pub async fn watch( &self, request: &GreetRequest, ) -> ::core::result::Result< ::mortise_sdk::client::Replies<C::Receiver, GreetReply>, ::mortise_sdk::Status, >",
+    );
+    has(
+        &text,
+        "::mortise_sdk::client::Upload<C::Sender, C::Receiver, GreetRequest, GreetReply>",
+    );
+    has(
+        &text,
+        "::mortise_sdk::client::bidi_stream(&self.caller, \"acme.v1.Watcher/Chat\")",
+    );
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use echo::contract::{Number, NumbersRequest, SumReply};
-use mortise::{CallErrorKind, CallOptions, StreamHandle};
-use mortise_sdk::{Code, prost::Message};
+use echo::contract::{Number, NumbersRequest, StreamsClient, SumReply};
+use mortise::{CallErrorKind, CallOptions, PluginCaller, StreamHandle};
+use mortise_sdk::{Code, client::NotSent, prost::Message};
 
 use crate::World;
 
@@ -37,11 +37,7 @@ async fn numbers(world: &World, time: Duration, request: NumbersRequest) -> Stre
 }
 
 fn number(value: u64) -> bytes::Bytes {
-    let number = Number {
-        value,
-        ..Number::default()
-    };
-    number.encode_to_vec().into()
+    typed(value).encode_to_vec().into()
 }
 
 /// The value of the next reply, or how it ended.
@@ -50,48 +46,67 @@ async fn next(stream: &mut StreamHandle) -> Result<Option<u64>, mortise::CallErr
     Ok(reply.map(|it| Number::decode(it).expect("a number").value))
 }
 
+/// What a service that embeds the host writes.
+fn client(world: &World) -> StreamsClient<PluginCaller> {
+    let options = CallOptions {
+        deadline: Some(Instant::now() + LONG),
+        ..CallOptions::default()
+    };
+    StreamsClient::new(world.host.plugin("echo").with_options(options))
+}
+
+fn typed(value: u64) -> Number {
+    Number {
+        value,
+        ..Number::default()
+    }
+}
+
 pub(crate) async fn stream_server(world: &World) {
     let request = NumbersRequest {
         count: MANY as u32,
         ..NumbersRequest::default()
     };
-    let mut stream = numbers(world, LONG, request).await;
+    let mut replies = client(world).numbers(&request).await.expect("it opens");
     for value in 0..MANY {
-        assert_eq!(next(&mut stream).await.expect("a reply"), Some(value));
+        let reply = replies.next().await.expect("a reply").expect("not the end");
+        assert_eq!(reply.value, value);
     }
     for _ in 0..2 {
-        assert_eq!(next(&mut stream).await.expect("the end stays"), None);
+        assert!(replies.next().await.expect("the end stays").is_none());
     }
 }
 
 pub(crate) async fn stream_client(world: &World) {
-    let mut stream = open(world, "Sum", LONG).await;
+    let mut upload = client(world).sum().await.expect("it opens");
     for value in 0..MANY {
         let value = if value == 13 { 0 } else { value };
-        stream.requests.send(number(value)).await.expect("it is taken");
+        upload.send(&typed(value)).await.expect("it is taken");
     }
-    stream.requests.finish().await.expect("it is open");
-    let reply = stream.replies.next().await.expect("a reply").expect("one");
-    let SumReply { sum, count } = SumReply::decode(reply).expect("a sum");
+    let SumReply { sum, count } = upload.finish().await.expect("a reply");
     assert_eq!((sum, count), (MANY * (MANY - 1) / 2 - 13, MANY));
-    assert!(stream.replies.next().await.expect("the end").is_none());
+    // One that the method ends early tells so, and the reply is there all the same.
+    let mut upload = client(world).sum().await.expect("it opens");
+    let refused = loop {
+        if let Err(refused) = upload.send(&typed(13)).await {
+            break refused;
+        }
+    };
+    assert!(matches!(refused, NotSent::Over), "{refused}");
+    assert_eq!(upload.finish().await.expect("a reply").sum, 0);
 }
 
 pub(crate) async fn stream_both_ways(world: &World) {
-    let StreamHandle {
-        mut requests,
-        mut replies,
-    } = open(world, "Relay", LONG).await;
+    let (mut requests, mut replies) = client(world).relay().await.expect("it opens");
     let sending = async move {
         for value in 0..MANY {
-            requests.send(number(value)).await.expect("it is taken");
+            requests.send(&typed(value)).await.expect("it is taken");
         }
         requests.finish().await.expect("it is open");
-        requests
     };
     let receiving = async move {
         for value in 0..MANY {
-            assert_eq!(replies.next().await.expect("a reply"), Some(number(value)));
+            assert_eq!(replies.next().await.expect("a reply"), Some(typed(value)));
         }
         assert!(replies.next().await.expect("the end").is_none());
     };

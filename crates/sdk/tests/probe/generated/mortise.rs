@@ -418,6 +418,23 @@ impl<C: ::mortise_sdk::client::BlockingCaller> ElsewhereClient<C> {
         )
     }
 }
+impl<C: ::mortise_sdk::client::StreamCaller> ElsewhereClient<C> {
+    /// Opens a call of `probe.v1.Elsewhere/Follow`.
+    pub async fn follow(
+        &self,
+        request: &ActRequest,
+    ) -> ::core::result::Result<
+        ::mortise_sdk::client::Replies<C::Receiver, ActReply>,
+        ::mortise_sdk::Status,
+    > {
+        ::mortise_sdk::client::server_stream(
+                &self.caller,
+                "probe.v1.Elsewhere/Follow",
+                request,
+            )
+            .await
+    }
+}
 }
 }
 pub use self::probe::v1::*;
