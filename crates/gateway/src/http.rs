@@ -144,7 +144,8 @@ async fn rpc(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn stream_call(State(app): State<Arc<App>>, Path(target): Path<String>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    match caller(&head.headers, &app.options) {
+    let accept = tracing::trace_span!("accept");
+    match accept.in_scope(|| caller(&head.headers, &app.options)) {
         Ok(caller) => {
             let (methods, most) = (Arc::clone(&app.methods), app.options.body_bytes_max);
             stream::answer(methods, &target, caller, &head.headers, body, most).await

@@ -182,7 +182,8 @@ impl Answer {
         let line = next.and_then(|reply| {
             let Some(reply) = reply else { return Ok(None) };
             let mut line = Vec::new();
-            match self.call.transcoder()?.reply(reply, &mut line) {
+            let transcoder = self.call.transcoder()?;
+            match tracing::trace_span!("reply").in_scope(|| transcoder.reply(reply, &mut line)) {
                 Ok(()) => Ok(Some(line)),
                 Err(error) => Err(self.call.failed(&error)),
             }

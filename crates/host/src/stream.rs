@@ -99,8 +99,7 @@ impl Streams {
 /// Dropping the future cancels the call.
 pub(crate) async fn open(target: &Arc<Target>, origin: Origin) -> Result<StreamHandle, CallError> {
     let (opened, answer) = oneshot::channel();
-    let span = trace_span!(target: "mortise::call", "stream", method = %target.full);
-    tokio::spawn(serve(target.clone(), origin, opened).instrument(span));
+    tokio::spawn(serve(target.clone(), origin, opened).in_current_span());
     answer.await.unwrap_or_else(|_| {
         Err(CallError::new(
             CallErrorKind::HostBug,
@@ -116,7 +115,8 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
     let began = Instant::now();
     let address = target.address.clone();
     loop {
-        let held = address.cell.acquire();
+        let span = trace_span!(target: "mortise::call", "admit", plugin = %address.name);
+        let held = span.in_scope(|| address.cell.acquire());
         let generation = match &*held {
             Occupant::Serving(generation) => generation,
             Occupant::Vacant(why) => {
@@ -127,7 +127,7 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
         let admitted = tokio::select! {
             biased;
             () = opened.closed() => return,
-            admitted = admit(generation, &target, &origin, 0, began) => admitted,
+            admitted = admit(generation, &target, &origin, 0, began).instrument(span) => admitted,
         };
         let admitted = match admitted {
             Ok(admitted) => admitted,
@@ -151,7 +151,8 @@ async fn hold(
     mut opened: Opened,
     began: Instant,
 ) {
-    let (facet, method, kind) = match pick(generation, target) {
+    let picked = trace_span!(target: "mortise::call", "pick").in_scope(|| pick(generation, target));
+    let (facet, method, kind) = match picked {
         Ok(picked) => picked,
         Err(error) => {
             let _ = opened.send(Err(error));
@@ -159,10 +160,14 @@ async fn hold(
         }
     };
     let sampled = generation.stats.begin();
+    let guest = trace_span!(
+        target: "mortise::call", "guest",
+        plugin = %generation.plugin.name, version = %generation.plugin.version, instance = %generation.instance.id(), call = cx.call_id
+    );
     let handle = tokio::select! {
         biased;
         () = opened.closed() => return,
-        handle = facet.open(cx, method) => handle,
+        handle = facet.open(cx, method).instrument(guest.clone()) => handle,
     };
     let handle = match handle {
         Ok(handle) => handle,
@@ -197,13 +202,16 @@ async fn hold(
     };
     // If nobody waits any more, the handle is dropped here, which cancels the call.
     let _ = opened.send(Ok(handle));
-    let outcome = tokio::select! {
-        outcome = &mut ended => outcome,
-        () = raised(&mut draining) => {
-            shared.replies.lock().await.take();
-            Ok(Some(shared.drained()))
+    let outcome = async {
+        tokio::select! {
+            outcome = &mut ended => outcome,
+            () = raised(&mut draining) => {
+                shared.replies.lock().await.take();
+                Ok(Some(shared.drained()))
+            }
         }
     };
+    let outcome = outcome.instrument(guest).await;
     let error =
         outcome.unwrap_or_else(|_| Some(CallError::new(CallErrorKind::Cancelled, "the caller is gone")));
     shared.account(error.as_ref(), sampled.then_some(began), cx.call_id);
@@ -262,6 +270,7 @@ impl Shared {
     }
 
     fn account(&self, error: Option<&CallError>, began: Option<Instant>, call_id: u64) {
+        let _span = trace_span!(target: "mortise::call", "account").entered();
         let stats = &self.generation.stats;
         if let Some(began) = began {
             stats.sample(began.elapsed());

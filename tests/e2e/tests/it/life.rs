@@ -5,7 +5,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use mortise::{CallOptions, Host, LoadRequest, Source, manifest::RuntimeName, runtime::native};
+use mortise::{
+    CallOptions, Host, LoadRequest, Source,
+    manifest::RuntimeName,
+    runtime::{native, process},
+};
 use mortise_gateway::{Gateway, Options, call_json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
@@ -51,25 +55,27 @@ async fn both_pages_tell_what_happens() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Begun)).unwrap();
     let data = tempfile::tempdir().unwrap();
     let config = native::NativeConfig::new(data.path().join("native"));
+    let processes = process::ProcessConfig::new(data.path().join("run"));
     let builder = Host::builder()
         .data_dir(data.path().join("data"))
-        .runtime(native::NativeRuntime::new(config));
+        .runtime(native::NativeRuntime::new(config))
+        .runtime(process::ProcessRuntime::new(processes).unwrap());
     let host = builder.start().await.unwrap();
 
     // The life of a plugin: loaded, replaced (which drains and stops the first), removed.
-    let load = async |folder: &str| {
+    let load = async |folder: &str, runtime: RuntimeName| {
         let mut request = LoadRequest::new(Source::Folder(mortise_e2e::package(folder).unwrap()));
-        request.runtime = Some(RuntimeName::Native);
+        request.runtime = Some(runtime);
         request.grant.permissions.kv = true;
         host.load(request).await.unwrap();
     };
     begun();
-    load("echo").await;
+    load("echo", RuntimeName::Native).await;
     host.unload("echo").await.unwrap();
     assert_eq!(begun(), phases("life-of-a-plugin.md"));
 
     // The life of a call, over HTTP.
-    load("echo").await;
+    load("echo", RuntimeName::Native).await;
     let gateway = Gateway::new(host.clone(), Options::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -78,16 +84,20 @@ async fn both_pages_tell_what_happens() {
         let stop = stop.clone();
         async move { gateway.serve(listener, stop).await }
     });
+    let post = async |path: &str, body: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        begun();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"plugin.echo.Reverse","params":{"text":"live"}}"#;
-    let request = format!(
-        "POST /rpc HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    begun();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let answer = post("/rpc", body).await;
     assert!(answer.contains(r#""result":{"text":"evil"}"#), "{answer}");
     let mut documented = phases("life-of-a-call.md");
     // Over HTTP nobody is asked who they are; the test of the control socket is in `daemon`.
@@ -105,6 +115,22 @@ async fn both_pages_tell_what_happens() {
         .await
         .unwrap_err();
     assert_eq!(begun(), ["resolve", "admit"]);
+
+    // A call that streams passes the same phases, with a reply for each message, before it is accounted for.
+    host.unload("echo").await.unwrap();
+    load("echo", RuntimeName::Process).await;
+    let answer = post("/stream/plugin.echo.Numbers", r#"{"count":3}"#).await;
+    assert!(answer.contains(r#"{"value":"2"}"#), "{answer}");
+    let mut seen = begun();
+    while seen.last() != Some(&"account") {
+        // Its task ends beside the answer.
+        tokio::task::yield_now().await;
+        seen.extend(begun());
+    }
+    let place = documented.iter().position(|it| it == "account").unwrap();
+    let reply = documented.pop().unwrap();
+    documented.splice(place..place, [reply.clone(), reply.clone(), reply]);
+    assert_eq!(seen, documented);
     stop.cancel();
     server.await.unwrap();
     host.shutdown().await;
