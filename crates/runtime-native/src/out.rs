@@ -59,9 +59,9 @@ impl<'a> Buffer<'a> {
     }
 
     /// Takes over what was written. On `Err` the vector is as it was.
-    pub(crate) fn finish(self) -> Result<(), Overrun> {
-        let (len, cap) = (self.out.len, self.spare());
-        if len > cap || (len > 0 && self.out.ptr != self.start()) {
+    pub(crate) fn finish(mut self) -> Result<(), Overrun> {
+        let (len, cap, start) = (self.out.len, self.spare(), self.start());
+        if len > cap || (len > 0 && self.out.ptr != start) {
             return Err(Overrun { len, cap });
         }
         // SAFETY: within the capacity, and written by the plugin, which says so by `len` (mortise.h, `mt_out`).
@@ -78,9 +78,9 @@ impl<'a> Buffer<'a> {
         (self.vec.capacity() - self.base).min(self.bytes_max)
     }
 
-    fn start(&self) -> *mut u8 {
+    fn start(&mut self) -> *mut u8 {
         // SAFETY: `base` is at most the capacity.
-        unsafe { self.vec.as_ptr().cast_mut().add(self.base) }
+        unsafe { self.vec.as_mut_ptr().add(self.base) }
     }
 
     fn grow(&mut self, min_cap: usize) -> MtStatus {
