@@ -148,7 +148,13 @@ async fn stream_call(State(app): State<Arc<App>>, Path(target): Path<String>, re
     match accept.in_scope(|| caller(&head.headers, &app.options)) {
         Ok(caller) => {
             let (methods, most) = (Arc::clone(&app.methods), app.options.body_bytes_max);
-            stream::answer(methods, &target, caller, &head.headers, body, most).await
+            // Half of the time that requests get, so that the other half is there to send the last line.
+            let (stopping, grace) = (app.stopping.clone(), app.options.drain / 2);
+            let cut = async move {
+                stopping.cancelled().await;
+                tokio::time::sleep(grace).await;
+            };
+            stream::answer(methods, &target, caller, &head.headers, body, most, cut).await
         }
         Err(refusal) => refusal.into_response(),
     }

@@ -6,18 +6,21 @@
 //! object of JSON-RPC (as an event: `event: error`).
 //!
 //! Nothing is queued here: a line is read when the plugin has room for it, and a reply is taken when the socket has. A client that goes away
-//! drops the call, which cancels it.
-
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use mortise_host::{CallOptions, ReceiveHalf, SendError, SendHalf, StreamHandle};
-use mortise_runtime::{CallError, CallErrorKind, stream::not_streaming};
-use mortise_wire::MethodKind;
+//! drops the call, which cancels it. When the edge stops, a stream may go on for half of `Options::drain`; then its last line says so.
 
 use std::sync::Arc;
 
 use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream,
+};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mortise_host::{CallOptions, ReceiveHalf, SendError, SendHalf, StreamHandle};
+use mortise_runtime::{CallError, CallErrorKind, stream::not_streaming};
+use mortise_wire::MethodKind;
 
 use crate::{
     error::{FailedCall, RpcError, lookup},
@@ -42,6 +45,8 @@ struct Answer {
     pump: Option<BoxFuture<'static, Result<(), RpcError>>>,
     /// Gone after the last line.
     replies: Option<Box<dyn ReceiveHalf>>,
+    /// Resolves when the edge can wait for the stream no longer.
+    cut: BoxFuture<'static, ()>,
 }
 
 /// Who answers, for messages and for mapping.
@@ -85,6 +90,7 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
     body: Body,
     line_bytes_max: usize,
+    cut: impl Future<Output = ()> + Send + 'static,
 ) -> Response {
     let refused = |kind, error: RpcError| json_response(lookup(kind).http, jsonrpc::refused(&error));
     let route = match methods.host.resolve(target, &caller.headers) {
@@ -127,6 +133,7 @@ pub(crate) async fn answer(
         form,
         pump: Some(pump),
         replies: Some(replies),
+        cut: cut.boxed(),
     };
     let lines = stream::unfold(answer, |mut answer| async {
         let line = answer.next().await?;
@@ -142,6 +149,14 @@ pub(crate) async fn answer(
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+fn stopping() -> CallError {
+    CallError::new(
+        CallErrorKind::Draining,
+        "the host is stopping, and this stream was still open",
+    )
+    .with_hint("open the stream again when the host is back, or at another one")
 }
 
 fn form(headers: &HeaderMap) -> Form {
@@ -164,19 +179,18 @@ impl Answer {
     async fn next(&mut self) -> Option<Bytes> {
         let replies = self.replies.as_mut()?;
         let next = loop {
-            let Some(pump) = &mut self.pump else {
-                break replies.next().await.map_err(|error| self.call.failed(&error));
-            };
+            let pump = OptionFuture::from(self.pump.as_mut());
             tokio::select! {
                 biased;
                 // A call that is over needs no more requests, whatever becomes of them.
                 next = replies.next() => break next.map_err(|error| self.call.failed(&error)),
-                pumped = pump => {
+                Some(pumped) = pump => {
                     self.pump = None;
                     if let Err(error) = pumped {
                         break Err(error);
                     }
                 }
+                () = &mut self.cut => break Err(self.call.failed(&stopping())),
             }
         };
         let line = next.and_then(|reply| {

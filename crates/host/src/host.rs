@@ -705,6 +705,8 @@ fn counters_of(serving: &Generation) -> Counters {
     let ns = |it: Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
     Counters {
         waiting: serving.admission.waiting(),
+        stream_messages: serving.streams.messages.load(Ordering::Relaxed),
+        stream_bytes: serving.streams.bytes.load(Ordering::Relaxed),
         log_lines_dropped: serving.services.log_lines_dropped(),
         denials: serving.services.denials(),
         latency_samples: serving.stats.samples(),

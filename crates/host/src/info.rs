@@ -110,6 +110,10 @@ pub struct Counters {
     pub in_flight: u64,
     /// Calls that wait for admission now.
     pub waiting: u64,
+    /// Messages of calls that stream, both ways, since its generation began to serve.
+    pub stream_messages: u64,
+    /// Their bytes.
+    pub stream_bytes: u64,
     /// What the layers around its instance denied it.
     pub denials: u64,
     /// Instances started.

@@ -111,6 +111,10 @@ pub(crate) async fn stream_both_ways(world: &World) {
         assert!(replies.next().await.expect("the end").is_none());
     };
     tokio::join!(sending, receiving);
+    let counters = world.host.inspect("echo").expect("it is loaded").counters;
+    assert_eq!(counters.stream_messages, 2 * MANY);
+    let bytes: u64 = (0..MANY).map(|it| typed(it).encoded_len() as u64).sum();
+    assert_eq!(counters.stream_bytes, 2 * bytes);
 }
 
 /// 512 MiB in all, of which the reader takes a little: if they were kept, the case would not end in this memory.

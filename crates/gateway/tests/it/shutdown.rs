@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use http::Request;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
 
 use crate::fixture::Edge;
 
@@ -48,4 +51,27 @@ async fn what_does_not_end_within_the_drain_time_is_cut() {
     edge.serving.await.unwrap();
     in_flight.await.unwrap().expect_err("the connection was cut");
     let _ = connection.await;
+}
+
+#[tokio::test]
+async fn an_open_stream_is_told_in_its_last_line() {
+    let edge = Edge::with(|options| options.drain = Duration::from_secs(3)).await;
+    let mut stream = BufReader::new(TcpStream::connect(edge.address).await.unwrap());
+    let line = "{\"text\":\"a\"}\n";
+    let request = format!(
+        "POST /stream/plugin.guest.Stream HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{line}\r\n",
+        line.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    while !answer.contains(line) {
+        assert!(stream.read_line(&mut answer).await.unwrap() > 0, "{answer}");
+    }
+    edge.stop.cancel();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("the host is stopping"), "{rest}");
+    assert!(rest.contains(r#""kind":"draining""#), "{rest}");
+    assert!(rest.ends_with("\r\n0\r\n\r\n"), "the body is whole: {rest}");
+    edge.serving.await.unwrap();
 }
