@@ -23,32 +23,40 @@ pub(crate) fn program(folder: &str) -> Option<PathBuf> {
     let root = root.canonicalize().expect("a crate of the workspace");
     let source = root.join(folder);
     let target = root.join("target/go");
-    fs::create_dir_all(&target).expect("target/go");
     let program = target.join(source.file_name().expect("the folder has a name"));
-    // Every test may be a process of its own, and a program that runs can't be written.
-    let lock = File::create(program.with_extension("lock")).expect("the lock");
-    lock.lock().expect("the lock");
-    if modified(&program) < newest(&source) {
-        let fresh = program.with_extension("new");
-        let built = Command::new("go")
-            .args(["build", "-o"])
-            .arg(&fresh)
-            .arg(".")
-            .current_dir(&source)
-            .envs([
-                ("GO111MODULE", "off"),
-                ("CGO_ENABLED", "0"),
-                ("GOFLAGS", "-p=2"),
-                ("GOPATH", "/usr/share/gocode"),
-            ])
-            .env("GOCACHE", target.join("cache"))
-            .output()
-            .expect("go");
-        let said = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "{folder}: {said}");
-        fs::rename(&fresh, &program).expect("the program");
+    let is_stale = || modified(&program) < newest(&source);
+    if is_stale() {
+        fs::create_dir_all(&target).expect("target/go");
+        // Every test may be a process of its own.
+        let lock = File::create(program.with_extension("lock")).expect("the lock");
+        lock.lock().expect("the lock");
+        if is_stale() {
+            build(&source, &target, &program);
+        }
     }
     Some(program)
+}
+
+/// Moved into its place when it is whole: a program that runs can't be written.
+fn build(source: &Path, target: &Path, program: &Path) {
+    let fresh = program.with_extension("new");
+    let built = Command::new("go")
+        .args(["build", "-o"])
+        .arg(&fresh)
+        .arg(".")
+        .current_dir(source)
+        .envs([
+            ("GO111MODULE", "off"),
+            ("CGO_ENABLED", "0"),
+            ("GOFLAGS", "-p=2"),
+            ("GOPATH", "/usr/share/gocode"),
+        ])
+        .env("GOCACHE", target.join("cache"))
+        .output()
+        .expect("go");
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{}: {said}", source.display());
+    fs::rename(&fresh, program).expect("the program");
 }
 
 fn newest(folder: &Path) -> SystemTime {
