@@ -41,7 +41,12 @@ pub(crate) struct Traits {
     layers: BTreeSet<Layer>,
     pub(crate) denies_setgroups: bool,
     pub(crate) asks_for_offer: bool,
+    /// Its user namespace has a count of processes of its own.
+    pub(crate) counts_own_tasks: bool,
 }
+
+/// Linux that counts a user's processes in each user namespace for itself.
+const COUNTS_PER_NAMESPACE: (u32, u32) = (5, 14);
 
 /// Layers that are made by the launcher, so that a try shows whether they are there.
 const TRIED: [Layer; 14] = [
@@ -135,6 +140,7 @@ impl Machine {
             layers: Layer::ALL.into_iter().filter(uses).collect(),
             denies_setgroups: !self.is_root,
             asks_for_offer: self.probing,
+            counts_own_tasks: uses(&Layer::UserNamespace) && kernel() >= COUNTS_PER_NAMESPACE,
         }
     }
 
@@ -323,6 +329,17 @@ fn describe(errno: i32) -> String {
         "the kernel refuses it: {}",
         std::io::Error::from_raw_os_error(errno)
     )
+}
+
+/// Version of the running kernel; 0.0 if it is written in no known way.
+fn kernel() -> (u32, u32) {
+    let system = rustix::system::uname();
+    let text = system.release().to_string_lossy();
+    let mut numbers = text.split(|it: char| !it.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    }
 }
 
 /// The ids that exist here: first and count of each range.

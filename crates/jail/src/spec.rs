@@ -199,9 +199,9 @@ fn rlimits(policy: &Policy, traits: &Traits) -> Vec<(u32, u64)> {
     if let Some(bytes) = bounds.data_bytes_max {
         limits.push((libc::RLIMIT_DATA, bytes));
     }
-    // It counts all processes of a user, so it says something only about a user who has no others.
-    if matches!(policy.user, User::Own(_)) {
-        limits.push((libc::RLIMIT_NPROC, bounds.tasks_max));
+    // It counts all processes of a user, so it says something only about a user who has no others, or none in this namespace. One is the launcher's.
+    if matches!(policy.user, User::Own(_)) || traits.counts_own_tasks {
+        limits.push((libc::RLIMIT_NPROC, bounds.tasks_max.saturating_add(1)));
     }
     if !traits.has(Layer::Limits) {
         limits.retain(|(resource, _)| matches!(*resource, libc::RLIMIT_CORE | libc::RLIMIT_DATA));
