@@ -65,7 +65,7 @@ pub(crate) fn is_debian() -> bool {
     succeeds(Command::new("dpkg-query").arg("--version"))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Command::new("id")
         .arg("-u")
         .output()

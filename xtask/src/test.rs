@@ -1,7 +1,7 @@
 //! Subcommand: cargo xtask test
 //!
 //! Everything that must hold before a change is merged, in the order in which it fails fastest: set-up, format, rings, tidiness,
-//! dependencies, lints, plugins, tests, documentation examples, then the call path's memory model (loom) and its unsafe code (miri). A phase
+//! dependencies, lints, plugins, tests, those of the jail as another user, documentation examples, then the call path's memory model (loom) and its unsafe code (miri). A phase
 //! that fails does not stop the next, so one run shows every fault; only tests are left out when the plugins they load cannot be built.
 //!
 //! The last lines say how many tests ran, what is known to fail (`expected failure: ..`) and what was skipped for want of something
@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    deny, guests, layers,
+    debian, deny, guests, layers,
     setup::{self, cargo_tool},
     step::{Step, say},
     tidy,
@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     });
     if guests {
         report.phase("tests", |report| tests(workspace, report));
+        report.phase("plain user", |report| as_plain_user(workspace, report));
         report.phase("doc examples", |report| doc_examples(workspace, report));
     }
     report.phase("loom", |report| loom(workspace, report));
@@ -112,16 +113,69 @@ fn tests(workspace: &Workspace, report: &mut Report) -> Result<()> {
         ]);
         return libtest(workspace, report, "cargo test --workspace", &mut command);
     };
+    let mut command = std::process::Command::new(nextest);
+    command.args(["nextest", "run"]);
+    run_nextest(workspace, report, "cargo nextest run --workspace", &mut command)
+}
+
+fn run_nextest(
+    workspace: &Workspace,
+    report: &mut Report,
+    title: &str,
+    command: &mut std::process::Command,
+) -> Result<()> {
     let junit = workspace.target().join("nextest/ci/junit.xml");
     let _ = fs::remove_file(&junit);
-    let mut command = std::process::Command::new(nextest);
     command.current_dir(workspace.root());
-    command.args(["nextest", "run", "--workspace", "--profile", "ci"]);
-    let outcome = Step::new(workspace, "cargo nextest run --workspace")
-        .aloud()
-        .run(&mut command);
+    command.args(["--workspace", "--profile", "ci"]);
+    let outcome = Step::new(workspace, title).aloud().run(command);
     report.read_junit(&junit);
     outcome.map(drop)
+}
+
+/// What stands around processes, once more by a host that is not root: its jail is made of other parts, and most hosts are such.
+fn as_plain_user(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    /// Nobody's, so nothing else runs under it.
+    const USER: &str = "60999";
+    const CRATES: &str = "package(mortise-jail) | package(mortise-runtime-process) | package(mortise-goplugin) | package(mortise-sdk-go-plugin)";
+    if !cfg!(target_os = "linux") || !debian::is_root() {
+        // Then everything above ran as one.
+        return Ok(());
+    }
+    let Some(nextest) = cargo_tool(workspace, "cargo-nextest") else {
+        report.skip("skipped: needs cargo-nextest (tests as a plain user)".to_owned());
+        return Ok(());
+    };
+    let become_user = ["--reuid", USER, "--regid", USER, "--clear-groups"];
+    let reads = std::process::Command::new("setpriv")
+        .args(become_user)
+        .args(["test", "-r"])
+        .arg(workspace.target().join("debug/deps"))
+        .status();
+    if !reads.is_ok_and(|it| it.success()) {
+        report.skip("skipped: needs a checkout that every user may read (tests as a plain user)".to_owned());
+        return Ok(());
+    }
+    let scratch = workspace.target().join("plain-user");
+    fs::create_dir_all(&scratch)?;
+    fs::set_permissions(&scratch, std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
+    let runner = format!(
+        "CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER",
+        std::env::consts::ARCH.to_uppercase()
+    );
+    let mut command = std::process::Command::new(nextest);
+    command
+        .env(runner, format!("setpriv {}", become_user.join(" ")))
+        .env("TMPDIR", &scratch)
+        .args(["nextest", "run", "-E", CRATES]);
+    let ran = run_nextest(
+        workspace,
+        report,
+        "cargo nextest run, as a plain user",
+        &mut command,
+    );
+    let _ = fs::remove_dir_all(&scratch);
+    ran
 }
 
 fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {
