@@ -12,6 +12,12 @@ const LIBRARY: &str = "/usr/share/gocode/src/github.com/hashicorp/go-plugin";
 
 /// The program in a folder of this repository, built if it changed; `None`, and a line that says so, if there is no Go.
 pub(crate) fn program(folder: &str) -> Option<PathBuf> {
+    let name = Path::new(folder).file_name()?;
+    linked(folder, name.to_str()?, "")
+}
+
+/// The same under another name, with flags for Go's linker: `-X main.release=1.1.0`.
+pub(crate) fn linked(folder: &str, name: &str, flags: &str) -> Option<PathBuf> {
     let has_go = Command::new("go").arg("version").output().is_ok();
     if !has_go || !Path::new(LIBRARY).exists() {
         println!(
@@ -23,7 +29,7 @@ pub(crate) fn program(folder: &str) -> Option<PathBuf> {
     let root = root.canonicalize().expect("a crate of the workspace");
     let source = root.join(folder);
     let target = root.join("target/go");
-    let program = target.join(source.file_name().expect("the folder has a name"));
+    let program = target.join(name);
     let is_stale = || modified(&program) < newest(&source);
     if is_stale() {
         fs::create_dir_all(&target).expect("target/go");
@@ -31,17 +37,17 @@ pub(crate) fn program(folder: &str) -> Option<PathBuf> {
         let lock = File::create(program.with_extension("lock")).expect("the lock");
         lock.lock().expect("the lock");
         if is_stale() {
-            build(&source, &target, &program);
+            build(&source, &target, &program, flags);
         }
     }
     Some(program)
 }
 
 /// Moved into its place when it is whole: a program that runs can't be written.
-fn build(source: &Path, target: &Path, program: &Path) {
+fn build(source: &Path, target: &Path, program: &Path, flags: &str) {
     let fresh = program.with_extension("new");
     let built = Command::new("go")
-        .args(["build", "-o"])
+        .args(["build", "-ldflags", flags, "-o"])
         .arg(&fresh)
         .arg(".")
         .current_dir(source)

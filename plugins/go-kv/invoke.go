@@ -41,11 +41,13 @@ const protoFile = "mortise/goplugin/v1/plugin.proto"
 // invoker serves mortise.goplugin.v1.PluginService.
 type invoker struct{}
 
-// invoke knows two methods: `upper` and `reverse`, of bytes.
+// invoke knows three methods: `upper` and `reverse`, of bytes, and `release`, which tells which one this is.
 func (invoker) invoke(request *InvokeRequest) (*InvokeReply, error) {
 	switch request.Method {
 	case "upper":
 		return &InvokeReply{Payload: bytes.ToUpper(request.Payload)}, nil
+	case "release":
+		return &InvokeReply{Payload: []byte(release)}, nil
 	case "reverse":
 		reversed := make([]byte, len(request.Payload))
 		for i, b := range request.Payload {

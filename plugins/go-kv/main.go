@@ -20,6 +20,16 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// Set by the linker, so that one source gives the plugins that tests need: go build -ldflags "-X main.release=1.1.0 -X main.reflects=no"
+var (
+	// release is what Invoke answers to `release`.
+	release = "1.0.0"
+	// reflects says whether the server tells of its services; many plugins' do not.
+	reflects = "yes"
+	// begins is `well`; `badly`, with a panic before the handshake; or `never`, without a handshake.
+	begins = "well"
+)
+
 var logger = hclog.New(&hclog.LoggerOptions{Name: "go-kv", JSONFormat: true, Level: hclog.Trace, Output: os.Stderr})
 
 // kv is the plugin.
@@ -30,7 +40,9 @@ type kv struct {
 func (kv) GRPCServer(broker *plugin.GRPCBroker, server *grpc.Server) error {
 	grpctest.RegisterTestServer(server, &test{broker: broker})
 	server.RegisterService(&pluginService, invoker{})
-	reflection.Register(server)
+	if reflects == "yes" {
+		reflection.Register(server)
+	}
 	return nil
 }
 
@@ -141,6 +153,12 @@ func (pinger) Ping(context.Context, *grpctest.PingRequest) (*grpctest.PongRespon
 
 func main() {
 	fmt.Fprintln(os.Stderr, "[INFO] go-kv starts")
+	switch begins {
+	case "badly":
+		panic("no fuel to start with")
+	case "never":
+		time.Sleep(time.Hour)
+	}
 	plugins := plugin.PluginSet{"test": kv{}}
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: plugin.HandshakeConfig{

@@ -24,6 +24,9 @@ pub enum BuildError {
     #[error("`{}` has no .proto file; write the services that the plugin provides there", dir.display())]
     NoProtos { dir: PathBuf },
 
+    #[error("`{}` lies in none of the folders that imports are looked up in; name the one that its own imports are written from, too", path.display())]
+    OutsideIncludes { path: PathBuf },
+
     /// Not its source's text alone: protox puts file, line and column into the debug form only.
     #[error("the contract does not compile: {report}")]
     Proto { report: String },

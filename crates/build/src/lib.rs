@@ -48,4 +48,4 @@ pub use component::{METADATA_SECTION, componentize};
 pub use embed::{embed, write_embedded};
 pub use error::BuildError;
 pub use metadata::{metadata, write_c};
-pub use protos::{Protos, compile_protos};
+pub use protos::{Protos, compile_proto, compile_protos};

@@ -26,6 +26,8 @@ pub struct Protos {
     pub files: Vec<PathBuf>,
     /// Encoded FileDescriptorSet, imports included, without comments. Unlike a decoded one it still has the custom options.
     pub descriptor_set: Vec<u8>,
+    /// What imports call the files that were compiled.
+    names: Vec<String>,
     /// The same with comments, for generating code.
     pub(crate) commented: FileDescriptorSet,
 }
@@ -41,26 +43,100 @@ pub fn compile_protos(dir: &Path) -> Result<Protos, BuildError> {
     if files.is_empty() {
         return Err(BuildError::NoProtos { dir: dir.to_owned() });
     }
+    let mut compiler = compiler([dir]);
+    for file in &files {
+        let name = file.strip_prefix(dir).expect("collected below it");
+        compiler.open_file(name).map_err(of_protox)?;
+    }
+    Ok(compiled(&mut compiler, files))
+}
+
+/// Compiles one .proto file. Imports are looked up in `includes` in their order, beside the file if there are none, then as in [`compile_protos`].
+///
+/// # Errors
+/// If it cannot be read, lies in none of `includes`, or does not compile: the report has file, line and column.
+pub fn compile_proto(file: &Path, includes: &[PathBuf]) -> Result<Protos, BuildError> {
+    let read = |source| BuildError::Read {
+        path: file.to_owned(),
+        source,
+    };
+    // Said of the file as it was named, before anybody looks for it elsewhere.
+    let found = fs::canonicalize(file).map_err(read)?;
+    let beside = [file.parent().unwrap_or(Path::new("")).to_owned()];
+    let includes = if includes.is_empty() { &beside } else { includes };
+    let mut name = None;
+    for include in includes {
+        // The folder of a file that is named alone is the empty path.
+        let folder = if include.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            include
+        };
+        let folder = fs::canonicalize(folder).map_err(|source| BuildError::Read {
+            path: include.clone(),
+            source,
+        })?;
+        name = name.or_else(|| found.strip_prefix(folder).ok().map(Path::to_owned));
+    }
+    let name = name.ok_or_else(|| BuildError::OutsideIncludes {
+        path: file.to_owned(),
+    })?;
+    let mut compiler = compiler(includes.iter().map(PathBuf::as_path));
+    compiler.open_file(name).map_err(of_protox)?;
+    Ok(compiled(&mut compiler, vec![file.to_owned()]))
+}
+
+// === impl Protos ===
+
+impl Protos {
+    /// Full names of the services that the compiled files declare themselves; those of their imports are not counted.
+    #[must_use]
+    pub fn services(&self) -> Vec<String> {
+        let own = self
+            .commented
+            .file
+            .iter()
+            .filter(|it| self.names.iter().any(|name| name == it.name()));
+        own.flat_map(|file| {
+            let package = file.package();
+            file.service.iter().map(move |it| match package {
+                "" => it.name().to_owned(),
+                package => format!("{package}.{}", it.name()),
+            })
+        })
+        .collect()
+    }
+}
+
+fn compiler<'a>(includes: impl IntoIterator<Item = &'a Path>) -> Compiler {
     let mut resolver = ChainFileResolver::new();
-    resolver.add(IncludeFileResolver::new(dir.to_owned()));
+    for include in includes {
+        resolver.add(IncludeFileResolver::new(include.to_owned()));
+    }
     resolver.add(Embedded);
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true);
-    for file in &files {
-        let name = file.strip_prefix(dir).expect("collected below it");
-        compiler.open_file(name).map_err(|error| BuildError::Proto {
-            report: format!("{error:?}"),
-        })?;
-    }
+    compiler
+}
+
+fn compiled(compiler: &mut Compiler, files: Vec<PathBuf>) -> Protos {
     compiler.include_source_info(false);
     let descriptor_set = compiler.encode_file_descriptor_set();
     compiler.include_source_info(true);
-    Ok(Protos {
+    let own = compiler.files().filter(|it| !it.is_import());
+    Protos {
         files,
         descriptor_set,
+        names: own.map(|it| it.name().to_owned()).collect(),
         commented: compiler.file_descriptor_set(),
-    })
+    }
+}
+
+fn of_protox(error: protox::Error) -> BuildError {
+    BuildError::Proto {
+        report: format!("{error:?}"),
+    }
 }
 
 struct Embedded;

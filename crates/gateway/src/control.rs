@@ -13,11 +13,17 @@
 //! | `mortise.list` | [`List`] | `[`[`Plugin`]`]` |
 //! | `mortise.inspect` | [`Inspect`] | [`PluginDetail`] |
 //! | `mortise.call` | [`Call`] | the reply, as JSON |
+//! | `mortise.resolve` | [`Resolve`] | [`Resolved`] |
 //! | `mortise.history` | [`History`] | `[`[`Move`]`]` |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
 //! | `mortise.reload` | [`Reload`] | [`Reloaded`] |
 //! | `mortise.shutdown` | [`Shutdown`] | [`Stopping`] |
+//!
+//! Calls that stream have a path of their own, `POST /stream/{target}`, which is the gateway's: [`StreamCall`].
+
+/// On `POST /stream/{target}` of the control socket: the headers of the call, as a JSON object of strings.
+const HEADERS_HEADER: &str = "x-mortise-headers";
 
 mod client;
 mod methods;
@@ -29,6 +35,6 @@ pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
     Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Layer, Limits, List, Load, Method, Move,
-    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, RuntimeSupport, Shutdown, Stopping, Supports,
-    Unload, Unloaded,
+    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved, RuntimeSupport, Shutdown,
+    Stopping, StreamCall, Supports, Unload, Unloaded,
 };

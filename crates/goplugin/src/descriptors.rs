@@ -84,6 +84,8 @@ pub struct Reflected {
     pub services: Vec<String>,
     /// Their files, imports first.
     pub files: FileDescriptorSet,
+    /// The same as the server gave them.
+    encoded: Vec<Bytes>,
 }
 
 /// Whether a service is the protocol's own and no application's.
@@ -161,9 +163,12 @@ impl Collector {
     /// # Errors
     /// If the files import each other.
     pub fn finish(self) -> Result<Reflected, ReflectError> {
+        let mut files = self.files;
         let ordered = imports_first(self.parsed)?;
+        let encoded = ordered.iter().filter_map(|it| files.remove(it.name()));
         Ok(Reflected {
             services: self.services.into_iter().collect(),
+            encoded: encoded.collect(),
             files: FileDescriptorSet { file: ordered },
         })
     }
@@ -200,15 +205,48 @@ impl Collector {
     }
 
     fn declares(&self, service: &str) -> bool {
-        self.parsed.values().any(|file| {
-            let package = file.package();
-            let local = match package {
-                "" => Some(service),
-                _ => service.strip_prefix(package).and_then(|it| it.strip_prefix('.')),
-            };
-            local.is_some_and(|local| file.service.iter().any(|it| it.name() == local))
-        })
+        self.parsed.values().any(|file| declares(file, service))
     }
+}
+
+// === impl Reflected ===
+
+impl Reflected {
+    /// An encoded `FileDescriptorSet` of what `services` need, imports first and included, each file byte for byte as the server gave it. So options
+    /// that are not known here, which a decoded file has lost, are still in it.
+    #[must_use]
+    pub fn encode(&self, services: &[String]) -> Bytes {
+        let mut needed: BTreeSet<&str> = BTreeSet::new();
+        // Whoever imports a file comes after it.
+        for file in self.files.file.iter().rev() {
+            if needed.contains(file.name()) || services.iter().any(|it| declares(file, it)) {
+                needed.insert(file.name());
+                needed.extend(file.dependency.iter().map(String::as_str));
+            }
+        }
+        let files = self.files.file.iter().zip(&self.encoded);
+        let kept = files.filter(|(file, _)| needed.contains(file.name()));
+        EncodedSet {
+            files: kept.map(|(_, encoded)| encoded.clone()).collect(),
+        }
+        .encode_to_vec()
+        .into()
+    }
+}
+
+/// A `FileDescriptorSet` whose files are encoded already.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncodedSet {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    files: Vec<Bytes>,
+}
+
+fn declares(file: &FileDescriptorProto, service: &str) -> bool {
+    let local = match file.package() {
+        "" => Some(service),
+        package => service.strip_prefix(package).and_then(|it| it.strip_prefix('.')),
+    };
+    local.is_some_and(|local| file.service.iter().any(|it| it.name() == local))
 }
 
 /// Depth first, without recursion: a chain of imports can be as long as there are files.

@@ -84,5 +84,7 @@ mod watched;
 mod runtime;
 
 pub use config::ProcessConfig;
+#[cfg(unix)]
+pub use goplugin::{GoPluginError, Interview, Interviewed, Told};
 pub use mortise_manifest::ProcessLane;
 pub use runtime::ProcessRuntime;

@@ -23,7 +23,7 @@ use crate::{
     ProcessConfig,
     calls::Calls,
     conversation::LaneConversation,
-    goplugin,
+    goplugin::{self, GoPluginError, Interview, Interviewed},
     handshake::{self, Failure},
     heard,
     inbox::Inbox,
@@ -85,6 +85,17 @@ impl ProcessRuntime {
             config: config.into(),
             spawner,
         })
+    }
+
+    /// Starts a go-plugin executable once, in the jail of a plugin that was granted nothing, asks it what it serves, and ends it.
+    ///
+    /// # Errors
+    /// Why it is no plugin that can be talked to; with a contract, also that it serves another one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what was started.
+    pub async fn interview(&self, interview: Interview<'_>) -> Result<Interviewed, GoPluginError> {
+        interview.run(&self.config, &self.spawner).await
     }
 
     async fn launch(&self, prepared: Prepared, start: Start) -> Result<Box<dyn Instance>, RuntimeError> {

@@ -4,6 +4,7 @@
 mod component;
 mod embed;
 mod metadata;
+mod proto;
 mod rust;
 
 use std::{fs, path::Path};

@@ -10,17 +10,17 @@ use std::{
 
 use mortise_host::{Host, LoadRequest, Source};
 use mortise_manifest::{LimitsOverride, Permissions, RuntimeName};
-use mortise_runtime::BoxFuture;
+use mortise_runtime::{BoxFuture, CallError, CallErrorKind};
 use mortise_wire::Header;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::types::{
     Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Limits, List, Load, METHODS, Reload, Reloaded,
-    Shutdown, Stopping, Supports, Unload,
+    Resolve, Resolved, Shutdown, Stopping, Supports, Unload,
 };
 use crate::{
-    error::{Detail, RpcError, code},
+    error::{Detail, FailedCall, RpcError, code},
     jsonrpc::{Methods, Request},
     rpc::{Caller, PluginMethods},
     trace::Trace,
@@ -70,20 +70,16 @@ pub(crate) struct Peer {
 
 pub(crate) struct ControlMethods {
     pub(crate) host: Host,
-    pub(crate) plugins: PluginMethods,
+    pub(crate) plugins: Arc<PluginMethods>,
     pub(crate) facts: HostFacts,
     pub(crate) stop: CancellationToken,
 }
 
 impl ControlMethods {
     pub(crate) fn new(host: Host, facts: HostFacts, stop: CancellationToken) -> Self {
-        let plugins = PluginMethods {
-            host: host.clone(),
-            detail: Detail::Full,
-        };
         Self {
+            plugins: PluginMethods::new(host.clone(), Detail::Full),
             host,
-            plugins,
             facts,
             stop,
         }
@@ -106,23 +102,34 @@ impl ControlMethods {
         }
     }
 
-    async fn call_plugin(&self, call: Call, out: &mut Vec<u8>) -> Result<(), RpcError> {
-        let headers = call.headers.into_iter().map(|(name, value)| Header {
-            name: name.to_ascii_lowercase(),
-            value,
-        });
-        let headers: Vec<Header> = headers.collect();
-        let traceparent = headers
-            .iter()
-            .find(|it| it.name == "traceparent")
-            .map(|it| it.value.as_bytes());
-        let caller = Caller {
-            trace: Trace::of(traceparent),
-            deadline: call
-                .timeout_ms
-                .map(|ms| Instant::now() + Duration::from_millis(ms)),
-            headers: headers.clone(),
+    fn resolve(&self, asked: Resolve) -> Result<Resolved, RpcError> {
+        let caller = caller(asked.headers, None);
+        let call = FailedCall {
+            plugin: None,
+            trace: None,
+            detail: Detail::Full,
         };
+        let failed = |error: &CallError| RpcError::from_call(error, &call, Vec::new());
+        let route = self
+            .host
+            .resolve(&asked.target, &caller.headers)
+            .map_err(|error| failed(&error))?;
+        let method = route.method().ok_or_else(|| {
+            let why = format!("the route to `{}` leads to no method", asked.target);
+            failed(&CallError::new(CallErrorKind::HostBug, why))
+        })?;
+        Ok(Resolved {
+            plugin: route.plugin().to_owned(),
+            version: route.version().to_string(),
+            service: method.service().to_owned(),
+            method: method.name().to_owned(),
+            client_streaming: method.client_streaming(),
+            server_streaming: method.server_streaming(),
+        })
+    }
+
+    async fn call_plugin(&self, call: Call, out: &mut Vec<u8>) -> Result<(), RpcError> {
+        let caller = caller(call.headers, call.timeout_ms);
         let params = call.params.as_ref().map(|it| it.get());
         let request = Request {
             id: None,
@@ -130,6 +137,21 @@ impl ControlMethods {
             params,
         };
         self.plugins.call(&caller, &request, out).await
+    }
+}
+
+/// A caller who names headers and a deadline.
+pub(crate) fn caller(headers: BTreeMap<String, String>, timeout_ms: Option<u64>) -> Caller {
+    let headers = headers.into_iter().map(|(name, value)| Header {
+        name: name.to_ascii_lowercase(),
+        value,
+    });
+    let headers: Vec<Header> = headers.collect();
+    let traceparent = headers.iter().find(|it| it.name == "traceparent");
+    Caller {
+        trace: Trace::of(traceparent.map(|it| it.value.as_bytes())),
+        deadline: timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+        headers,
     }
 }
 
@@ -163,6 +185,7 @@ impl Methods for ControlMethods {
                 write(out, &host.inspect(&plugin).map_err(of_host)?.history)
             }
             Call::METHOD => self.call_plugin(params(request)?, out).await,
+            Resolve::METHOD => write(out, &self.resolve(params(request)?)?),
             Supports::METHOD => {
                 params::<Supports>(request)?;
                 write(out, &super::RuntimeSupport::all_of(host))

@@ -10,22 +10,26 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{Request, State},
+    extract::{Path as UrlPath, Request, State},
     response::{IntoResponse, Response},
-    routing::any,
+    routing::{any, post},
 };
 use http::StatusCode;
 use mortise_host::Host;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::methods::{ControlMethods, HostFacts, Peer};
+use super::{
+    HEADERS_HEADER,
+    methods::{self, ControlMethods, HostFacts, Peer},
+};
 use crate::{
     error::RpcError,
-    http::{answer, json_response, read_body},
+    http::{TIMEOUT_HEADER, answer, json_response, read_body},
     jsonrpc,
     options::Options,
     server::{self, Accept},
+    stream,
 };
 
 /// Why the control socket could not be opened.
@@ -161,6 +165,7 @@ impl Accept for Peers<'_> {
                     pid: peer.pid(),
                 };
                 Router::new()
+                    .route("/stream/{*target}", post(stream_for_peer))
                     .fallback(any(serve_peer))
                     .with_state((Arc::clone(&self.app), peer))
             }
@@ -177,6 +182,33 @@ async fn serve_peer(State((app, peer)): State<(Arc<App>, Peer)>, request: Reques
         Ok(body) => answer(&app.methods, &peer, &body, &app.options).await,
         Err(refusal) => refusal.into_response(),
     }
+}
+
+async fn stream_for_peer(
+    State((app, _)): State<(Arc<App>, Peer)>,
+    UrlPath(target): UrlPath<String>,
+    request: Request,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let text = |name: &str| head.headers.get(name).map(|it| it.as_bytes());
+    let timeout_ms = text(TIMEOUT_HEADER).map(serde_json::from_slice).transpose();
+    let headers = text(HEADERS_HEADER).map(serde_json::from_slice).transpose();
+    let (timeout_ms, headers) = match (timeout_ms, headers) {
+        (Ok(timeout_ms), Ok(headers)) => (timeout_ms, headers.unwrap_or_default()),
+        (Err(error), _) | (_, Err(error)) => {
+            let hint = format!("`{TIMEOUT_HEADER}` is a number, `{HEADERS_HEADER}` a JSON object of strings");
+            let error = RpcError::invalid_params(format!("the request's headers do not fit: {error}"), hint);
+            return json_response(StatusCode::BAD_REQUEST, jsonrpc::refused(&error));
+        }
+    };
+    let caller = methods::caller(headers, timeout_ms);
+    let (plugins, most) = (Arc::clone(&app.methods.plugins), app.options.body_bytes_max);
+    let (stopping, grace) = (app.methods.stop.clone(), app.options.drain / 2);
+    let cut = async move {
+        stopping.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    stream::answer(plugins, &target, caller, &head.headers, body, most, cut).await
 }
 
 fn refuse_peer(message: String, owner: u32) -> Router {

@@ -129,6 +129,28 @@ pub struct Call {
     pub headers: BTreeMap<String, String>,
 }
 
+/// Asks who serves a method, and how many messages go which way; nothing is called.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// `plugin.{name}.{method}` or `package.Service/Method`.
+    pub target: String,
+    /// Headers, as a caller would bring them: routing may look at them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Opens a call that streams: `POST /stream/{target}` on the control socket, see [`Client::stream`](super::Client::stream).
+#[derive(Clone, Debug, Default)]
+pub struct StreamCall {
+    /// `plugin.{name}.{method}` or `package.Service/Method`.
+    pub target: String,
+    /// Deadline from now.
+    pub timeout_ms: Option<u64>,
+    /// Headers, as a caller of `POST /stream/{target}` on the gateway would bring them.
+    pub headers: BTreeMap<String, String>,
+}
+
 /// The moves in a plugin's life.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +196,7 @@ asks! {
     List => "mortise.list", Vec<Plugin>;
     Inspect => "mortise.inspect", PluginDetail;
     Call => "mortise.call", Box<RawValue>;
+    Resolve => "mortise.resolve", Resolved;
     History => "mortise.history", Vec<Move>;
     Supports => "mortise.supports", Vec<RuntimeSupport>;
     Doctor => "mortise.doctor", DoctorReport;
@@ -269,6 +292,23 @@ pub struct Move {
     /// Numbers and reasons.
     #[serde(default)]
     pub detail: String,
+}
+
+/// Who serves a method.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// `package.Service`.
+    pub service: String,
+    /// The method's name.
+    pub method: String,
+    /// Whether a caller sends any number of requests, not one.
+    pub client_streaming: bool,
+    /// Whether the plugin sends any number of replies, not one.
+    pub server_streaming: bool,
 }
 
 /// How an unload went.

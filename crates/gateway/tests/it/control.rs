@@ -1,6 +1,7 @@
 //! The control socket: who may use it, and that server and client mean the same.
 
 use std::{
+    ops::ControlFlow,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
     process::Command,
@@ -306,4 +307,117 @@ async fn a_socket_is_removed_only_by_its_owner() {
     let _second = ControlSocket::bind(&path).unwrap();
     drop(first);
     assert!(path.exists(), "the second host's socket is still there");
+}
+
+/// Streams, and what it heard: the replies, and how it ended.
+async fn stream(
+    client: &Client,
+    call: &control::StreamCall,
+    pieces: &[&'static str],
+) -> (Vec<String>, Result<(), ClientError>) {
+    let mut replies = Vec::new();
+    let requests: Vec<_> = pieces
+        .iter()
+        .map(|it| bytes::Bytes::from_static(it.as_bytes()))
+        .collect();
+    let ended = client
+        .stream(call, futures_util::stream::iter(requests), |reply| {
+            replies.push(reply.to_owned());
+            ControlFlow::Continue(())
+        })
+        .await;
+    (replies, ended)
+}
+
+#[tokio::test]
+async fn streams_go_over_the_control_socket_too() {
+    let control = start().await;
+    let client = &control.client;
+    let call = |target: &str| control::StreamCall {
+        target: target.to_owned(),
+        ..control::StreamCall::default()
+    };
+    // Pieces have nothing to do with lines, and replies may look like errors.
+    let pieces = [
+        "{\"text\":\"a\"}\n{\"te",
+        "xt\":\"event: error\\n\\n\"}",
+        "\n\n{\"text\":\"ö\"}",
+    ];
+    for target in ["plugin.guest.Stream", "test.v1.Guest/Stream"] {
+        let (replies, ended) = stream(client, &call(target), &pieces).await;
+        ended.unwrap();
+        assert_eq!(
+            replies,
+            [
+                "{\"text\":\"a\"}",
+                "{\"text\":\"event: error\\n\\n\"}",
+                "{\"text\":\"ö\"}"
+            ]
+        );
+    }
+    let (replies, ended) = stream(
+        client,
+        &call("plugin.guest.Stream"),
+        &["{\"text\":\"a\"}\n{\"text\":\"fail\"}\n"],
+    )
+    .await;
+    assert_eq!(replies, ["{\"text\":\"a\"}"]);
+    let error = refusal(ended.unwrap_err());
+    assert_eq!((&*error.message, error.kind()), ("as told", "returned"));
+    // Refused before it began, whatever its name is.
+    for target in ["plugin.nobody.Stream", "plugin.guest.Strömung ?#"] {
+        let (replies, ended) = stream(client, &call(target), &[]).await;
+        assert!(replies.is_empty());
+        assert_eq!(refusal(ended.unwrap_err()).kind(), "not_found", "{target}");
+    }
+    let (_, ended) = stream(client, &call("plugin.guest.Echo"), &["{}"]).await;
+    assert_eq!(refusal(ended.unwrap_err()).kind(), "incompatible");
+    // Whoever has enough ends it.
+    let mut seen = 0;
+    let endless = futures_util::stream::repeat(bytes::Bytes::from_static(b"{\"text\":\"x\"}\n"));
+    let enough = |_: &str| {
+        seen += 1;
+        if seen == 3 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    client
+        .stream(&call("plugin.guest.Stream"), endless, enough)
+        .await
+        .unwrap();
+    assert_eq!(seen, 3);
+}
+
+#[tokio::test]
+async fn who_serves_a_method_and_how_it_is_called() {
+    let control = start().await;
+    let ask = |target: &str| control::Resolve {
+        target: target.to_owned(),
+        ..control::Resolve::default()
+    };
+    for (target, method, streams) in [
+        ("plugin.guest.Echo", "Echo", false),
+        ("test.v1.Guest/Stream", "Stream", true),
+    ] {
+        let resolved = control.client.ask(&ask(target)).await.unwrap();
+        let expected = control::Resolved {
+            plugin: "guest".to_owned(),
+            version: "1.2.3".to_owned(),
+            service: "test.v1.Guest".to_owned(),
+            method: method.to_owned(),
+            client_streaming: streams,
+            server_streaming: streams,
+        };
+        assert_eq!(resolved, expected);
+    }
+    let error = refusal(
+        control
+            .client
+            .ask(&ask("plugin.guest.Nothing"))
+            .await
+            .unwrap_err(),
+    );
+    assert!(error.hint().is_some(), "{error}");
 }

@@ -59,6 +59,44 @@ fn a_mirror_is_collected_whole_and_in_order() {
 }
 
 #[test]
+fn what_some_services_need_is_kept_byte_for_byte() {
+    let mut set = set();
+    let lonely = |name: &str, service: &str, dependency: &[&str]| FileDescriptorProto {
+        name: Some(name.to_owned()),
+        dependency: dependency.iter().map(ToString::to_string).collect(),
+        service: vec![prost_types::ServiceDescriptorProto {
+            name: Some(service.to_owned()),
+            ..Default::default()
+        }],
+        ..FileDescriptorProto::default()
+    };
+    set.file.push(lonely("d.proto", "Lonely", &[]));
+    let mirror = Mirror::new(&set, ["t.v1.S", "Lonely"].map(str::to_owned));
+    // An option that nobody here knows: field 50 of a file.
+    let unknown = b"\x92\x03\x02hi";
+    let with_option = |answer| match answer {
+        ReflectionAnswer::Files(FileDescriptors { files }) => {
+            let longer = files.into_iter().map(|it| [&it[..], unknown].concat().into());
+            ReflectionAnswer::Files(FileDescriptors {
+                files: longer.collect(),
+            })
+        }
+        other => other,
+    };
+    let (reflected, _) = converse(|ask| Some(with_option(mirror.answer(Some(ask))))).unwrap();
+    let kept = |service: &str| {
+        let encoded = reflected.encode(&[service.to_owned()]);
+        let count = encoded.windows(unknown.len()).filter(|it| it == unknown).count();
+        let set = FileDescriptorSet::decode(encoded).unwrap();
+        assert_eq!(count, set.file.len(), "the option is in every file");
+        set.file.iter().map(|it| it.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept("t.v1.S"), ["c.proto", "b.proto", "a.proto"]);
+    assert_eq!(kept("Lonely"), ["d.proto"]);
+    assert_eq!(kept("t.v1"), Vec::<String>::new());
+}
+
+#[test]
 fn symbols_of_every_kind_are_found() {
     let mirror = Mirror::new(&set(), []);
     for symbol in ["t.v1.S", "t.v1.S.M", "t.B", "t.C.In"] {

@@ -128,7 +128,7 @@ impl Plugin for Shared {
     }
 
     fn lane(&self) -> Option<&'static str> {
-        None
+        Some("grpc")
     }
 
     async fn call(&self, cx: &CallContext, method: MethodIndex, payload: Bytes) -> Result<Bytes, CallError> {

@@ -3,7 +3,8 @@
 //! ```text
 //!  plugin.toml + contract.binpb --describe--> Metadata       such an executable says nothing about itself
 //!  spawner, standard input empty --handshake line on standard output--> Connection
-//!  reflection --compare--> refused, if what it serves is not the contract
+//!  reflection --compare--> refused, if what it serves is not the contract     a start
+//!             '----------> what a package is made of                           an interview
 //! ```
 //!
 //! What stands around the process is the same for both dialects ([`dialect`](crate::dialect)): the spawner, the jail, the instance, the supervisor.
@@ -17,8 +18,12 @@
 
 mod calls;
 mod describe;
+mod interview;
 mod launch;
 mod output;
+mod reach;
 
 pub(crate) use describe::{check, describe};
+pub use interview::{Interview, Interviewed, Told};
 pub(crate) use launch::Launch;
+pub use reach::GoPluginError;
