@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use clap_complete::Shell;
 
 use crate::{
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Build(Build),
     /// Find every fault of a plugin's source or package; nothing of it runs
     Check(Check),
+    /// Make a package of a plugin that was made for another host
+    Import(Import),
     /// Write what an artifact says about itself, for plugins that are not built by cargo
     Metadata(MetadataArgs),
     /// Call a method of a package once, without a host
@@ -70,7 +72,7 @@ pub(crate) enum Command {
     Inspect(OnePlugin),
     /// Show the moves in a plugin's life
     History(OnePlugin),
-    /// Call a method of a plugin in the running host
+    /// Call a method of a plugin in the running host; of a stream each message is a line
     Call(Call),
     /// Say what each runtime can do on this machine, and how the host is
     Doctor(Doctor),
@@ -158,6 +160,62 @@ pub(crate) enum MetadataFormat {
     Bin,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    #[command(subcommand)]
+    pub(crate) from: ImportFrom,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportFrom {
+    /// An executable that was made for HashiCorp's go-plugin, with gRPC. It is started once, in a jail, and asked what it serves
+    GoPlugin(ImportGoPlugin),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportGoPlugin {
+    /// The executable; it is copied into the package
+    pub(crate) path: PathBuf,
+    /// The name of the package's plugin: lower-case letters, digits and `-`
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The package's version
+    #[arg(long, value_name = "VERSION", default_value = "0.1.0")]
+    pub(crate) release: String,
+    /// The variable that tells the plugin that a host started it: `MagicCookieKey` in the source of its own hosts
+    #[arg(long, value_name = "KEY")]
+    pub(crate) cookie_key: String,
+    /// Its value: `MagicCookieValue` there
+    #[arg(long, value_name = "VALUE")]
+    pub(crate) cookie_value: String,
+    /// The versions of its application's protocol that may be spoken
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) versions: Vec<u32>,
+    /// Whether both sides prove who they are; plugins before go-plugin 1.0 cannot
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_value_t = true,
+          default_missing_value = "true", action = ArgAction::Set, hide_possible_values = true)]
+    pub(crate) auto_mtls: bool,
+    /// Let connections of its broker share the first one; needs go-plugin 1.6
+    #[arg(long)]
+    pub(crate) multiplex: bool,
+    /// A service to provide, as package.Service; may be repeated [default: all that it serves]
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Vec<String>,
+    /// Its contract, for a plugin that does not tell what it serves
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proto: Option<PathBuf>,
+    /// A folder to look up the imports of the contract in; may be repeated [default: the contract's own]
+    #[arg(long, value_name = "DIR", requires = "proto")]
+    pub(crate) include: Vec<PathBuf>,
+    /// How long its start may take, here and later [default: what go-plugin's own hosts allow]
+    #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..=600_000),
+          hide_default_value = true)]
+    pub(crate) start_ms: u64,
+    /// The folder to write the package to; it must not exist [default: ./NAME-VERSION]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
 /// What a plugin is loaded with.
 #[derive(Debug, Args)]
 pub(crate) struct Terms {
@@ -184,9 +242,9 @@ pub(crate) struct Terms {
 /// The request of a call.
 #[derive(Debug, Args)]
 pub(crate) struct Payload {
-    /// The request as a JSON object, @FILE, or - for standard input
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    pub(crate) json: String,
+    /// The request as a JSON object, @FILE, or - for standard input [default: {}; standard input for a method that takes a stream, one request per line]
+    #[arg(long, value_name = "JSON")]
+    pub(crate) json: Option<String>,
     /// The call's deadline
     #[arg(long, value_name = "MS")]
     pub(crate) timeout_ms: Option<u64>,

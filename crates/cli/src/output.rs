@@ -72,10 +72,15 @@ impl Output {
 
     /// Bytes to standard output. A reader that has enough is no failure.
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.piece(bytes).map(drop)
+    }
+
+    /// A part of what goes to standard output; false if its reader has enough.
+    pub(crate) fn piece(&self, bytes: &[u8]) -> anyhow::Result<bool> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            done => Ok(done?),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            done => Ok(done.map(|()| true)?),
         }
     }
 

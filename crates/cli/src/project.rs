@@ -178,7 +178,8 @@ pub(crate) fn split_place(report: &str) -> Option<(&str, &str)> {
     (numbers.into_iter().all(is_number) && parts.next().is_some()).then_some((at, why))
 }
 
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+/// A path beside another.
+pub(crate) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{suffix}"));
     path.with_file_name(name)

@@ -73,34 +73,40 @@ impl Daemon {
         let data = folder.path().join("data");
         let settings = format!("[host]\ndata_dir = {data:?}\n\n[gateway]\nlisten = \"{address}\"\n\n");
         fs::write(folder.path().join("mortise.toml"), format!("{settings}{plugins}"))?;
-        let log = fs::File::create(folder.path().join("log"))?;
-        let child = Command::new(mortise()?)
-            .arg("serve")
-            .arg("--config")
-            .arg(folder.path().join("mortise.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let child = serve(folder.path())?;
         let mut daemon = Self {
             child,
             folder,
             address,
             settings,
         };
+        daemon.becomes_ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts another host in the place of one that is gone, with what that left, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.child = serve(self.folder.path())?;
+        self.becomes_ready()
+    }
+
+    fn becomes_ready(&mut self) -> Result<()> {
         let patience = Instant::now() + Duration::from_secs(60);
-        while daemon.get("/readyz").map_or(true, |(status, _)| status != 200) {
-            if let Some(status) = daemon.child.try_wait()? {
-                bail!("`mortise serve` ended with {status}:\n{}", daemon.log());
+        while self.get("/readyz").map_or(true, |(status, _)| status != 200) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("`mortise serve` ended with {status}:\n{}", self.log());
             }
             ensure!(
                 Instant::now() < patience,
                 "`mortise serve` is not ready after 60 s:\n{}",
-                daemon.log()
+                self.log()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(daemon)
+        Ok(())
     }
 
     /// Writes another end of its `mortise.toml`. The host does not know of it yet.
@@ -227,6 +233,25 @@ impl Daemon {
         serde_json::from_str(&answer).with_context(|| format!("the answer to {method} is no JSON: {answer}"))
     }
 
+    /// `POST /stream/{target}` with one message per line: status, and the lines of the answer.
+    ///
+    /// # Errors
+    /// If nobody answers, or not with lines of JSON.
+    pub fn stream(&self, target: &str, messages: &[Value]) -> Result<(u16, Vec<Value>)> {
+        let body: String = messages.iter().map(|it| format!("{it}\n")).collect();
+        // HTTP/1.0, so that the answer ends with the connection and has no chunks.
+        let (status, answer) = self.send(&format!(
+            "POST /stream/{target} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))?;
+        let lines = answer.lines().map(serde_json::from_str);
+        let lines: Result<Vec<Value>, _> = lines.collect();
+        Ok((
+            status,
+            lines.with_context(|| format!("{target} answered {answer}"))?,
+        ))
+    }
+
     fn send(&self, request: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -244,6 +269,23 @@ impl Daemon {
         let body = rest.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         Ok((code, body.to_owned()))
     }
+}
+
+/// Runs `mortise serve` with the `mortise.toml` of a folder; what it writes is appended to `log` there.
+fn serve(folder: &Path) -> Result<Child> {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))?;
+    let serve = Command::new(mortise()?)
+        .arg("serve")
+        .arg("--config")
+        .arg(folder.join("mortise.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn();
+    Ok(serve?)
 }
 
 impl Drop for Daemon {

@@ -4,6 +4,7 @@ mod build;
 mod call;
 mod check;
 mod doctor;
+mod import;
 mod metadata;
 mod new;
 mod remote;
@@ -14,7 +15,7 @@ mod show;
 use clap::CommandFactory;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, Import, ImportFrom},
     output::Output,
 };
 
@@ -23,6 +24,9 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::New(args) => new::new(&args, output),
         Command::Build(args) => build::build(&args, output),
         Command::Check(args) => check::check(&args, output),
+        Command::Import(Import {
+            from: ImportFrom::GoPlugin(args),
+        }) => import::go_plugin(&args, output),
         Command::Metadata(args) => metadata::metadata(&args, output),
         Command::Run(args) => run::run(args, output),
         Command::Serve(args) => serve::serve(&args),

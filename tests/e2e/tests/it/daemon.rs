@@ -92,6 +92,34 @@ fn load_swap_call_unload_over_the_control_socket() {
     );
 }
 
+/// From 0 to 2; a number that is 0 is left out.
+const NUMBERS: &str = "{}\n{\"value\":\"1\"}\n{\"value\":\"2\"}\n";
+
+#[test]
+fn streams_of_each_kind_from_the_command_line() {
+    let daemon = Daemon::start(&plugin("echo", "echo", "process", "grant = { kv = true }")).unwrap();
+    let call = |arguments: &[&str]| {
+        let output = daemon.run(&[&["call", "echo"], arguments].concat()).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // One request, as of a method that answers once.
+    assert_eq!(call(&["Numbers", "--json", "{\n  \"count\": 3\n}"]), NUMBERS);
+    assert_eq!(
+        call(&["Numbers"]),
+        "",
+        "an empty request, and not what stands on standard input"
+    );
+    // Many requests, one answer; none from an empty standard input.
+    assert_eq!(
+        call(&["Sum", "--json", NUMBERS]),
+        "{\"sum\":\"3\",\"count\":\"3\"}\n"
+    );
+    assert_eq!(call(&["Sum"]), "{}\n");
+    assert_eq!(call(&["Relay", "--json", NUMBERS]), NUMBERS);
+}
+
 #[test]
 fn nothing_outlives_a_killed_host() {
     let mut daemon = Daemon::start(&plugin("echo", "echo", "process", "grant = { kv = true }")).unwrap();

@@ -4,6 +4,9 @@
 
 mod commands;
 mod daemon;
+#[path = "../../../go.rs"]
+mod go;
+mod go_plugin;
 mod life;
 mod pages;
 mod reload;
