@@ -76,7 +76,9 @@ pub struct Method<P> {
     pub wire_hash: [u8; 32],
     /// Decodes, calls, encodes.
     pub invoke: fn(&P, &Cx, &[u8]) -> Result<Vec<u8>>,
-    /// Runs a streaming method over its two directions; returning is the end of the replies.
+    /// Runs a streaming method over its two directions; returning is the end of the replies. A WebAssembly guest has no streams, so their code
+    /// stays out of it.
+    #[cfg(not(target_family = "wasm"))]
     pub stream: fn(&P, &Cx, &dyn StreamLink) -> Result<()>,
     #[cfg(not(target_family = "wasm"))]
     pub(crate) native: mortise_abi::MtInvokeFn,
@@ -137,6 +139,7 @@ impl<P: 'static> Method<P> {
                 let request = decode::<P, M>(payload)?;
                 Ok(M::call(plugin, cx, request)?.encode_to_vec())
             },
+            #[cfg(not(target_family = "wasm"))]
             stream: |_, _, _| Err(stream::not_streaming(M::SERVICE, M::NAME)),
             #[cfg(not(target_family = "wasm"))]
             native: crate::native::invoke::<P, M>,
@@ -152,6 +155,7 @@ impl<P: 'static> Method<P> {
             flags: M::FLAGS,
             wire_hash: M::WIRE_HASH,
             invoke: |_, _, _| Err(stream::not_unary(M::SERVICE, M::NAME)),
+            #[cfg(not(target_family = "wasm"))]
             stream: M::run,
             #[cfg(not(target_family = "wasm"))]
             native: crate::native::refuse_stream::<P, M>,

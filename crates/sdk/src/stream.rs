@@ -187,6 +187,7 @@ pub(crate) fn not_unary(service: &str, name: &str) -> Status {
 }
 
 /// The answer of a guest whose unary method was opened as a stream.
+#[cfg(not(target_family = "wasm"))]
 pub(crate) fn not_streaming(service: &str, name: &str) -> Status {
     Status::failed_precondition(format_args!(
         "`{service}/{name}` is a unary method, and it was opened as a stream"
