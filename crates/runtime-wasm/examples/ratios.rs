@@ -91,7 +91,7 @@ fn main() {
     let payloads = [("64 B", 64, 20_000), ("1 MiB", 1 << 20, 200)];
     let bare = Bare::new();
     let head: &'static [u8] = vec![1; 24].leak();
-    println!("{:<38}{:>12}{:>12}{:>8}", "", "bare ns", "mortise ns", "ratio");
+    println!("{:<42}{:>12}{:>12}{:>8}", "", "bare ns", "mortise ns", "ratio");
     for (name, bytes, rounds) in payloads {
         let payload: &'static [u8] = vec![7; bytes].leak();
         let (mut store, invoke) = bare.instance();
@@ -107,6 +107,11 @@ fn main() {
             &format!("warm, component, {name}"),
             anchor,
             ours(Abi::Component, Reuse::WARM, payload, rounds, &executor),
+        );
+        report(
+            &format!("warm, component of the SDK, {name}"),
+            anchor,
+            ours(Abi::Wrapped, Reuse::WARM, payload, rounds, &executor),
         );
         report(
             &format!("warm, core module, {name}"),
@@ -129,6 +134,11 @@ fn main() {
             ours(Abi::Component, Reuse::Ephemeral, payload, rounds, &executor),
         );
         report(
+            &format!("fresh, component of the SDK, {name}"),
+            anchor,
+            ours(Abi::Wrapped, Reuse::Ephemeral, payload, rounds, &executor),
+        );
+        report(
             &format!("fresh, core module, {name}"),
             anchor,
             ours(Abi::Core, Reuse::Ephemeral, payload, rounds, &executor),
@@ -137,7 +147,7 @@ fn main() {
 }
 
 fn report(name: &str, bare: f64, mortise: f64) {
-    println!("{name:<38}{bare:>12.0}{mortise:>12.0}{:>8.2}", mortise / bare);
+    println!("{name:<42}{bare:>12.0}{mortise:>12.0}{:>8.2}", mortise / bare);
 }
 
 /// A call through the port, as the host makes it.

@@ -27,11 +27,12 @@ use mortise_runtime::{Digest, RuntimeError, RuntimeErrorKind};
 use tokio::sync::Semaphore;
 
 use crate::{
-    abi::{Abi, ComponentAbi, CoreAbi},
+    abi::{Abi, ComponentAbi, CoreAbi, UnwrappedAbi},
     cache::{AotCache, CacheStats, Entry, MachineCode, WasmHash, compile_for},
     config::WasmConfig,
     engine::{Engines, Tier},
     scan::AbiKind,
+    unwrap::inner_module,
 };
 
 /// Calls before which baseline code is never replaced.
@@ -60,12 +61,15 @@ pub(crate) struct Loader {
 pub(crate) enum Code {
     /// `wit/plugin.wit`.
     Component(Arc<Tiers<ComponentAbi>>),
+    /// The same, as `mortise build` makes it.
+    Unwrapped(Arc<Tiers<UnwrappedAbi>>),
     /// `wit/core-abi.md`.
     CoreModule(Arc<Tiers<CoreAbi>>),
 }
 
 enum WeakCode {
     Component(Weak<Tiers<ComponentAbi>>),
+    Unwrapped(Weak<Tiers<UnwrappedAbi>>),
     CoreModule(Weak<Tiers<CoreAbi>>),
 }
 
@@ -138,7 +142,10 @@ impl Loader {
             .await
             .expect("the semaphore is never closed");
         let code = match abi {
-            AbiKind::Component => Code::Component(self.make(wasm).await?),
+            AbiKind::Component => match inner_module(wasm) {
+                Some(module) => Code::Unwrapped(self.make(&module).await?),
+                None => Code::Component(self.make(wasm).await?),
+            },
             AbiKind::CoreModule => Code::CoreModule(self.make(wasm).await?),
         };
         let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,6 +230,14 @@ impl Loader {
                 }
             }
             cache.count_miss();
+        }
+        if self.config.keeps_any() {
+            let first = if self.engines.has_baseline() {
+                Tier::Baseline
+            } else {
+                Tier::Optimised
+            };
+            self.engines.lane(first).doorway();
         }
         // Quickest first; the last one's error is the answer.
         let mut failed = None;
@@ -371,6 +386,7 @@ impl Code {
     fn downgrade(&self) -> WeakCode {
         match self {
             Self::Component(code) => WeakCode::Component(Arc::downgrade(code)),
+            Self::Unwrapped(code) => WeakCode::Unwrapped(Arc::downgrade(code)),
             Self::CoreModule(code) => WeakCode::CoreModule(Arc::downgrade(code)),
         }
     }
@@ -380,7 +396,11 @@ impl WeakCode {
     fn upgrade(&self) -> Option<Code> {
         match self {
             Self::Component(code) => code.upgrade().map(Code::Component),
+            Self::Unwrapped(code) => code.upgrade().map(Code::Unwrapped),
             Self::CoreModule(code) => code.upgrade().map(Code::CoreModule),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,13 @@ impl WasmConfig {
     pub fn reuse_of(&self, name: &str) -> Reuse {
         self.reuse_by_plugin.get(name).copied().unwrap_or(self.reuse)
     }
+
+    /// Whether guests of any plugin are kept.
+    pub(crate) fn keeps_any(&self) -> bool {
+        std::iter::once(&self.reuse)
+            .chain(self.reuse_by_plugin.values())
+            .any(|it| matches!(it, Reuse::Warm { .. }))
+    }
 }
 
 /// How long a guest instance lives.

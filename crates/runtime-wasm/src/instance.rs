@@ -131,15 +131,14 @@ impl<A: Abi> WasmInstance<A> {
         }
         let _running = self.code.engines().enter();
         let mut lease = self.lease(cx, deadline).await.map_err(fail)?;
-        let mut head = std::mem::take(&mut lease.store.data_mut().scratch);
+        let head = &mut lease.store.data_mut().scratch;
         head.clear();
-        head::encode(cx, now, &mut head);
+        head::encode(cx, now, head);
         let answer = lease
             .linked
             .abi
-            .invoke(&lease.guest, &mut lease.store, method.0, &head, &payload)
+            .invoke(&lease.guest, &mut lease.store, method.0, payload)
             .await;
-        lease.store.data_mut().scratch = head;
         let answer = lease.settle(answer).map_err(fail)?;
         lease.calls += 1;
         if let Some(worn) = self.keep(lease) {
@@ -175,7 +174,11 @@ impl<A: Abi> WasmInstance<A> {
             cx,
             deadline.min(cx.and_then(|it| it.began).unwrap_or_else(Instant::now) + self.shared.limits.start),
         );
-        let guest = match linked.abi.instantiate(&mut store).await {
+        let doorway = match self.reuse {
+            Reuse::Warm { .. } => lane.doorway(),
+            Reuse::Ephemeral => None,
+        };
+        let guest = match linked.abi.instantiate(&mut store, doorway).await {
             Ok(guest) => guest,
             Err(error) => return Err(Fault::of(&error, store.data())),
         };

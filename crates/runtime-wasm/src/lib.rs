@@ -4,7 +4,7 @@
 //! [`mortise_runtime::HostServices`]. This crate links nothing of WASI, opens no file but its own cache of compiled code, and never loads
 //! compiled code from anywhere else.
 //!
-//! Reading order: [`config`](WasmConfig), `runtime` (the port), `scan` (what bytes say), `code` and `cache` (from bytes to machine code),
+//! Reading order: [`config`](WasmConfig), `runtime` (the port), `scan` and `unwrap` (what bytes say), `code` and `cache` (to machine code),
 //! `engine` (ticks), `store` (limits), `abi` (the two guest ABIs), `instance` (calls), `fault` (whose fault).
 //!
 //! ## How a guest is stopped
@@ -17,14 +17,15 @@
 //! | is no longer wanted: its caller dropped the future | its stack is unwound and its store freed | at once |
 //!
 //! ## Costs
-//! Ratios to bare wasmtime (same pool, epochs, async, typed function, same guest) in one run of `examples/ratios.rs`, on two busy cores:
+//! Ratios to bare wasmtime (same pool, epochs, async, typed function, same guest as a component) in one run of `examples/ratios.rs`, on two busy
+//! cores, wasmtime with its debug assertions. `mortise build` makes the second column, and the wrapper is taken off it (`unwrap`):
 //!
-//! | call | component | core module |
-//! |---|---|---|
-//! | warm, 64 B | 1.4 | 1.9 |
-//! | warm, 1 MiB | 1.1 | 1.1 |
-//! | fresh instance, `start` and 64 B | 1.25 | 1.15 |
-//! | fresh instance, `start` and 1 MiB | 1.0 | 1.0 |
+//! | call | other component | component of `mortise build` | core module |
+//! |---|---|---|---|
+//! | warm, 64 B | 1.4 | 0.74 | 1.7 |
+//! | warm, 1 MiB | 1.05 | 1.04 | 1.1 |
+//! | fresh instance, `start` and 64 B | 1.27 | 1.01 | 1.16 |
+//! | fresh instance, `start` and 1 MiB | 1.0 | 1.0 | 1.0 |
 //!
 //! The anchors in a release build on an idle core: 0.54 us warm, 7.2 us fresh, 57 us for 1 MiB. What was tried, and what it showed there:
 //!
@@ -32,10 +33,14 @@
 //!   executor's thread that a spinning guest holds until its deadline, which is what they cost.
 //! - Memory mapped per instance instead of pooled: 37 us fresh. Keeping 0, 64 KiB or 1 MiB of a used slot resident: 8.6, 7.2, 8.7 us.
 //! - Clearing stacks between guests adds a microsecond to a fresh call and stays on.
-//! - The core module's second half is one fiber per entry, and its ABI enters the guest four times (two allocations, the call, one free).
+//! - The core module's second half is one fiber per entry, and its ABI enters the guest four times (two allocations, the call, one free). A kept
+//!   guest of `mortise build` is entered once, through a doorway (`abi/unwrapped.rs`).
 //! - Compiling a guest of 70 KB: Cranelift 49 ms on both cores (95 ms on one), without optimisation 27 ms, Winch 12 ms. Winch with Cranelift at
 //!   its quickest for the trampolines, as here, takes a third less than that again. Cranelift's incremental cache, full: 17 ms. From the AOT cache
 //!   loading the code itself takes 0.2 ms.
+//! - Of what Winch takes, a third goes into Cranelift's trampolines: one for each function in the guest's table. The map from machine code to
+//!   bytes of WebAssembly is a tenth, and left out. Guests compiled for size are no remedy: `opt-level = "s"` makes 110 KB in 564 functions of
+//!   what is 118 KB in 295 at level 3, and Winch takes a quarter longer.
 #![deny(unsafe_code)]
 
 mod abi;
@@ -49,6 +54,7 @@ mod instance;
 mod runtime;
 mod scan;
 mod store;
+mod unwrap;
 
 pub use cache::CacheStats;
 pub use config::{Pooling, Reuse, Tiering, WasmConfig};

@@ -192,6 +192,7 @@ impl Runtime for WasmRuntime {
                 Code::Component(code) => {
                     Box::new(WasmInstance::start(code, metadata, reuse, start).await?) as Box<dyn Instance>
                 }
+                Code::Unwrapped(code) => Box::new(WasmInstance::start(code, metadata, reuse, start).await?),
                 Code::CoreModule(code) => Box::new(WasmInstance::start(code, metadata, reuse, start).await?),
             })
         })

@@ -4,7 +4,8 @@
 //! - S1. The limiter is set before anything is instantiated, so a memory's *initial* size counts like its growth.
 //! - S2. The bound holds for all linear memories of one instance together. Tables and nested instances have fixed bounds (`engine.rs`).
 //! - S3. A refused growth fails inside the guest (`memory.grow` gives -1). If the guest then dies of it, the refusal is named as the cause.
-//! - S4. What one host call may copy out of the guest is bounded (hostcall fuel), so a guest cannot make the host allocate gigabytes.
+//! - S4. What one host call may copy out of the guest is bounded (hostcall fuel, or a look at the length), so a guest cannot make the host
+//!   allocate gigabytes.
 //!
 //! ## Time
 //! - S5. Whatever a guest can spend time on asks [`Cell::verdict`]: its own code at every tick, a host call by a timer. There is no timer per
@@ -28,7 +29,7 @@ use mortise_runtime::{CallContext, HostServices, LogLine};
 use mortise_wire::{Code, Level, LogRecord, Status};
 use prost::Message;
 use tokio::sync::Notify;
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Memory, ResourceLimiter, Store, UpdateDeadline};
 
 use crate::{
     engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
@@ -37,6 +38,8 @@ use crate::{
 
 /// Longest encoded log record that is read; the host cuts and counts far below that.
 const LOG_RECORD_BYTES_MAX: usize = 64 << 10;
+/// Longest `package.Service/Method` of a call to the host.
+const TARGET_BYTES_MAX: usize = 4096;
 
 /// What all stores of one plugin instance share.
 pub(crate) struct Shared {
@@ -150,6 +153,10 @@ pub(crate) struct Cell {
     refused: Option<Refused>,
     /// Reused for the encoded head of each call.
     pub(crate) scratch: Vec<u8>,
+    /// Of the call that the doorway of `abi/unwrapped.rs` brings in.
+    pub(crate) payload: Bytes,
+    /// The guest's memory, where the doorway needs it.
+    pub(crate) memory: Option<Memory>,
 }
 
 /// A store with its limits set. Nothing has been instantiated in it.
@@ -162,6 +169,8 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
         memory_bytes: 0,
         refused: None,
         scratch: Vec::new(),
+        payload: Bytes::new(),
+        memory: None,
     };
     let mut store = Store::new(engine, cell);
     store.limiter(|cell| cell);
@@ -247,19 +256,31 @@ impl Cell {
         });
     }
 
-    /// A call of the guest to the host. The parent is always the call that the guest is in, whatever it says: it could escape its own deadline
+    /// What a guest is told that calls with more than is carried. Asked before anything is copied, where the guest's lengths are known.
+    pub(crate) fn too_much(&self, target_bytes: usize, payload_bytes: usize) -> Option<Status> {
+        let bytes_max = self.payload_bytes_max();
+        if target_bytes > TARGET_BYTES_MAX {
+            let text = format!(
+                "the name of what is called has {target_bytes} bytes, and no method's has more than {TARGET_BYTES_MAX}"
+            );
+            return Some(Status::new(Code::InvalidArgument, text));
+        }
+        (payload_bytes > bytes_max).then(|| too_long("request", payload_bytes, bytes_max))
+    }
+
+    /// A call of the guest to the host, or the status that it gets instead. The parent is always the call that the guest is in, whatever it says: it could escape its own deadline
     /// and depth otherwise. The answer's error is for the guest; the outer error ends it.
     pub(crate) fn call_host(
         &self,
-        target: String,
-        payload: Bytes,
+        request: Result<(String, Bytes), Status>,
     ) -> impl Future<Output = Result<Result<Vec<u8>, Vec<u8>>, Interrupted>> + Send + use<> {
         let (shared, parent, deadline) = (Arc::clone(&self.shared), self.call().cloned(), self.deadline);
         async move {
             let bytes_max = shared.limits.payload_bytes_max;
-            if payload.len() > bytes_max {
-                return Ok(Err(too_long("request", payload.len(), bytes_max).encode_to_vec()));
-            }
+            let (target, payload) = match request {
+                Ok(request) => request,
+                Err(status) => return Ok(Err(status.encode_to_vec())),
+            };
             let answer = tokio::select! {
                 biased;
                 answer = shared.services.call(parent.as_ref(), &target, payload) => answer,

@@ -1,4 +1,4 @@
-//! Guests of the world `mortise:plugin/plugin`.
+//! Guests of the world `mortise:plugin/plugin`, through wasmtime's component model: those whose wrapper is not known (`unwrap.rs`).
 //!
 //! Typed functions, not `Val`: a `list<u8>` is one copy each way. Export indices are looked up once per artifact.
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
 use wasmtime::{
-    Engine, Store, StoreContextMut,
+    Engine, Module, Store, StoreContextMut,
     component::{Component, ComponentExportIndex, Instance, InstancePre, Linker, TypedFunc, WasmList},
 };
 
@@ -67,7 +67,7 @@ impl Abi for ComponentAbi {
         needs.map_or(1, |it| it.num_memories.max(it.num_tables.div_ceil(2)).max(1))
     }
 
-    async fn instantiate(&self, store: &mut Store<Cell>) -> wasmtime::Result<Guest> {
+    async fn instantiate(&self, store: &mut Store<Cell>, _: Option<&Module>) -> wasmtime::Result<Guest> {
         let instance = self.pre.instantiate_async(&mut *store).await?;
         let invoke = instance.get_typed_func(&mut *store, self.exports.invoke)?;
         Ok(Guest { instance, invoke })
@@ -83,11 +83,13 @@ impl Abi for ComponentAbi {
         guest: &Guest,
         store: &mut Store<Cell>,
         method: u32,
-        head: &[u8],
-        payload: &[u8],
+        payload: Bytes,
     ) -> Answer<Vec<u8>> {
-        let invoke = guest.invoke;
-        Ok(invoke.call_async(store, (method, head, payload)).await?.0)
+        let head = std::mem::take(&mut store.data_mut().scratch);
+        let arguments = (method, &*head, &*payload);
+        let answer = guest.invoke.call_async(&mut *store, arguments).await?.0;
+        store.data_mut().scratch = head;
+        Ok(answer)
     }
 
     async fn health(&self, guest: &Guest, store: &mut Store<Cell>) -> wasmtime::Result<Option<Vec<u8>>> {
@@ -147,7 +149,12 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
     host.func_wrap_async(
         "call",
         |store: StoreContextMut<'_, Cell>, (_parent, target, payload): (u64, String, Vec<u8>)| {
-            let answer = store.data().call_host(target, Bytes::from(payload));
+            let cell = store.data();
+            let request = match cell.too_much(target.len(), payload.len()) {
+                Some(status) => Err(status),
+                None => Ok((target, Bytes::from(payload))),
+            };
+            let answer = cell.call_host(request);
             Box::new(async move { Ok((answer.await.map_err(wasmtime::Error::new)?,)) })
         },
     )?;

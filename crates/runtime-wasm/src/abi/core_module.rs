@@ -6,16 +6,21 @@
 use bytes::Bytes;
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
 use wasmtime::{
-    AsContext, AsContextMut, Caller, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Store,
-    TypedFunc,
+    AsContext, Caller, Engine, Error, Extern, InstancePre, Linker, Memory, Module, Store, TypedFunc,
 };
 
-use super::{Abi, Answer};
+use super::{
+    Abi, Answer,
+    memory::{length, memory_of, request, slice, word, write},
+};
 use crate::{
     fault::TooLong,
     scan::{CORE_EXPORTS, HOST_MODULE},
     store::Cell,
 };
+
+/// The guest's allocator.
+const ALLOC: &str = "mortise_alloc";
 
 /// A core module, ready to be instantiated.
 pub(crate) struct CoreAbi {
@@ -61,14 +66,14 @@ impl Abi for CoreAbi {
         needs.num_memories.max(needs.num_tables.div_ceil(2)).max(1)
     }
 
-    async fn instantiate(&self, store: &mut Store<Cell>) -> wasmtime::Result<Guest> {
+    async fn instantiate(&self, store: &mut Store<Cell>, _: Option<&Module>) -> wasmtime::Result<Guest> {
         let instance = self.pre.instantiate_async(&mut *store).await?;
         let memory = instance
             .get_memory(&mut *store, "memory")
             .ok_or_else(|| Error::msg("`memory` is no memory"))?;
         Ok(Guest {
             memory,
-            alloc: instance.get_typed_func(&mut *store, "mortise_alloc")?,
+            alloc: instance.get_typed_func(&mut *store, ALLOC)?,
             free: instance.get_typed_func(&mut *store, "mortise_free")?,
             invoke: instance.get_typed_func(&mut *store, "mortise_invoke")?,
             start: instance.get_typed_func(&mut *store, "mortise_start").ok(),
@@ -91,12 +96,13 @@ impl Abi for CoreAbi {
         guest: &Guest,
         store: &mut Store<Cell>,
         method: u32,
-        head: &[u8],
-        payload: &[u8],
+        payload: Bytes,
     ) -> Answer<Vec<u8>> {
-        let head_at = guest.put(store, head).await?;
-        let payload_at = guest.put(store, payload).await?;
-        let arguments = (method, head_at, length(head)?, payload_at, length(payload)?);
+        let head = std::mem::take(&mut store.data_mut().scratch);
+        let head_at = guest.put(store, &head).await?;
+        let payload_at = guest.put(store, &payload).await?;
+        let arguments = (method, head_at, length(&head)?, payload_at, length(&payload)?);
+        store.data_mut().scratch = head;
         let result = guest.invoke.call_async(&mut *store, arguments).await?;
         guest.take(store, result).await
     }
@@ -126,16 +132,14 @@ impl Guest {
     /// Copies `bytes` into memory that the guest allocates for them. It owns them once it is entered.
     async fn put(&self, store: &mut Store<Cell>, bytes: &[u8]) -> wasmtime::Result<u32> {
         let at = self.alloc.call_async(&mut *store, length(bytes)?).await?;
-        write(&mut *store, self.memory, at, bytes)?;
+        write(&mut *store, self.memory, at, bytes, ALLOC)?;
         Ok(at)
     }
 
     /// Copies an answer out of the guest and frees it there.
     async fn take(&self, store: &mut Store<Cell>, result: u32) -> Answer<Vec<u8>> {
         let triple = slice(self.memory.data(&*store), result, 12, "the result")?;
-        let word =
-            |at: usize| u32::from_le_bytes([triple[at], triple[at + 1], triple[at + 2], triple[at + 3]]);
-        let (tag, at, len) = (word(0), word(4), word(8));
+        let (tag, at, len) = (word(triple, 0), word(triple, 4), word(triple, 8));
         let bytes_max = store.data().payload_bytes_max();
         if len as usize > bytes_max {
             return Err(Error::new(TooLong {
@@ -155,42 +159,6 @@ impl Guest {
             ))),
         }
     }
-}
-
-fn length(bytes: &[u8]) -> wasmtime::Result<u32> {
-    u32::try_from(bytes.len())
-        .map_err(|_| Error::msg(format!("{} bytes do not fit a 32-bit guest", bytes.len())))
-}
-
-fn slice<'a>(memory: &'a [u8], at: u32, len: u32, what: &str) -> wasmtime::Result<&'a [u8]> {
-    let range = at as usize..(at as usize).saturating_add(len as usize);
-    memory
-        .get(range)
-        .ok_or_else(|| outside(what, at, len, memory.len()))
-}
-
-fn write(mut store: impl AsContextMut, memory: Memory, at: u32, bytes: &[u8]) -> wasmtime::Result<()> {
-    let memory = memory.data_mut(&mut store);
-    let (range, size) = (
-        at as usize..(at as usize).saturating_add(bytes.len()),
-        memory.len(),
-    );
-    let place = memory.get_mut(range).ok_or_else(|| {
-        outside(
-            "what `mortise_alloc` gave",
-            at,
-            length(bytes).unwrap_or(u32::MAX),
-            size,
-        )
-    })?;
-    place.copy_from_slice(bytes);
-    Ok(())
-}
-
-fn outside(what: &str, at: u32, len: u32, size: usize) -> Error {
-    Error::msg(format!(
-        "{what} ({len} bytes at {at:#x}) is outside the guest's memory of {size} bytes"
-    ))
 }
 
 fn check_exports(module: &Module) -> Result<(), RuntimeError> {
@@ -253,41 +221,29 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
          (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
             Box::new(async move {
                 let memory = memory_of(&mut caller)?;
-                let data = memory.data(&caller);
-                let target = std::str::from_utf8(slice(data, target_at, target_len, "the target")?)
-                    .map_err(|_| Error::msg("the target of a host call is not UTF-8"))?
-                    .to_owned();
-                let payload = Bytes::copy_from_slice(slice(data, at, len, "the payload")?);
+                let (data, cell) = (memory.data(&caller), caller.data());
+                let request = request(data, cell, (target_at, target_len), (at, len))?;
                 slice(data, result, 8, "the place for the result")?;
-                let answer = caller
-                    .data()
-                    .call_host(target, payload)
-                    .await
-                    .map_err(Error::new)?;
+                let answer = cell.call_host(request).await.map_err(Error::new)?;
                 let (tag, bytes) = match answer {
                     Ok(bytes) => (0_u32, bytes),
                     Err(status) => (1, status),
                 };
-                let alloc = caller.get_export("mortise_alloc").and_then(Extern::into_func);
+                let alloc = caller.get_export(ALLOC).and_then(Extern::into_func);
                 let alloc = alloc
                     .ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?
                     .typed::<u32, u32>(caller.as_context())?;
                 let at = alloc.call_async(&mut caller, length(&bytes)?).await?;
-                write(&mut caller, memory, at, &bytes)?;
+                write(&mut caller, memory, at, &bytes, ALLOC)?;
                 let mut pair = [0; 8];
                 pair[..4].copy_from_slice(&at.to_le_bytes());
                 pair[4..].copy_from_slice(&length(&bytes)?.to_le_bytes());
-                write(&mut caller, memory, result, &pair)?;
+                let place = memory.data_mut(&mut caller);
+                slice(place, result, 8, "the place for the result")?;
+                place[result as usize..][..8].copy_from_slice(&pair);
                 wasmtime::Result::Ok(tag)
             })
         },
     )?;
     Ok(linker)
-}
-
-fn memory_of(caller: &mut Caller<'_, Cell>) -> wasmtime::Result<Memory> {
-    caller
-        .get_export("memory")
-        .and_then(Extern::into_memory)
-        .ok_or_else(|| Error::msg("`memory` is no memory"))
 }

@@ -11,7 +11,7 @@ use mortise_runtime::{Runtime, RuntimeErrorKind};
 use mortise_runtime_wasm::{CacheStats, Tiering, WasmConfig, WasmRuntime};
 
 use crate::{
-    guests::{Abi, BOTH, ECHO, Guest},
+    guests::{ALL, Abi, ECHO, Guest},
     world::{call, refused, runtime_with, start, verified},
 };
 
@@ -50,7 +50,7 @@ fn stats(hits: u64, misses: u64, tampered: u64) -> CacheStats {
 #[tokio::test]
 async fn code_is_found_again_by_the_next_host() {
     for tiering in [Tiering::BaselineFirst, Tiering::OptimisedOnly] {
-        for abi in BOTH {
+        for abi in ALL {
             let dir = tempfile::tempdir().expect("a folder");
             let (dir, guest) = (dir.path().join("aot"), Guest::new(abi).build());
             let first = cached(&dir, tiering);
@@ -149,7 +149,7 @@ async fn another_hosts_seal_is_worth_nothing() {
 
 #[tokio::test]
 async fn a_plugin_that_is_called_often_gets_better_code() {
-    for abi in BOTH {
+    for abi in ALL {
         let dir = tempfile::tempdir().expect("a folder");
         let dir = dir.path().join("aot");
         let runtime = cached(&dir, Tiering::BaselineFirst);

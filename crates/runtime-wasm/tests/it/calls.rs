@@ -9,7 +9,7 @@ use mortise_wire::{CallHead, Code, Header, Level, LogRecord, Status};
 use prost::Message;
 
 use crate::{
-    guests::{BOTH, COUNT, ECHO, ERROR, Guest, HEAD, HOST, LIE, LOG, TRAP},
+    guests::{ALL, COUNT, ECHO, ERROR, Guest, HEAD, HOST, LIE, LOG, TRAP},
     world::{call, runtime, runtime_with, start, start_with, word},
 };
 
@@ -20,7 +20,7 @@ async fn payloads_come_back_as_they_went() {
         memory_bytes_max: 256 << 20,
         ..Limits::default()
     };
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start_with(&runtime, Guest::new(abi).build(), limits.clone())
             .await
             .expect("it starts");
@@ -39,7 +39,7 @@ async fn a_reply_beyond_the_limit_is_not_carried() {
         payload_bytes_max: 1024,
         ..Limits::default()
     };
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start_with(&runtime, Guest::new(abi).build(), limits.clone())
             .await
             .expect("it starts");
@@ -60,7 +60,7 @@ async fn an_error_with_details_comes_back_whole() {
         retryable: true,
         ..Status::new(Code::NotFound, "kein Bild namens „größer“")
     };
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         let error = call(&*instance, ERROR, status.encode_to_vec())
             .await
@@ -81,14 +81,14 @@ async fn an_error_with_details_comes_back_whole() {
 #[tokio::test]
 async fn an_unknown_method_does_not_reach_the_guest() {
     let runtime = runtime();
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     let error = call(&*instance, 14, "").await.expect_err("there are 14");
     assert_eq!(error.kind(), CallErrorKind::NotFound);
 }
 
 #[tokio::test]
 async fn an_ephemeral_guest_forgets_and_a_warm_one_remembers() {
-    for abi in BOTH {
+    for abi in ALL {
         let runtime = runtime();
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         for _ in 0..3 {
@@ -120,14 +120,14 @@ async fn the_policy_can_differ_by_plugin() {
     let runtime = runtime_with(|it| {
         it.reuse_by_plugin.insert("guest".to_owned(), Reuse::WARM);
     });
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     call(&*instance, COUNT, "").await.expect("it counts");
     assert_eq!(word(&call(&*instance, COUNT, "").await.expect("it counts")), 2);
 }
 
 #[tokio::test]
 async fn a_trap_leaves_no_trace_in_the_next_call() {
-    for abi in BOTH {
+    for abi in ALL {
         for reuse in [Reuse::Ephemeral, Reuse::WARM] {
             let runtime = runtime_with(|it| it.reuse = reuse);
             let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
@@ -155,7 +155,7 @@ async fn a_trap_leaves_no_trace_in_the_next_call() {
 #[tokio::test]
 async fn a_lie_about_a_pointer_is_the_guests_fault() {
     let runtime = runtime_with(|it| it.reuse = Reuse::WARM);
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         call(&*instance, COUNT, "").await.expect("it counts");
         let error = call(&*instance, LIE, "").await.expect_err("it lies");
@@ -171,7 +171,7 @@ async fn a_lie_about_a_pointer_is_the_guests_fault() {
 #[tokio::test]
 async fn log_lines_and_host_calls_carry_the_call_they_belong_to() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
         let record = LogRecord {
             level: Level::Info as i32,
@@ -238,7 +238,7 @@ async fn the_host_sends_no_more_than_is_carried() {
         payload_bytes_max: 1 << 20,
         ..Limits::default()
     };
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start_with(&runtime, Guest::new(abi).build(), limits.clone())
             .await
             .expect("it starts");
@@ -250,9 +250,31 @@ async fn the_host_sends_no_more_than_is_carried() {
 }
 
 #[tokio::test]
+async fn a_guest_that_asks_for_too_much_is_told_so() {
+    let runtime = runtime();
+    let limits = Limits {
+        payload_bytes_max: 6000,
+        ..Limits::default()
+    };
+    for abi in ALL {
+        let (instance, services) = start_with(&runtime, Guest::new(abi).build(), limits.clone())
+            .await
+            .expect("it starts");
+        // The guest calls what its payload names, with that payload.
+        let error = call(&*instance, HOST, vec![b'a'; 5000])
+            .await
+            .expect_err("no method has such a name");
+        assert_eq!(error.status().kind(), Code::InvalidArgument, "{abi:?}: {error}");
+        assert!(error.to_string().contains("5000 bytes"), "{abi:?}: {error}");
+        let asked = services.calls.lock().expect("no test panics while it holds it");
+        assert!(asked.is_empty(), "{abi:?}: the host's services never saw it");
+    }
+}
+
+#[tokio::test]
 async fn the_head_reaches_the_guest() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         let cx = CallContext {
             call_id: 5,
@@ -294,7 +316,7 @@ async fn the_head_reaches_the_guest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_callers_than_instances_are_all_served() {
     let runtime = runtime_with(|it| it.instances_max = 4);
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         let instance = &*instance;
         let calls = (0..256_u32).map(|number| async move {
@@ -309,7 +331,7 @@ async fn more_callers_than_instances_are_all_served() {
 
 #[tokio::test]
 async fn health_usage_and_stop() {
-    for abi in BOTH {
+    for abi in ALL {
         for reuse in [Reuse::Ephemeral, Reuse::WARM] {
             let runtime = runtime_with(|it| it.reuse = reuse);
             assert_eq!(runtime.support().isolation, Isolation::Sandbox);

@@ -1,4 +1,4 @@
-//! Guests written for one hazard each, in both ABIs.
+//! Guests written for one hazard each, in every ABI.
 
 use mortise_contract::Contract;
 use prost::Message;
@@ -24,14 +24,17 @@ pub const METHODS: [&str; 14] = [
     "Polite", "Head",
 ];
 
-/// The two guest ABIs.
+/// The guest ABIs, by the ways in which the host runs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abi {
+    /// A component whose wrapper the host does not know: it has a `cabi_post_*`.
     Component,
+    /// A component as the SDK makes it.
+    Wrapped,
     Core,
 }
 
-pub const BOTH: [Abi; 2] = [Abi::Component, Abi::Core];
+pub const ALL: [Abi; 3] = [Abi::Component, Abi::Wrapped, Abi::Core];
 
 /// What differs from a well-behaved guest.
 #[derive(Clone)]
@@ -65,7 +68,7 @@ impl Guest {
     pub fn build(&self) -> Vec<u8> {
         let core = wat::parse_str(self.text()).expect("guest.wat is well formed");
         let wasm = match self.abi {
-            Abi::Component => componentize(core),
+            Abi::Component | Abi::Wrapped => componentize(core),
             Abi::Core => core,
         };
         with_metadata(wasm, &metadata("guest"))
@@ -76,18 +79,24 @@ impl Guest {
             Abi::Component => (
                 "mortise:plugin/host@1.0.0",
                 "(param i64 i32 i32 i32 i32 i32)",
-                COMPONENT_EXPORTS,
+                COMPONENT_EXPORTS.to_owned() + COMPONENT_POST,
+            ),
+            Abi::Wrapped => (
+                "mortise:plugin/host@1.0.0",
+                "(param i64 i32 i32 i32 i32 i32)",
+                // Without a call after the call, the next one's memory begins afresh at its own end.
+                COMPONENT_EXPORTS.replace("(;end;)", "(global.set $top (i32.const 4096))"),
             ),
             Abi::Core => (
                 "mortise",
                 "(param i64 i32 i32 i32 i32 i32) (result i32)",
-                CORE_EXPORTS,
+                CORE_EXPORTS.to_owned(),
             ),
         };
         include_str!("guest.wat")
             .replace("{host_module}", host_module)
             .replace("{call_type}", call_type)
-            .replace("{exports}", exports)
+            .replace("{exports}", &exports)
             .replace("{pages}", &self.pages.to_string())
             .replace("{table}", &self.table.to_string())
             .replace("{start}", self.start)
@@ -103,13 +112,17 @@ const COMPONENT_EXPORTS: &str = r#"
   (func (export "mortise:plugin/guest@1.0.0#start") (param i32 i32) (result i32) (call $start))
   (func (export "mortise:plugin/guest@1.0.0#invoke") (param $method i32) (param $head i32) (param $head_len i32) (param $at i32) (param $len i32) (result i32)
     (global.set $head_at (local.get $head)) (global.set $head_len (local.get $head_len))
-    (call $invoke (local.get $method) (local.get $at) (local.get $len)))
-  (func (export "cabi_post_mortise:plugin/guest@1.0.0#invoke") (param i32) (global.set $top (i32.const 4096)))
+    (call $invoke (local.get $method) (local.get $at) (local.get $len))
+    (;end;))
   (func (export "mortise:plugin/guest@1.0.0#health") (result i32)
     (i32.store16 (i32.const 64) (i32.const 0x0108))
     (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 2))
     (i32.const 16))
   (func (export "mortise:plugin/guest@1.0.0#stop"))
+"#;
+
+const COMPONENT_POST: &str = r#"
+  (func (export "cabi_post_mortise:plugin/guest@1.0.0#invoke") (param i32) (global.set $top (i32.const 4096)))
 "#;
 
 const CORE_EXPORTS: &str = r#"

@@ -10,7 +10,7 @@ use mortise_runtime::{CallErrorKind, Instance, Runtime, RuntimeErrorKind};
 use mortise_runtime_wasm::{Pooling, Reuse, Tiering};
 
 use crate::{
-    guests::{BOTH, BUSY, COUNT, ECHO, Guest, HOST, RECURSE, SPIN},
+    guests::{ALL, BUSY, COUNT, ECHO, Guest, HOST, RECURSE, SPIN},
     world::{call, call_within, refused, runtime, runtime_with, start, start_with, word},
 };
 
@@ -28,7 +28,7 @@ async fn an_endless_loop_ends_at_its_deadline_and_the_only_thread_stays_alive() 
     for tiering in [Tiering::BaselineFirst, Tiering::OptimisedOnly] {
         for pooling in [Pooling::Auto, Pooling::Off] {
             let runtime = runtime_with(|it| (it.tiering, it.pooling) = (tiering, pooling));
-            for abi in BOTH {
+            for abi in ALL {
                 let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
                 // The guest spins on the only thread; timers fire there all the same, however slow the machine is.
                 let beating = async {
@@ -56,7 +56,7 @@ async fn an_endless_loop_ends_at_its_deadline_and_the_only_thread_stays_alive() 
 #[tokio::test(flavor = "current_thread")]
 async fn the_ticker_wakes_from_its_sleep() {
     let runtime = runtime_with(|it| it.tick = Duration::from_millis(1));
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     for _ in 0..3 {
         // Long enough for 20 idle ticks.
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -70,7 +70,7 @@ async fn the_ticker_wakes_from_its_sleep() {
 #[tokio::test(flavor = "current_thread")]
 async fn dropping_a_call_stops_it_and_touches_no_other() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
         call(&*instance, ECHO, "")
             .await
@@ -105,7 +105,7 @@ async fn dropping_a_call_stops_it_and_touches_no_other() {
 #[tokio::test(flavor = "current_thread")]
 async fn the_deadline_also_ends_a_wait_for_the_host() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
         let error = call_within(&*instance, HOST, "test.Host/Never", SHORT)
             .await
@@ -122,7 +122,7 @@ async fn a_call_without_a_deadline_gets_the_plugins_own() {
         deadline: SHORT,
         ..Limits::default()
     };
-    let (instance, _) = start_with(&runtime, Guest::new(BOTH[0]).build(), limits)
+    let (instance, _) = start_with(&runtime, Guest::new(ALL[0]).build(), limits)
         .await
         .expect("it starts");
     let cx = mortise_runtime::CallContext::default();
@@ -140,7 +140,7 @@ async fn a_call_without_a_deadline_gets_the_plugins_own() {
 #[tokio::test]
 async fn time_that_is_over_does_not_reach_the_guest() {
     let runtime = runtime_with(|it| it.reuse = Reuse::WARM);
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     let error = call_within(&*instance, COUNT, "", Duration::ZERO)
         .await
         .expect_err("it is over");
@@ -160,19 +160,19 @@ async fn a_start_that_never_ends_is_stopped() {
             "`start`",
             Guest {
                 start: "(loop $l (br $l))",
-                ..Guest::new(BOTH[0])
+                ..Guest::new(ALL[0])
             },
         ),
         (
             "the start function",
             Guest {
                 extra: "(func $init (loop $l (br $l))) (start $init)",
-                ..Guest::new(BOTH[0])
+                ..Guest::new(ALL[0])
             },
         ),
     ];
     for (what, guest) in hazards {
-        for abi in BOTH {
+        for abi in ALL {
             let guest = Guest { abi, ..guest.clone() };
             let error = refused(start_with(&runtime, guest.build(), limits.clone()).await);
             assert_eq!(
@@ -186,7 +186,7 @@ async fn a_start_that_never_ends_is_stopped() {
             );
         }
     }
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     call(&*instance, ECHO, "")
         .await
         .expect("the runtime is none the worse");
@@ -195,7 +195,7 @@ async fn a_start_that_never_ends_is_stopped() {
 #[tokio::test]
 async fn endless_recursion_is_a_stack_overflow() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
         let error = call(&*instance, RECURSE, "").await.expect_err("it overflows");
         assert_eq!(error.kind(), CallErrorKind::GuestFault);
@@ -206,7 +206,7 @@ async fn endless_recursion_is_a_stack_overflow() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stop_ends_by_force_what_does_not_end_in_its_grace() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         for method in [SPIN, HOST] {
             let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
             let instance: Arc<dyn Instance> = instance.into();
@@ -230,7 +230,7 @@ async fn stop_ends_by_force_what_does_not_end_in_its_grace() {
 #[tokio::test]
 async fn an_instance_says_nothing_about_its_end() {
     let runtime = runtime();
-    let (instance, _) = start(&runtime, Guest::new(BOTH[0]).build()).await;
+    let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
     call_within(&*instance, SPIN, "", Duration::from_millis(20))
         .await
         .expect_err("it never answers");

@@ -5,7 +5,7 @@ use mortise_runtime::{CallErrorKind, RuntimeErrorKind};
 use mortise_runtime_wasm::{Pooling, Reuse};
 
 use crate::{
-    guests::{BOMB, BOTH, ECHO, Guest, POLITE, TABLE},
+    guests::{ALL, BOMB, ECHO, Guest, POLITE, TABLE},
     world::{call, refused, runtime, runtime_with, start, start_with, word},
 };
 
@@ -20,7 +20,7 @@ fn memory(pages: u64) -> Limits {
 async fn a_memory_bomb_is_named_as_such() {
     for pooling in [Pooling::Auto, Pooling::Off] {
         let runtime = runtime_with(|it| it.pooling = pooling);
-        for abi in BOTH {
+        for abi in ALL {
             let (instance, _) = start_with(&runtime, Guest::new(abi).build(), memory(1000))
                 .await
                 .expect("it starts");
@@ -41,7 +41,7 @@ async fn a_memory_bomb_is_named_as_such() {
 #[tokio::test]
 async fn the_initial_memory_counts_and_growth_comes_on_top() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let error = refused(
             start_with(
                 &runtime,
@@ -82,7 +82,7 @@ async fn the_initial_memory_counts_and_growth_comes_on_top() {
 #[tokio::test]
 async fn a_refusal_that_the_guest_survived_is_not_held_against_it_later() {
     let runtime = runtime_with(|it| it.reuse = Reuse::WARM);
-    let (instance, _) = start_with(&runtime, Guest::new(BOTH[0]).build(), memory(100))
+    let (instance, _) = start_with(&runtime, Guest::new(ALL[0]).build(), memory(100))
         .await
         .expect("it starts");
     let refused = call(&*instance, POLITE, 1000_u32.to_le_bytes().to_vec())
@@ -99,7 +99,7 @@ async fn a_refusal_that_the_guest_survived_is_not_held_against_it_later() {
 async fn tables_have_a_bound() {
     for pooling in [Pooling::Auto, Pooling::Off] {
         let runtime = runtime_with(|it| it.pooling = pooling);
-        for abi in BOTH {
+        for abi in ALL {
             let (instance, _) = start(&runtime, Guest::new(abi).build()).await;
             let elements = word(&call(&*instance, TABLE, "").await.expect("it grows its table"));
             assert!(
@@ -119,7 +119,7 @@ async fn tables_have_a_bound() {
 #[tokio::test]
 async fn more_memories_than_allowed_are_refused() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let greedy = Guest {
             extra: "(memory 1) (memory 1) (memory 1)",
             ..Guest::new(abi)

@@ -1,4 +1,4 @@
-//! The runtime against guests that misbehave, in both ABIs.
+//! The runtime against guests that misbehave, in every ABI.
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
 mod guests;
@@ -10,3 +10,4 @@ mod interrupt;
 mod languages;
 mod limits;
 mod refuse;
+mod tiers;

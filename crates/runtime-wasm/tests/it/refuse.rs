@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use crate::{
-    guests::{self, Abi, BOTH, Guest},
+    guests::{self, ALL, Abi, Guest},
     world::{artifact, refused, runtime, runtime_with, verified},
 };
 
@@ -20,7 +20,7 @@ async fn prepare(runtime: &WasmRuntime, bytes: Vec<u8>) -> RuntimeError {
 #[tokio::test]
 async fn an_import_beyond_the_fixed_world_is_named() {
     let runtime = runtime();
-    for abi in BOTH {
+    for abi in ALL {
         let import = r#"(import "env" "abort" (func $abort))"#;
         let core = Guest {
             abi: Abi::Core,
@@ -132,10 +132,10 @@ async fn what_is_no_webassembly_is_called_by_its_name() {
 async fn compiled_code_from_elsewhere_is_refused() {
     let runtime = runtime();
     let engine = wasmtime::Engine::default();
-    for abi in BOTH {
+    for abi in ALL {
         let wasm = Guest::new(abi).build();
         let compiled = match abi {
-            Abi::Component => engine.precompile_component(&wasm),
+            Abi::Component | Abi::Wrapped => engine.precompile_component(&wasm),
             Abi::Core => engine.precompile_module(&wasm),
         };
         let error = prepare(&runtime, compiled.expect("it compiles")).await;

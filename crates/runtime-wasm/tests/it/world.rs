@@ -16,17 +16,31 @@ use mortise_runtime::{
 };
 use mortise_runtime_wasm::{WasmConfig, WasmRuntime};
 use mortise_wire::{Code, LogRecord, Status};
+use tokio::sync::Semaphore;
 
 use crate::guests;
 
 /// What guests asked of the host.
-#[derive(Default)]
 pub struct Services {
     pub logs: Mutex<Vec<(LogRecord, Option<u64>)>>,
     pub calls: Mutex<Vec<(String, Option<u64>)>>,
     /// Host calls that began to wait, and those that were dropped while they waited.
     pub waiting: AtomicUsize,
     pub dropped: AtomicUsize,
+    /// Opens the way for as many calls of `test.Host/Gate`.
+    pub gate: Semaphore,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            logs: Mutex::default(),
+            calls: Mutex::default(),
+            waiting: AtomicUsize::default(),
+            dropped: AtomicUsize::default(),
+            gate: Semaphore::new(0),
+        }
+    }
 }
 
 struct CountDrop<'a>(&'a AtomicUsize);
@@ -64,6 +78,11 @@ impl HostServices for Services {
                     let _dropped = CountDrop(&self.dropped);
                     self.waiting.fetch_add(1, Ordering::SeqCst);
                     std::future::pending().await
+                }
+                "test.Host/Gate" => {
+                    self.waiting.fetch_add(1, Ordering::SeqCst);
+                    self.gate.acquire().await.expect("nobody closes it").forget();
+                    Ok(payload)
                 }
                 "test.Host/Huge" => Ok(vec![1; 2 << 20].into()),
                 other => Err(Status::new(
