@@ -25,7 +25,6 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use prost::Message as _;
 use tokio::{
-    net::UnixListener,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
@@ -40,6 +39,7 @@ use crate::{
     mux::Mux,
     plugin::{Service, serve_wires},
     proto::{ConnInfo, Knock},
+    socket::{self, Audience},
     tls::Session,
     transport::{Dial, Wire, lazy_channel},
 };
@@ -59,6 +59,8 @@ pub struct Broker(Arc<Shared>);
 pub(crate) struct BrokerConfig {
     /// Where this side's sockets go.
     pub(crate) directory: PathBuf,
+    /// Who may connect to them.
+    pub(crate) audience: Audience,
     /// What this side connects to.
     pub(crate) policy: AddressPolicy,
     pub(crate) tls: Option<Session>,
@@ -267,7 +269,7 @@ impl Broker {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let listener = UnixListener::bind(&path)?;
+        let listener = socket::bind(&path, self.0.config.audience)?;
         let accepted = Accepted {
             broker: Arc::downgrade(&self.0),
             id,

@@ -32,6 +32,7 @@ use crate::{
         Empty, HEALTH_SERVICE, HealthCheckRequest, HealthCheckResponse, ReflectionRequest,
         ReflectionResponse, Serving, path,
     },
+    socket::Audience,
     stdio,
     tls::{Identity, Session, TlsError},
     transport::{Dial, channel},
@@ -145,6 +146,7 @@ impl Connection {
         let client = Client::new(channel);
         let broker = Broker::new(BrokerConfig {
             directory: options.directory,
+            audience: Audience::OwnerOfDirectory,
             policy,
             tls,
             mux,

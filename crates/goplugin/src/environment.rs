@@ -7,6 +7,7 @@
 //! | `PLUGIN_MIN_PORT`, `PLUGIN_MAX_PORT` | ports for plugins that can't listen on a unix socket |
 //! | `PLUGIN_CLIENT_CERT` | the host's certificate, PEM; only with mutual TLS |
 //! | `PLUGIN_MULTIPLEX_GRPC` | `true`; only with multiplexing |
+//! | `PLUGIN_UNIX_SOCKET_GROUP` | a group, by number or name, that may connect to the plugin's sockets. This host never asks for one: it is root or the plugin's own user |
 //! | `PLUGIN_UNIX_SOCKET_DIR`, `TMPDIR` | where sockets belong. Plugins before go-plugin 1.5 obey only the second |
 //!
 //! The cookie is no secret: it tells a plugin from a program that a person started by mistake.
@@ -31,6 +32,8 @@ pub const CLIENT_CERT: &str = "PLUGIN_CLIENT_CERT";
 pub const MULTIPLEX: &str = "PLUGIN_MULTIPLEX_GRPC";
 /// Where a plugin's sockets belong.
 pub const SOCKET_DIR: &str = "PLUGIN_UNIX_SOCKET_DIR";
+/// Who else may connect to a plugin's sockets.
+pub const SOCKET_GROUP: &str = "PLUGIN_UNIX_SOCKET_GROUP";
 /// What Go's host sends as ports if it was told none.
 const PORTS: (u16, u16) = (10_000, 25_000);
 
@@ -69,6 +72,8 @@ pub struct Invitation {
     pub multiplex: bool,
     /// Where sockets belong.
     pub directory: PathBuf,
+    /// A group, by number or name, that may connect to them too.
+    pub group: Option<String>,
 }
 
 /// The program was not started by a host.
@@ -153,6 +158,7 @@ impl Invitation {
             directory: path(SOCKET_DIR)
                 .or_else(|| path("TMPDIR"))
                 .unwrap_or_else(|| Path::new("/tmp").to_owned()),
+            group: text(SOCKET_GROUP),
         })
     }
 }
@@ -193,7 +199,10 @@ mod tests {
         let plain = read_back(&offer());
         assert_eq!(plain.versions, [1, 2]);
         assert_eq!(plain.directory, Path::new("/run/x/7"));
-        assert_eq!((plain.certificate_pem, plain.multiplex), (None, false));
+        assert_eq!(
+            (plain.certificate_pem, plain.multiplex, plain.group),
+            (None, false, None)
+        );
         let all = read_back(&Offer {
             certificate_pem: Some("-----BEGIN\n".to_owned()),
             multiplex: true,

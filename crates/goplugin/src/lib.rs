@@ -55,6 +55,8 @@ mod process;
 #[cfg(target_os = "linux")]
 pub mod reattach;
 #[cfg(unix)]
+mod socket;
+#[cfg(unix)]
 mod stdio;
 #[cfg(unix)]
 mod transport;

@@ -14,7 +14,6 @@
 use std::{
     convert::Infallible,
     io,
-    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::Arc,
     task::{Context, Poll},
@@ -45,6 +44,7 @@ use crate::{
         Channel, Empty, HEALTH_SERVICE, HealthCheckRequest, HealthCheckResponse, InvokeReply, InvokeRequest,
         ReflectionRequest, ReflectionResponse, Serving, path,
     },
+    socket::{self, Audience},
     stdio::Printed,
     tls::{Identity, Session, TlsError, certificate_of_pem},
     transport::{Wire, server},
@@ -137,6 +137,7 @@ pub struct Plugin {
     path: PathBuf,
     tls: Option<Session>,
     broker_directory: PathBuf,
+    audience: Audience,
     multiplex: bool,
     orphan: Orphan,
     /// Who started this process, as of the time when it had surely not ended: it waits for the handshake.
@@ -195,8 +196,15 @@ impl Plugin {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let audience = match &invitation.group {
+            None => Audience::Own,
+            Some(name) => {
+                let unknown =
+                    || io::Error::new(io::ErrorKind::NotFound, format!("there is no group `{name}`"));
+                Audience::Group(socket::group(name).ok_or_else(unknown).map_err(failed)?)
+            }
+        };
+        let listener = socket::bind(&path, audience).map_err(failed)?;
         Ok(Self {
             handshake: Handshake {
                 app: version,
@@ -210,6 +218,7 @@ impl Plugin {
             path,
             tls,
             broker_directory: invitation.directory.clone(),
+            audience,
             multiplex: invitation.multiplex,
             orphan: options.orphan,
             parent: getppid(),
@@ -313,6 +322,7 @@ impl Plugin {
     fn broker(&self, mux: Option<Mux>) -> Broker {
         Broker::new(BrokerConfig {
             directory: self.broker_directory.clone(),
+            audience: self.audience,
             // The host puts its sockets where it likes, and has every right over its plugin.
             policy: AddressPolicy {
                 tcp: self.tls.is_some(),

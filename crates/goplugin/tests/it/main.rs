@@ -13,4 +13,5 @@ mod pinger;
 
 mod go_host;
 mod go_plugin;
+mod jailed;
 mod pair;
