@@ -237,6 +237,33 @@ pub(crate) struct Terms {
     /// Calls it works on at once
     #[arg(long, value_name = "CALLS")]
     pub(crate) concurrency: Option<u32>,
+    /// Processor time of a process, in hundredths of one core
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) cpu_percent: Option<u32>,
+    /// `off` runs a process without its jail: it may do whatever the host's user may
+    #[arg(
+        long,
+        value_enum,
+        default_value = "on",
+        hide_possible_values = true,
+        value_name = "on|off"
+    )]
+    pub(crate) jail: Jail,
+}
+
+/// Whether a process is jailed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Jail {
+    On,
+    Off,
+}
+
+/// When a plugin is started again after its instance ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Restart {
+    Never,
+    OnFailure,
+    Always,
 }
 
 /// The request of a call.
@@ -302,6 +329,15 @@ pub(crate) struct Load {
     /// Start it although its digest is quarantined
     #[arg(long)]
     pub(crate) force: bool,
+    /// When to start it again after its instance ended by itself
+    #[arg(
+        long,
+        value_enum,
+        default_value = "on-failure",
+        hide_possible_values = true,
+        value_name = "never|on-failure|always"
+    )]
+    pub(crate) restart: Restart,
     #[command(flatten)]
     pub(crate) terms: Terms,
     #[command(flatten)]

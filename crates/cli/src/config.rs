@@ -150,6 +150,7 @@ impl Live {
             ),
             ("gateway.listen", old.gateway != new.gateway),
             ("runtime.prefer", old.prefer != new.prefer),
+            ("runtime.process", old.process != new.process),
             ("routing.propagate", old.routing != new.routing),
         ];
         settings.into_iter().filter(|it| it.1).map(|it| it.0).collect()

@@ -112,6 +112,8 @@ pub(crate) struct Failure {
     pub(crate) exit: Exit,
     /// A word for programs.
     pub(crate) kind: String,
+    /// The same call may be tried again: it may succeed and does no harm.
+    pub(crate) retryable: bool,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -124,6 +126,7 @@ impl Failure {
         Self {
             exit: Exit::Failed,
             kind: "failed".to_owned(),
+            retryable: false,
             faults,
         }
     }
@@ -132,6 +135,7 @@ impl Failure {
         Self {
             exit: Exit::Usage,
             kind: "usage".to_owned(),
+            retryable: false,
             faults: vec![fault],
         }
     }
@@ -172,6 +176,7 @@ impl Failure {
         Self {
             exit,
             kind: error.kind().to_owned(),
+            retryable: error.data.as_ref().is_some_and(|it| it.retryable),
             faults,
         }
     }
@@ -198,12 +203,14 @@ impl Failure {
                 Self {
                     exit: Exit::Unreachable,
                     kind: "unreachable".to_owned(),
+                    retryable: false,
                     faults: vec![fault],
                 }
             }
             ClientError::Broken { .. } => Self {
                 exit: Exit::Unreachable,
                 kind: "broken".to_owned(),
+                retryable: false,
                 faults: vec![
                     fault.hint("check that the socket belongs to a host of this version: `mortise doctor`"),
                 ],

@@ -105,7 +105,12 @@ impl Output {
         match self.format {
             Format::Json => {
                 let document = serde_json::json!({
-                    "error": { "kind": failure.kind, "exit": failure.exit.code(), "faults": failure.faults }
+                    "error": {
+                        "kind": failure.kind,
+                        "exit": failure.exit.code(),
+                        "retryable": failure.retryable,
+                        "faults": failure.faults,
+                    }
                 });
                 eprintln!("{document}");
             }
@@ -116,6 +121,9 @@ impl Output {
                     .map(|it| self.render(it, "error", "31"))
                     .collect();
                 eprintln!("{}", all.join("\n\n"));
+                if failure.retryable {
+                    eprintln!("{} the same call may be tried again", self.paint("note:", "1;36"));
+                }
             }
         }
         failure.exit

@@ -34,7 +34,7 @@ pub use client::{Client, ClientError};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Lack, Layer, Limits, List, Load, Method, Move,
-    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved, RuntimeSupport, Shutdown,
-    Stopping, StreamCall, Supports, Unload, Unloaded,
+    Ask, Call, Denial, Doctor, DoctorReport, Grant, History, Inspect, Lack, Layer, Limits, List, Load,
+    Method, Move, NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved, RuntimeSupport,
+    Shutdown, Stopping, StreamCall, Supports, Unload, Unloaded,
 };

@@ -186,7 +186,7 @@ pub struct ErrorData {
     /// gRPC's name of the status, `INVALID_ARGUMENT` say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
-    /// Whether another try may succeed, for an idempotent method.
+    /// Whether to try again: it may succeed and does no harm, because the method is idempotent, the plugin had not begun, or it said so itself.
     #[serde(default)]
     pub retryable: bool,
     /// Trace id under which the host's log has more.

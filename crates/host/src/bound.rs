@@ -49,7 +49,7 @@ impl BoundMethod {
             && let Some(Some(seat)) = generation.seats.get(target.seat)
             && let Some(direct) = &seat.direct
         {
-            return DirectCall::call(&**direct, payload, out);
+            return DirectCall::call(&**direct, payload, out).map_err(|error| seat.judge(error));
         }
         // The managed path waits, and a pin must not be held meanwhile: a swap would wait for it.
         drop(pinned);

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, MethodIndex, stream::not_unary};
+use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, stream::not_unary};
 use mortise_wire::{Code, DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
 
@@ -204,28 +204,28 @@ async fn serve(
     origin: Origin,
     began: Instant,
 ) -> Result<Bytes, CallError> {
-    let (facet, method) = pick(generation, target)?;
+    let (facet, seat) = pick(generation, target)?;
     let cx = admitted.context(origin);
     let sampled = generation.stats.begin();
     let span = trace_span!(
         target: "mortise::call", "guest",
         plugin = %generation.plugin.name, version = %generation.plugin.version, instance = %generation.instance.id(), call = cx.call_id
     );
-    let reply = facet.call(&cx, method, payload).instrument(span).await;
+    let reply = facet.call(&cx, seat.index, payload).instrument(span).await;
     drop(admitted.place);
     let reply = reply.map_err(|error| overdue(error, target, admitted.deadline, began));
-    account(generation, reply, sampled.then_some(began))
+    account(generation, reply, sampled.then_some(began)).map_err(|error| seat.judge(error))
 }
 
-/// The instance's answering side, and the method's number in it.
-fn pick<'a>(generation: &'a Generation, target: &Target) -> Result<(&'a dyn Call, MethodIndex), CallError> {
+/// The instance's answering side, and the method in it.
+fn pick<'a>(generation: &'a Generation, target: &Target) -> Result<(&'a dyn Call, &'a Seat), CallError> {
     let _span = trace_span!(target: "mortise::call", "pick").entered();
     let seat = seat(generation, target)?;
     if seat.kind.streams() {
         return Err(not_unary(&target.full, seat.kind));
     }
     match generation.instance.call() {
-        Some(facet) => Ok((facet, seat.index)),
+        Some(facet) => Ok((facet, seat)),
         None => Err(CallError::new(
             CallErrorKind::Incompatible,
             "the plugin answers no calls",

@@ -20,8 +20,8 @@ use arc_swap::ArcSwap;
 use mortise_contract::Contract;
 use mortise_hazard::Cell;
 use mortise_lifecycle::State;
-use mortise_manifest::{Limits, Manifest, Permissions, RuntimeName};
-use mortise_runtime::{Digest, DirectCall, Instance, MethodIndex, PluginId};
+use mortise_manifest::{Limits, Manifest, Permissions, Restart, RuntimeName};
+use mortise_runtime::{CallError, CallErrorKind, Digest, DirectCall, Instance, MethodIndex, PluginId};
 use mortise_store::Recorded;
 use mortise_wire::{Metadata, MethodKind};
 use tokio::sync::mpsc;
@@ -63,6 +63,8 @@ pub(crate) struct Seat {
     pub(crate) index: MethodIndex,
     /// How many messages go which way.
     pub(crate) kind: MethodKind,
+    /// Calling twice is the same as calling once.
+    pub(crate) idempotent: bool,
     /// Deadline of a call that brings none.
     pub(crate) deadline: Duration,
     pub(crate) direct: Option<Arc<dyn DirectCall>>,
@@ -96,6 +98,7 @@ pub(crate) struct Status {
     pub(crate) plugin: PluginId,
     pub(crate) source: Arc<str>,
     pub(crate) runtime: Option<RuntimeName>,
+    pub(crate) restart: Restart,
     pub(crate) digest: Option<Digest>,
     pub(crate) reasons: Vec<String>,
     /// What it offers, if it ever served.
@@ -132,6 +135,20 @@ impl Generation {
     }
 }
 
+// === impl Seat ===
+
+impl Seat {
+    /// What its caller is told of an error that came out of an instance: whether to try again depends on whether that does no harm. A plugin's own word
+    /// stands: it knows what it did.
+    pub(crate) fn judge(&self, error: CallError) -> CallError {
+        if self.idempotent || error.kind() == CallErrorKind::Returned {
+            error
+        } else {
+            error.not_retryable()
+        }
+    }
+}
+
 // === impl Address ===
 
 impl Address {
@@ -147,6 +164,7 @@ impl Address {
             plugin,
             source,
             runtime: None,
+            restart: Restart::default(),
             digest: None,
             reasons: Vec::new(),
             offer: None,

@@ -687,10 +687,12 @@ impl Shared {
                 .unwrap_or_default(),
             declared: serving.map_or_else(Permissions::default, |it| it.manifest.permissions.clone()),
             granted: serving.map_or_else(Permissions::default, |it| it.granted.clone()),
+            restart: status.restart,
             limits: serving.map(|it| it.limits.clone()).unwrap_or_default(),
             counters,
             usage: serving.map(|it| it.instance.usage()).unwrap_or_default(),
             enclosure: serving.and_then(|it| it.instance.enclosure()),
+            denied: serving.map(|it| it.services.denials.last()).unwrap_or_default(),
             history: status.history.iter().cloned().collect(),
             support: info
                 .runtime
@@ -708,7 +710,7 @@ fn counters_of(serving: &Generation) -> Counters {
         stream_messages: serving.streams.messages.load(Ordering::Relaxed),
         stream_bytes: serving.streams.bytes.load(Ordering::Relaxed),
         log_lines_dropped: serving.services.log_lines_dropped(),
-        denials: serving.services.denials(),
+        denials: serving.services.denials.count(),
         latency_samples: serving.stats.samples(),
         latency_p50_ns: ns(serving.stats.quantile(0.5)),
         latency_p99_ns: ns(serving.stats.quantile(0.99)),
@@ -739,6 +741,7 @@ fn unmade(runtime: RuntimeName, error: &RuntimeError) -> Support {
         isolation: Isolation::None,
         interrupt: Interrupt::Never,
         memory_limit: Enforcement::NotEnforced("the runtime is missing"),
+        cpu_limit: Enforcement::NotEnforced("the runtime is missing"),
         restartable: false,
         lacks: vec![Lack {
             what: "runtime",

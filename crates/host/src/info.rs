@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use mortise_lifecycle::State;
-use mortise_manifest::{Limits, Permissions, RuntimeName};
+use mortise_manifest::{Limits, Permissions, Restart, RuntimeName};
 use mortise_runtime::{Digest, Enclosure, Enforcement, PluginId, Refusal, Support, Usage};
 use serde::{
     Serialize, Serializer,
@@ -62,6 +62,9 @@ pub struct PluginDetail {
     /// What it was given.
     #[serde(serialize_with = "permissions")]
     pub granted: Permissions,
+    /// Whether it is started again when its instance ends by itself.
+    #[serde(serialize_with = "display")]
+    pub restart: Restart,
     /// What it may use.
     #[serde(serialize_with = "limits")]
     pub limits: Limits,
@@ -73,6 +76,8 @@ pub struct PluginDetail {
     /// What stands between it and the system.
     #[serde(rename = "layers", serialize_with = "layers")]
     pub enclosure: Option<Enclosure>,
+    /// What the instance that serves was denied, newest last; the last 32.
+    pub denied: Vec<DenialEntry>,
     /// Its moves, newest last; at most 100.
     pub history: Vec<HistoryEntry>,
     /// What its runtime can do here.
@@ -114,7 +119,7 @@ pub struct Counters {
     pub stream_messages: u64,
     /// Their bytes.
     pub stream_bytes: u64,
-    /// What the layers around its instance denied it.
+    /// What the layers around its instance and the host's services denied it.
     pub denials: u64,
     /// Instances started.
     pub starts: u64,
@@ -145,6 +150,19 @@ pub struct HistoryEntry {
     pub to: String,
     /// Numbers and reasons.
     pub detail: String,
+}
+
+/// Something that a plugin was denied, by the layers around its instance or by the host's services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DenialEntry {
+    /// When.
+    pub at_unix_ms: u64,
+    /// What it would have needed: a permission, or a word for what no permission gives.
+    pub capability: String,
+    /// What it was about: a path, an address, a service.
+    pub target: String,
+    /// How it tried: the system call, or the method of the host.
+    pub how: String,
 }
 
 /// How an unload went.
@@ -254,6 +272,8 @@ fn limits<S: Serializer>(it: &Limits, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("stream_bytes_max", &it.stream_bytes_max)?;
     map.serialize_entry("start_ms", &it.start.as_millis())?;
     map.serialize_entry("stop_ms", &it.stop.as_millis())?;
+    map.serialize_entry("term_ms", &it.term.as_millis())?;
+    map.serialize_entry("cpu_percent", &it.cpu_percent)?;
     map.serialize_entry("log_lines_per_second", &it.log_lines_per_second)?;
     map.end()
 }
@@ -265,6 +285,8 @@ fn usage<S: Serializer>(it: &Usage, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("retired_mappings", &it.retired_mappings)?;
     map.serialize_entry("cpu_ms", &it.cpu_time.map(|it| it.as_millis()))?;
     map.serialize_entry("tasks", &it.tasks)?;
+    map.serialize_entry("throttled_periods", &it.throttled_periods)?;
+    map.serialize_entry("throttled_ms", &it.throttled_time.map(|it| it.as_millis()))?;
     if let Some(lane) = it.lane {
         map.serialize_entry("lane", lane)?;
     }
@@ -295,11 +317,12 @@ fn support_option<S: Serializer>(it: &Option<Support>, s: S) -> Result<S::Ok, S:
     map.serialize_entry("available", &it.available)?;
     map.serialize_entry("isolation", &format!("{:?}", it.isolation).to_lowercase())?;
     map.serialize_entry("interrupt", &format!("{:?}", it.interrupt).to_lowercase())?;
-    let memory_limit = match it.memory_limit {
-        Enforcement::Enforced => "enforced",
-        Enforcement::NotEnforced(why) => why,
+    let enforced = |it: &Enforcement| match it {
+        Enforcement::Enforced => "enforced".to_owned(),
+        Enforcement::NotEnforced(why) => format!("not enforced: {why}"),
     };
-    map.serialize_entry("memory_limit", memory_limit)?;
+    map.serialize_entry("memory_limit", &enforced(&it.memory_limit))?;
+    map.serialize_entry("cpu_limit", &enforced(&it.cpu_limit))?;
     map.serialize_entry("restartable", &it.restartable)?;
     let lacks: Vec<String> = it
         .lacks

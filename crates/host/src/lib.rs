@@ -63,7 +63,8 @@ pub use builder::HostBuilder;
 pub use error::{HostError, HostErrorKind};
 pub use host::{Host, PluginCaller};
 pub use info::{
-    CheckReport, Counters, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport, VariantReport,
+    CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport,
+    VariantReport,
 };
 pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 pub use mortise_runtime::{ReceiveHalf, SendError, SendHalf, StreamHandle};

@@ -6,11 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use mortise_lifecycle::{Event, Verdict};
-use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, RuntimeName};
+use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, Restart, RuntimeName};
 use mortise_runtime::{
-    Artifact, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind, Start, Verified,
+    Artifact, Enforcement, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind, Start,
+    Verified,
 };
 use mortise_store::{Package, StoreError};
+use mortise_wire::METHOD_IDEMPOTENT;
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span};
 
@@ -32,6 +34,7 @@ pub(crate) struct Launch {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) granted: Permissions,
     pub(crate) jail: Jail,
+    pub(crate) restart: Restart,
     pub(crate) limits: Limits,
     pub(crate) config_json: Arc<str>,
     pub(crate) source: Arc<str>,
@@ -160,6 +163,7 @@ pub(crate) async fn verify(
                 runtime,
                 granted: manifest.permissions.intersection(&request.grant.permissions),
                 jail: request.grant.jail,
+                restart: request.restart,
                 limits: request.limits.apply(manifest.limits.apply(Limits::default())),
                 manifest,
                 config_json,
@@ -390,6 +394,7 @@ pub(crate) async fn start(
             config_json: launch.config_json.clone(),
             services: services.clone(),
         };
+        warn_of(address, launch);
         let until = Instant::now() + launch.limits.start;
         let starting = launch.runtime.start(prepared, start);
         let started = tokio::time::timeout_at(until + START_SLACK, starting).await;
@@ -405,6 +410,19 @@ pub(crate) async fn start(
     }
     .instrument(span)
     .await
+}
+
+/// Says loudly what an operator should not find out later.
+fn warn_of(address: &Address, launch: &Launch) {
+    let plugin = &address.name;
+    if launch.jail == Jail::Off && launch.runtime.enclosure().is_some() {
+        tracing::warn!(target: "mortise::life", %plugin, "a plugin starts without a jail: it may do whatever the host's user may");
+    }
+    if let (Some(percent), Enforcement::NotEnforced(why)) =
+        (launch.limits.cpu_percent, launch.runtime.support().cpu_limit)
+    {
+        tracing::warn!(target: "mortise::life", %plugin, "`limits.cpu_percent` is {percent} and is not enforced: {why}");
+    }
 }
 
 fn too_slow(launch: &Launch) -> RuntimeError {
@@ -460,6 +478,7 @@ fn generation(
             index,
             deadline: own.unwrap_or(launch.limits.deadline),
             kind: method.kind(),
+            idempotent: method.flags & METHOD_IDEMPOTENT != 0,
             direct: instance.call().and_then(|it| it.direct(index)),
         });
     }
@@ -666,6 +685,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 manifest: package.manifest().clone(),
                 granted: package.manifest().permissions.clone(),
                 jail: Jail::default(),
+                restart: Restart::default(),
                 limits: package.manifest().limits.apply(Limits::default()),
                 config_json: "{}".into(),
                 source: package.origin().into(),

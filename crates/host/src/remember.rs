@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use mortise_manifest::{Grant, Jail, LimitsOverride, Permissions, RuntimeName};
+use mortise_manifest::{Grant, Jail, LimitsOverride, Permissions, Restart, RuntimeName};
 use mortise_store::Desired;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ struct Remembered {
     kv: bool,
     #[serde(default)]
     jail_off: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restart: Option<String>,
     #[serde(default)]
     limits: Limits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +54,8 @@ struct Limits {
     stream_bytes_max: Option<usize>,
     start_ms: Option<u64>,
     stop_ms: Option<u64>,
+    term_ms: Option<u64>,
+    cpu_percent: Option<u32>,
     log_lines_per_second: Option<u32>,
 }
 
@@ -123,6 +127,9 @@ impl From<LoadRequest> for Remembered {
             fs_write,
             kv,
             jail_off,
+            restart: Some(request.restart)
+                .filter(|it| *it != Restart::default())
+                .map(|it| it.to_string()),
             limits: Limits {
                 memory_bytes_max: limits.memory_bytes_max,
                 deadline_ms: limits.deadline.map(ms),
@@ -132,6 +139,8 @@ impl From<LoadRequest> for Remembered {
                 stream_bytes_max: limits.stream_bytes_max,
                 start_ms: limits.start.map(ms),
                 stop_ms: limits.stop.map(ms),
+                term_ms: limits.term.map(ms),
+                cpu_percent: limits.cpu_percent,
                 log_lines_per_second: limits.log_lines_per_second,
             },
             config_json: request.config_json,
@@ -152,6 +161,8 @@ impl From<Remembered> for LoadRequest {
             stream_bytes_max: kept.limits.stream_bytes_max,
             start: kept.limits.start_ms.map(ms),
             stop: kept.limits.stop_ms.map(ms),
+            term: kept.limits.term_ms.map(ms),
+            cpu_percent: kept.limits.cpu_percent,
             log_lines_per_second: kept.limits.log_lines_per_second,
         };
         let Remembered {
@@ -174,6 +185,11 @@ impl From<Remembered> for LoadRequest {
                 },
                 jail: if jail_off { Jail::Off } else { Jail::On },
             },
+            restart: kept
+                .restart
+                .as_deref()
+                .and_then(Restart::parse)
+                .unwrap_or_default(),
             limits,
             config_json: kept.config_json,
             beside: kept.beside,
@@ -212,6 +228,8 @@ mod tests {
             stream_bytes_max: Some(9),
             start: Some(std::time::Duration::from_millis(5)),
             stop: Some(std::time::Duration::from_millis(6)),
+            term: Some(std::time::Duration::from_millis(10)),
+            cpu_percent: Some(11),
             log_lines_per_second: Some(7),
         };
         let request = LoadRequest {
@@ -221,6 +239,7 @@ mod tests {
                 permissions,
                 jail: Jail::Off,
             },
+            restart: Restart::Always,
             limits,
             config_json: Some("{}".to_owned()),
             beside: true,

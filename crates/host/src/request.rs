@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf, time::Instant};
 
-use mortise_manifest::{Grant, Jail, LimitsOverride, PackageSource, Permissions, PluginEntry, RuntimeName};
+use mortise_manifest::{
+    Grant, Jail, LimitsOverride, PackageSource, Permissions, PluginEntry, Restart, RuntimeName,
+};
 use mortise_wire::Header;
 
 /// Where a plugin comes from.
@@ -72,6 +74,13 @@ impl LoadRequest {
         self
     }
 
+    /// Starts it again when its instance ends by itself, or not.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
     /// Replaces limits of its manifest.
     #[must_use]
     pub fn limits(mut self, limits: LimitsOverride) -> Self {
@@ -132,6 +141,8 @@ pub struct LoadRequest {
     pub runtime: Option<RuntimeName>,
     /// What it may use, out of what it declares. Default: nothing.
     pub grant: Grant,
+    /// Whether it is started again when its instance ends by itself. Default: after a failure.
+    pub restart: Restart,
     /// Limits that replace those of its manifest.
     pub limits: LimitsOverride,
     /// Its configuration: JSON text, an object. Default `{}`.
@@ -151,6 +162,7 @@ impl LoadRequest {
             name: None,
             runtime: None,
             grant: Grant::default(),
+            restart: Restart::default(),
             limits: LimitsOverride::default(),
             config_json: None,
             beside: false,
@@ -165,6 +177,7 @@ impl From<PluginEntry> for LoadRequest {
             name: entry.name,
             runtime: entry.runtime,
             grant: entry.grant,
+            restart: entry.restart,
             limits: entry.limits,
             config_json: entry.config_json,
             ..Self::new(entry.source.into())

@@ -10,16 +10,14 @@
 //! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
 //! counted and said.
 
+mod denials;
 #[cfg_attr(not(feature = "http"), path = "services/no_egress.rs")]
 mod egress;
 mod log;
 mod lookup;
 
 use std::{
-    sync::{
-        Arc, LazyLock, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, LazyLock, OnceLock, Weak},
     time::{Instant, SystemTime},
 };
 
@@ -37,6 +35,7 @@ use crate::{
     host::Shared,
 };
 
+use denials::Denials;
 use egress::Egress;
 use log::LogGate;
 pub use lookup::NameLookup;
@@ -51,7 +50,7 @@ pub(crate) struct Services {
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     log: LogGate,
-    denials: AtomicU64,
+    pub(crate) denials: Arc<Denials>,
     egress: OnceLock<Egress>,
     lookup: Arc<dyn NameLookup>,
     limits: Limits,
@@ -93,6 +92,7 @@ impl Services {
             lookup,
             limits,
         } = parts;
+        let denials = Arc::new(Denials::new(about.clone()));
         let log = LogGate::new(about.clone(), limits.log_lines_per_second);
         Self {
             shared,
@@ -102,7 +102,7 @@ impl Services {
             config_json,
             keys,
             log,
-            denials: AtomicU64::new(0),
+            denials,
             egress: OnceLock::new(),
             lookup,
             limits,
@@ -118,16 +118,12 @@ impl Services {
         self.egress.get_or_init(|| {
             Egress::new(
                 self.about.clone(),
+                self.denials.clone(),
                 &self.grant,
                 self.lookup.clone(),
                 self.limits.payload_bytes_max,
             )
         })
-    }
-
-    /// What the layers around its instance denied, told one by one or not.
-    pub(crate) fn denials(&self) -> u64 {
-        self.denials.load(Ordering::Relaxed)
     }
 
     async fn host_service(
@@ -167,7 +163,7 @@ impl Services {
 
     async fn key_value(&self, target: &str, payload: Bytes) -> Result<Bytes, Status> {
         if !self.grant.permissions.kv {
-            return Err(self.denied("kv", "add `kv = true` to `[permissions]` in plugin.toml and to the plugin's `grant` in mortise.toml"));
+            return Err(self.refuse("kv", target, "kv", "add `kv = true` to `[permissions]` in plugin.toml and to the plugin's `grant` in mortise.toml"));
         }
         let keys = self.keys.clone();
         let work: Box<dyn FnOnce() -> Result<Bytes, StoreError> + Send> = match target {
@@ -226,7 +222,9 @@ impl Services {
             ));
         };
         let Some(required) = self.requires.iter().find(|it| it.service == service) else {
-            return Err(self.denied(
+            return Err(self.refuse(
+                "requires",
+                target,
                 &format!("`{service}`"),
                 &format!("declare `[[requires]]` with `service = \"{service}\"` in its plugin.toml and build it again"),
             ));
@@ -245,8 +243,13 @@ impl Services {
             .map_err(to_status)
     }
 
-    fn denied(&self, what: &str, hint: &str) -> Status {
+    fn refuse(&self, capability: &str, target: &str, what: &str, hint: &str) -> Status {
         let address = &self.about.address;
+        self.denials.tell(Denied {
+            capability,
+            target: &target.escape_debug().to_string(),
+            how: "call of the host",
+        });
         Status::new(
             Code::PermissionDenied,
             format!("plugin `{address}` may not use {what}; {hint}"),
@@ -260,21 +263,7 @@ impl HostServices for Services {
     }
 
     fn denied(&self, denied: Denied<'_>) {
-        let About {
-            address,
-            plugin,
-            instance,
-        } = &self.about;
-        self.denials.fetch_add(1, Ordering::Relaxed);
-        let Denied {
-            capability,
-            target,
-            how,
-        } = denied;
-        tracing::warn!(
-            target: "mortise::denied", plugin = %address, version = %plugin.version, %instance, capability, to = target, how,
-            "plugin `{address}` was denied `{capability}`: {target}"
-        );
+        self.denials.tell(denied);
     }
 
     fn connect<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<std::net::TcpStream, Status>> {
@@ -282,14 +271,7 @@ impl HostServices for Services {
     }
 
     fn denials_suppressed(&self, count: u64) {
-        let About {
-            address, instance, ..
-        } = &self.about;
-        self.denials.fetch_add(count, Ordering::Relaxed);
-        tracing::warn!(
-            target: "mortise::denied", plugin = %address, %instance, count,
-            "plugin `{address}` was denied {count} more things, too fast to tell them one by one"
-        );
+        self.denials.suppressed(count);
     }
 
     fn call<'a>(

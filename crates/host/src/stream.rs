@@ -173,7 +173,7 @@ async fn hold(
         Ok(handle) => handle,
         Err(error) => {
             generation.stats.failed(&error);
-            let _ = opened.send(Err(error));
+            let _ = opened.send(Err(judge(generation, target, error)));
             return;
         }
     };
@@ -245,6 +245,14 @@ fn pick<'a>(
             ),
         )
         .with_hint("load the plugin with a runtime that can; `mortise doctor` lists what each lacks")),
+    }
+}
+
+/// Whether it may be opened again, which depends on whether that does no harm.
+fn judge(generation: &Generation, target: &Target, error: CallError) -> CallError {
+    match seat(generation, target) {
+        Ok(seat) => seat.judge(error),
+        Err(_) => error,
     }
 }
 
@@ -351,7 +359,9 @@ impl Receiver {
                 },
             }
         };
-        let next = next.and_then(|it| self.shared.check_reply(it.as_ref()).map(|()| it));
+        let next = next
+            .and_then(|it| self.shared.check_reply(it.as_ref()).map(|()| it))
+            .map_err(|error| judge(&self.shared.generation, &self.shared.target, error));
         let end = match &next {
             Ok(Some(reply)) => {
                 self.shared.received.fetch_add(1, Ordering::Relaxed);

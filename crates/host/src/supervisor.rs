@@ -32,6 +32,7 @@ use std::{
 use futures_util::{StreamExt as _, future::OptionFuture, stream::FuturesUnordered};
 use mortise_hazard::Retired;
 use mortise_lifecycle::{Effect, Event, Restarts, State, Trigger, Verdict};
+use mortise_manifest::Restart;
 use mortise_runtime::{BoxFuture, EndCause, Refusal};
 use mortise_store::{History, Package};
 use tokio::{
@@ -240,9 +241,9 @@ impl Supervisor {
             // What failed before makes room for the new attempt, and so does its backoff.
             self.give_up_down("replaced by another load").await;
             life.shown = true;
-            let (source, runtime) = (request.source.to_string(), request.runtime);
+            let (source, runtime, restart) = (request.source.to_string(), request.runtime, request.restart);
             self.address.publish(|status| {
-                (status.source, status.runtime) = (source.into(), runtime);
+                (status.source, status.runtime, status.restart) = (source.into(), runtime, restart);
                 status.reasons.clear();
             });
         }
@@ -369,6 +370,7 @@ impl Supervisor {
             let replaced = status.current.replace(generation.clone());
             status.others.extend(replaced.filter(|it| it.number != number));
             (status.source, status.runtime) = (launch.source.clone(), Some(generation.runtime));
+            status.restart = launch.restart;
             status.reasons.clear();
         });
         life.show();
@@ -432,7 +434,11 @@ impl Supervisor {
             };
             return self.roll_back(&trigger).await;
         }
-        let verdict = self.verdict(elapsed);
+        let verdict = match running.launch.restart {
+            Restart::Always => self.verdict(elapsed),
+            Restart::OnFailure if !cause.is_clean() => self.verdict(elapsed),
+            Restart::OnFailure | Restart::Never => Verdict::Stay,
+        };
         let Some(mut running) = self.running.take() else {
             return;
         };
@@ -446,7 +452,11 @@ impl Supervisor {
                 "plugin `{}` is down and starts again in {after:.1?}: {cause}",
                 self.address.name
             ),
-            _ => format!(
+            Verdict::Stay => format!(
+                "plugin `{}` is down and stays down, because its `restart` is `{}`: {cause}",
+                self.address.name, running.launch.restart
+            ),
+            Verdict::Quarantine => format!(
                 "plugin `{}` is quarantined after {recent} exits: {cause}",
                 self.address.name
             ),

@@ -20,6 +20,9 @@ use std::{
 
 use crate::GroupUsage;
 
+/// After this long a program whose processor time was used up gets more, in microseconds. The kernel's own default.
+const PERIOD_US: u64 = 100_000;
+
 /// What a cgroup can limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Controller {
@@ -252,8 +255,13 @@ impl Cgroup {
                     }
                     (Controller::Cpu, true) => {
                         usage.cpu_time = keyed("cpu.stat", "usage_usec").map(Duration::from_micros);
+                        usage.throttled_periods = keyed("cpu.stat", "nr_throttled");
+                        usage.throttled_time = keyed("cpu.stat", "throttled_usec").map(Duration::from_micros);
                     }
-                    (Controller::Cpu, false) => {}
+                    (Controller::Cpu, false) => {
+                        usage.throttled_periods = keyed("cpu.stat", "nr_throttled");
+                        usage.throttled_time = keyed("cpu.stat", "throttled_time").map(Duration::from_nanos);
+                    }
                     (Controller::Pids, _) => {
                         usage.tasks = number("pids.current");
                         usage.tasks_refused = keyed("pids.events", "max");
@@ -298,7 +306,6 @@ impl Cgroup {
                         let Some(percent) = bounds.cpu_percent else {
                             continue;
                         };
-                        const PERIOD_US: u64 = 100_000;
                         let quota_us = u64::from(percent) * PERIOD_US / 100;
                         if two {
                             put("cpu.max", format!("{quota_us} {PERIOD_US}"))?;

@@ -148,7 +148,7 @@ fn enclosure(machine: &Machine, policy: &Policy, cgroup: Option<&Cgroup>) -> Enc
         Some(cgroup) => match cgroup.why_not(controller) {
             Some(why) => Err(why.to_owned()),
             None if bounded => Ok(()),
-            None => Err("it has no such limit".to_owned()),
+            None => Err("no such bound was asked for".to_owned()),
         },
     };
     Enclosure::new(|layer| {
@@ -161,6 +161,10 @@ fn enclosure(machine: &Machine, policy: &Policy, cgroup: Option<&Cgroup>) -> Enc
             layer => Err(machine.why_not(layer, policy)),
         };
         match there {
+            Ok(()) if layer == Layer::CpuCgroup => {
+                let percent = bounds.cpu_percent.unwrap_or_default();
+                Presence::Present(format!("{}, {percent} % of one core", machine.how(layer)))
+            }
             Ok(()) => Presence::Present(machine.how(layer)),
             Err(why) => Presence::Absent(why),
         }

@@ -103,6 +103,10 @@ pub struct GroupUsage {
     pub memory_bytes: Option<u64>,
     /// Processor time since the start.
     pub cpu_time: Option<Duration>,
+    /// How often its processor time was used up before a period of a tenth of a second was over.
+    pub throttled_periods: Option<u64>,
+    /// For how long it waited then, summed over processors.
+    pub throttled_time: Option<Duration>,
     /// Processes and threads now.
     pub tasks: Option<u64>,
     /// How often the kernel killed one of its processes because memory was used up.

@@ -17,8 +17,9 @@
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
 //! runtime = "wasm"                       # the one line of trust
 //! jail = "on"                            # of a process; "off" trusts it like the host
+//! restart = "on-failure"                 # when its instance ends by itself: "never", "on-failure" or "always"
 //! grant = { kv = true, net.connect = ["api.example.com:443"] }
-//! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32 }
+//! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32, cpu_percent = 50, stop_ms = 5000, term_ms = 2000 }
 //! config = { quality = 80 }
 //! ```
 //!
@@ -33,6 +34,7 @@ use crate::{
     name::{NameError, check_plugin_name, clip},
     permissions::{Grant, Jail, Permissions},
     reader::{Faults, Fields, Text, read_document},
+    restart::Restart,
     runtime_name::RuntimeName,
     suggest::nearest,
 };
@@ -74,7 +76,7 @@ pub struct GatewayConfig {
 /// `[runtime.process]`: the jail of plugins that run as processes, and how they are talked to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessSettings {
-    /// Layers without which no jailed plugin starts, of [`JAIL_LAYERS`].
+    /// Layers without which no jailed plugin starts, of [`JAIL_LAYERS`]. `cpu-cgroup` also wants a `limits.cpu_percent` of every plugin.
     pub require: Vec<String>,
     /// Further files and folders that every jailed plugin may read and execute from: where this system keeps libraries.
     pub system: Vec<String>,
@@ -149,6 +151,8 @@ pub struct PluginEntry {
     pub runtime: Option<RuntimeName>,
     /// What the operator gives it.
     pub grant: Grant,
+    /// Whether it is started again when its instance ends by itself.
+    pub restart: Restart,
     /// Limits that replace the plugin's own.
     pub limits: LimitsOverride,
     /// Its configuration as a JSON object.
@@ -270,6 +274,10 @@ fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry
             .string("jail", faults)
             .and_then(|text| jail(&text, faults))
             .unwrap_or_default();
+        let restart = fields
+            .string("restart", faults)
+            .and_then(|text| restart(&text, faults))
+            .unwrap_or_default();
         let limits = fields.table("limits", faults);
         let limits = limits
             .map(|fields| LimitsOverride::read(fields, faults))
@@ -282,6 +290,7 @@ fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry
                 source,
                 runtime,
                 grant: Grant { permissions, jail },
+                restart,
                 limits,
                 config_json,
             });
@@ -350,6 +359,18 @@ fn jail(text: &Text<'_>, faults: &mut Faults) -> Option<Jail> {
                 "write `on`, which is the default, or `off` for a plugin that you trust like the host"
                     .to_owned(),
             ),
+        );
+    }
+    found
+}
+
+fn restart(text: &Text<'_>, faults: &mut Faults) -> Option<Restart> {
+    let found = Restart::parse(text.value);
+    if found.is_none() {
+        faults.add(
+            text.span.clone(),
+            format!("`{}` does not say when to restart", clip(text.value)),
+            Some("write `never`, `on-failure`, which is the default, or `always`".to_owned()),
         );
     }
     found

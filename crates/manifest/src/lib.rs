@@ -19,6 +19,7 @@ mod manifest;
 mod name;
 mod permissions;
 mod reader;
+mod restart;
 mod runtime_name;
 mod suggest;
 
@@ -33,6 +34,7 @@ pub use limits::{Limits, LimitsOverride};
 pub use manifest::{Manifest, Requirement, Variant};
 pub use name::{NameError, check_plugin_name, check_service_name};
 pub use permissions::{Grant, Jail, Permission, Permissions};
+pub use restart::Restart;
 pub use runtime_name::RuntimeName;
 
 #[cfg(test)]

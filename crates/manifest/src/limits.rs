@@ -24,6 +24,13 @@ pub struct Limits {
     pub start: Duration,
     /// Time a stop may take before force is used. Default 5 s.
     pub stop: Duration,
+    /// What a process has after that, from SIGTERM to SIGKILL. Default 2 s. It bounds how much longer than `stop` a stop takes; other runtimes have no
+    /// such step.
+    pub term: Duration,
+    /// Processor time of all processes of one instance together, in hundredths of one core: 100 is one core, 250 are two and a half. Default no
+    /// bound. What is over waits for the next tenth of a second, calls with it; it is not ended. Enforced for processes on Linux with a `cpu` cgroup
+    /// controller, and nowhere else: `Support` says so.
+    pub cpu_percent: Option<u32>,
     /// Log lines per second that are kept; the rest are counted. Default 1000.
     pub log_lines_per_second: u32,
 }
@@ -50,6 +57,10 @@ pub struct LimitsOverride {
     pub start: Option<Duration>,
     /// `stop_ms`. 1 ms to 10 min.
     pub stop: Option<Duration>,
+    /// `term_ms`. 1 ms to 10 min.
+    pub term: Option<Duration>,
+    /// `cpu_percent`. 1 to 100,000: a thousand cores.
+    pub cpu_percent: Option<u32>,
     /// `log_lines_per_second`. 0 (keep none) to 1,000,000.
     pub log_lines_per_second: Option<u32>,
 }
@@ -66,8 +77,10 @@ const PAYLOAD_MIB: RangeInclusive<usize> = 1..=1024;
 const STREAM_MESSAGES: RangeInclusive<u32> = 1..=65_536;
 /// Values that `stream_kib` may have.
 const STREAM_KIB: RangeInclusive<usize> = 1..=1 << 20;
-/// Values that `start_ms` and `stop_ms` may have.
+/// Values that `start_ms`, `stop_ms` and `term_ms` may have.
 const START_STOP_MS: RangeInclusive<u64> = 1..=600_000;
+/// Values that `cpu_percent` may have. The kernel gives no less than a hundredth of a core.
+const CPU_PERCENT: RangeInclusive<u32> = 1..=100_000;
 /// Values that `log_lines_per_second` may have.
 const LOG_LINES: RangeInclusive<u32> = 0..=1_000_000;
 
@@ -84,6 +97,8 @@ impl Default for Limits {
             stream_bytes_max: 1 << 20,
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),
+            term: Duration::from_secs(2),
+            cpu_percent: None,
             log_lines_per_second: 1000,
         }
     }
@@ -104,6 +119,8 @@ impl LimitsOverride {
             stream_bytes_max: self.stream_bytes_max.unwrap_or(limits.stream_bytes_max),
             start: self.start.unwrap_or(limits.start),
             stop: self.stop.unwrap_or(limits.stop),
+            term: self.term.unwrap_or(limits.term),
+            cpu_percent: self.cpu_percent.or(limits.cpu_percent),
             log_lines_per_second: self.log_lines_per_second.unwrap_or(limits.log_lines_per_second),
         }
     }
@@ -136,6 +153,10 @@ impl LimitsOverride {
             stop: fields
                 .integer("stop_ms", START_STOP_MS, faults)
                 .map(Duration::from_millis),
+            term: fields
+                .integer("term_ms", START_STOP_MS, faults)
+                .map(Duration::from_millis),
+            cpu_percent: fields.integer("cpu_percent", CPU_PERCENT, faults),
             log_lines_per_second: fields.integer("log_lines_per_second", LOG_LINES, faults),
         };
         fields.finish(faults);
@@ -160,6 +181,8 @@ impl LimitsOverride {
             ),
             ("start_ms", self.start.map(ms)),
             ("stop_ms", self.stop.map(ms)),
+            ("term_ms", self.term.map(ms)),
+            ("cpu_percent", self.cpu_percent.map(u64::from)),
             ("log_lines_per_second", self.log_lines_per_second.map(u64::from)),
         ];
         keys.into_iter()

@@ -571,6 +571,41 @@ jail = "off"
 }
 
 #[test]
+fn restarts_and_the_stop_ladder_are_the_operators_to_say() {
+    let text = r#"
+[[plugin]]
+source = "a"
+[[plugin]]
+name = "job"
+source = "b"
+restart = "never"
+limits = { stop_ms = 100, term_ms = 50, cpu_percent = 250 }
+"#;
+    let config = HostConfig::parse(text, "mortise.toml").expect("sound");
+    let restarts: Vec<Restart> = config.plugins.iter().map(|it| it.restart).collect();
+    assert_eq!(restarts, [Restart::OnFailure, Restart::Never]);
+    let limits = config.plugins[1].limits.apply(Limits::default());
+    assert_eq!(
+        (limits.stop, limits.term, limits.cpu_percent),
+        (Duration::from_millis(100), Duration::from_millis(50), Some(250))
+    );
+    for restart in Restart::ALL {
+        assert_eq!(Restart::parse(restart.as_str()), Some(restart));
+    }
+    let faults = host_faults(
+        "[[plugin]]\nsource = \"a\"\nrestart = \"sometimes\"\nlimits = { cpu_percent = 0, term_ms = 0 }\n",
+    );
+    for said in [
+        "`sometimes` does not say when to restart",
+        "write `never`, `on-failure`, which is the default, or `always`",
+        "cpu_percent",
+        "term_ms",
+    ] {
+        assert!(faults.contains(said), "{said} in {faults}");
+    }
+}
+
+#[test]
 fn an_empty_host_config_is_the_default() {
     assert_eq!(HostConfig::parse("", "mortise.toml"), Ok(HostConfig::default()));
 }
@@ -728,7 +763,7 @@ prop_compose! {
         ports in proptest::collection::btree_set(1u16.., 0..3),
         paths in proptest::collection::btree_set("/[^\0/.]{1,8}", 0..3),
         kv: bool,
-        limits in (proptest::option::of(1u64..65_536), proptest::option::of(1u64..3_600_000), proptest::option::of(0u32..1000)),
+        limits in (proptest::option::of(1u64..65_536), proptest::option::of(1u64..3_600_000), proptest::option::of(0u32..1000), proptest::option::of(1u32..100_000)),
         state_schema in proptest::option::of(services()),
         dialect in proptest::option::of(dialect::tests::go_plugins()),
     ) -> Manifest {
@@ -755,7 +790,9 @@ prop_compose! {
             limits: LimitsOverride {
                 memory_bytes_max: limits.0.map(|mib| mib << 20),
                 stop: limits.1.map(|ms| Duration::from_millis(ms.min(600_000))),
+                term: limits.1.map(|ms| Duration::from_millis(ms.min(600_000))),
                 log_lines_per_second: limits.2,
+                cpu_percent: limits.3,
                 ..LimitsOverride::default()
             },
             state_schema,

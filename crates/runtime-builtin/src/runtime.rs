@@ -76,6 +76,7 @@ impl Runtime for BuiltinRuntime {
             isolation: Isolation::None,
             interrupt: Interrupt::Never,
             memory_limit: Enforcement::NotEnforced("a builtin plugin's memory is the host's"),
+            cpu_limit: Enforcement::NotEnforced("a builtin plugin's threads are the host's"),
             restartable: true,
             lacks: ["isolation", "interrupt", "memory limit"]
                 .map(|what| Lack {

@@ -110,6 +110,9 @@ impl Runtime for NativeRuntime {
             memory_limit: Enforcement::NotEnforced(
                 "a native plugin allocates in the host's own heap, where nobody can tell whose memory it is",
             ),
+            cpu_limit: Enforcement::NotEnforced(
+                "a native plugin computes on the host's own threads; use its `process` variant to bound it",
+            ),
             restartable: true,
             lacks: lacks(),
         }

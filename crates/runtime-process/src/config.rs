@@ -21,8 +21,6 @@ pub struct ProcessConfig {
     /// How long after its deadline a call may go on before its process is killed. Default 1 s. Shorter frees a stuck plugin sooner; longer
     /// spares the other calls in a plugin that is merely slow to notice.
     pub stuck_grace: Duration,
-    /// How long a stopping process has after SIGTERM before SIGKILL. Default 2 s.
-    pub term_grace: Duration,
     /// What carries the frames. Default [`ProcessLane::Auto`].
     pub lane: ProcessLane,
     /// Layers of the jail without which no plugin starts; one whose jail the operator has turned off is exempt. Default none: every layer that the machine has is used,
@@ -46,7 +44,6 @@ impl ProcessConfig {
             env: Vec::new(),
             args: Vec::new(),
             stuck_grace: Duration::from_secs(1),
-            term_grace: Duration::from_secs(2),
             lane: ProcessLane::Auto,
             require: BTreeSet::new(),
             system: Vec::new(),

@@ -140,6 +140,8 @@ impl<P: Plugin> Instance for ProcessInstance<P> {
             pid: u32::try_from(self.pid.as_raw_nonzero().get()).ok(),
             lane: self.plugin.lane(),
             cpu_time: counted.cpu_time,
+            throttled_periods: counted.throttled_periods,
+            throttled_time: counted.throttled_time,
             // One of them is the launcher's.
             tasks: counted.tasks.map(|it| it.saturating_sub(1)),
             ..Usage::default()

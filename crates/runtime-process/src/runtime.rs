@@ -227,6 +227,14 @@ impl Runtime for ProcessRuntime {
         } else {
             Enforcement::NotEnforced("this system can't limit another process's memory")
         };
+        let layers = Machine::probe().layers();
+        let cpu_limit = if layers.has(Layer::CpuCgroup) {
+            Enforcement::Enforced
+        } else {
+            Enforcement::NotEnforced(
+                "this machine gives no `cpu` cgroup controller; `mortise doctor` says why",
+            )
+        };
         let mut lacks = vec![
             Lack {
                 what: "direct",
@@ -234,7 +242,6 @@ impl Runtime for ProcessRuntime {
                     .to_owned(),
             },
         ];
-        let layers = Machine::probe().layers();
         let missing: Vec<&str> = layers
             .iter()
             .filter(|(_, presence)| !presence.is_present())
@@ -261,6 +268,7 @@ impl Runtime for ProcessRuntime {
             isolation: Isolation::Process,
             interrupt: Interrupt::Kill,
             memory_limit,
+            cpu_limit,
             restartable: true,
             lacks,
         }
@@ -347,6 +355,7 @@ pub(crate) fn policy(config: &ProcessConfig, grant: &Grant, limits: &Limits) -> 
             limits.memory_bytes_max,
             limits.concurrency,
         )),
+        cpu_percent: limits.cpu_percent,
         tasks_max: config.tasks_max.saturating_add(limits.concurrency.into()),
         ..Bounds::default()
     };
@@ -369,15 +378,21 @@ fn check_layers(plugin: &str, required: &BTreeSet<Layer>) -> Result<(), RuntimeE
 }
 
 fn layer_missing(plugin: &str, layer: Layer, why: &str) -> RuntimeError {
+    // The machine may have it: then it is the plugin's entry that asks for no bound.
+    let hint = if layer == Layer::CpuCgroup && Machine::probe().layers().has(layer) {
+        "set `limits.cpu_percent` in the plugin's entry, such as `limits = { cpu_percent = 100 }` for one core".to_owned()
+    } else {
+        format!(
+            "see `mortise doctor` for what this machine gives; if the plugin may run without `{layer}`, take it out of `require`, or use its `wasm` variant"
+        )
+    };
     RuntimeError::new(
         Kind::Unsupported,
         format!(
             "plugin `{plugin}` was not started: `runtime.process.require` names the layer `{layer}` ({}), and it is not there: {why}",
             layer.what()
         ),
-        format!(
-            "see `mortise doctor` for what this machine gives; if the plugin may run without `{layer}`, take it out of `require`, or use its `wasm` variant"
-        ),
+        hint,
     )
 }
 

@@ -6,7 +6,7 @@
 //!     | ----conversation at fault-----------------------> kill --> ended(Protocol | Stuck)
 //!     | ----more memory or disk than allowed------------> kill --> ended(OutOfMemory | OutOfDisk)
 //!     | ----instance dropped----------------------------> kill
-//!     '-----stop--> it is asked, grace --> SIGTERM, term_grace --> SIGKILL
+//!     '-----stop--> it is asked, `stop` --> SIGTERM, `term` --> SIGKILL
 //! ```
 //!
 //! What is at fault depends on what is spoken: on the lane a breach of the protocol, or a call that overran its deadline by too much. Under go-plugin
@@ -163,12 +163,12 @@ impl<C: Conversation> Supervisor<C> {
         report.forced = Some(format!(
             "it did not exit within {grace:?} of being asked and was sent SIGTERM"
         ));
-        let term_grace = self.config.term_grace;
-        if self.exits_within(term_grace).await {
+        let term = self.conversation.plugin().limits().term;
+        if self.exits_within(term).await {
             return report;
         }
         report.forced = Some(format!(
-            "it did not exit within {grace:?} of being asked and {term_grace:?} after SIGTERM, and was killed"
+            "it did not exit within {grace:?} of being asked and {term:?} after SIGTERM, and was killed"
         ));
         if !self.child.kill().await {
             let pid = self.child.process.pid().as_raw_nonzero();

@@ -34,6 +34,7 @@ impl Runtime for ProcessRuntime {
             isolation: Isolation::Process,
             interrupt: Interrupt::Kill,
             memory_limit: Enforcement::NotEnforced(WHY),
+            cpu_limit: Enforcement::NotEnforced(WHY),
             restartable: true,
             lacks: vec![Lack {
                 what: "start",

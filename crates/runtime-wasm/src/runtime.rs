@@ -130,6 +130,9 @@ impl Runtime for WasmRuntime {
             isolation: Isolation::Sandbox,
             interrupt: Interrupt::Trap,
             memory_limit: Enforcement::Enforced,
+            cpu_limit: Enforcement::NotEnforced(
+                "a WebAssembly guest runs on the host's threads; a deadline ends a call that computes for too long",
+            ),
             restartable: true,
             lacks,
         }

@@ -164,7 +164,10 @@ pub enum Blame {
     Machine,
 }
 
-/// Whether the same call may be tried again, if its method is idempotent.
+/// Whether the same call may be tried again.
+///
+/// An error that a runtime makes says what would help an idempotent method. The host takes that back ([`CallError::not_retryable`]) for a method that
+/// is not, once the call was handed to an instance: nobody knows how far it came. What a plugin says itself (`Returned`) stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retry {
     /// It would fail again.
@@ -271,6 +274,14 @@ impl CallError {
         }))
     }
 
+    /// The same, for a call that is not to be made again: its method is not idempotent, and the plugin may have begun to work on it.
+    #[must_use]
+    pub fn not_retryable(mut self) -> Self {
+        self.0.retry = Retry::Never;
+        self.0.status.retryable = false;
+        self
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -290,7 +301,7 @@ impl CallError {
         self.0.blame
     }
 
-    /// Whether another try makes sense, for an idempotent method.
+    /// Whether another try makes sense.
     #[must_use]
     pub fn retry(&self) -> Retry {
         self.0.retry

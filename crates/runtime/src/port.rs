@@ -191,6 +191,14 @@ pub enum EndCause {
     Protocol(String),
 }
 
+impl EndCause {
+    /// Whether it ended on purpose, as far as one can tell: its process exited with code 0.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        matches!(self, Self::Exited(0))
+    }
+}
+
 /// What an instance uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -206,6 +214,11 @@ pub struct Usage {
     pub cpu_time: Option<Duration>,
     /// Processes and threads of it, where they are counted.
     pub tasks: Option<u64>,
+    /// How often it was held up because its processor time was used up (`Limits::cpu_percent`), in periods of a tenth of a second; where that is
+    /// counted.
+    pub throttled_periods: Option<u64>,
+    /// For how long it was held up in all, summed over processors; where that is counted.
+    pub throttled_time: Option<Duration>,
 }
 
 /// How a stop went.

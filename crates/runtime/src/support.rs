@@ -75,6 +75,8 @@ pub struct Support {
     pub interrupt: Interrupt,
     /// Whether `Limits::memory_bytes_max` holds.
     pub memory_limit: Enforcement,
+    /// Whether `Limits::cpu_percent` holds.
+    pub cpu_limit: Enforcement,
     /// Whether an instance that died is replaced by a fresh one without loss of other instances' state.
     pub restartable: bool,
     /// Everything it cannot do here.

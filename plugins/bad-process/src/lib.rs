@@ -36,6 +36,29 @@ impl Hostile for Bad {
             },
         })
     }
+
+    fn wait(&self, _: &Cx, _: WaitRequest) -> Result<WaitReply> {
+        hang()
+    }
+
+    fn wait_safely(&self, _: &Cx, _: WaitRequest) -> Result<WaitReply> {
+        hang()
+    }
+
+    fn work(&self, _: &Cx, _: WorkRequest) -> Result<WorkReply> {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::black_box(0);
+            }
+        });
+        Ok(WorkReply {})
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
 }
 
 fn make(attempt: Attempt, argument: &str) -> Outcome {

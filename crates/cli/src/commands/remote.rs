@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use mortise::{Source, manifest::HostConfig};
+use mortise::{
+    Source,
+    manifest::{HostConfig, RuntimeName},
+};
 use mortise_gateway::control::{self, Ask, Client};
 use serde_json::value::RawValue;
 
 use crate::{
-    args::{Load, OnePlugin, Remote, Terms},
+    args::{Jail, Load, OnePlugin, Remote, Restart, Terms},
     commands::{call, show},
     config,
     exit::{Exit, Failure, Fault},
@@ -20,12 +23,19 @@ pub(crate) fn load(args: Load, output: &Output) -> anyhow::Result<()> {
         name: args.name,
         runtime: args.terms.runtime.clone(),
         grant: grant(&args.terms)?,
+        jail: (args.terms.jail == Jail::Off).then(|| "off".to_owned()),
+        restart: match args.restart {
+            Restart::OnFailure => None,
+            Restart::Never => Some("never".to_owned()),
+            Restart::Always => Some("always".to_owned()),
+        },
         limits: limits(&args.terms),
         config: plugin_config(&args.terms)?,
         beside: args.beside,
         force: args.force,
     };
     let loaded = ask(&args.remote, &load)?;
+    warn_of_jail(&args.terms, &loaded.name, loaded.runtime.as_deref());
     output.answer(&loaded, |it| {
         let runtime = it.runtime.as_deref().unwrap_or("no runtime");
         format!(
@@ -154,7 +164,24 @@ fn limits(terms: &Terms) -> control::Limits {
         memory_mib: terms.memory_mib,
         deadline_ms: terms.deadline_ms,
         concurrency: terms.concurrency,
+        cpu_percent: terms.cpu_percent,
         ..control::Limits::default()
+    }
+}
+
+/// Says on standard error what an operator should not do by accident.
+pub(crate) fn warn_of_jail(terms: &Terms, plugin: &str, runtime: Option<&str>) {
+    if terms.jail == Jail::On {
+        return;
+    }
+    if runtime == Some(RuntimeName::Process.as_str()) {
+        eprintln!(
+            "warning: plugin `{plugin}` runs without a jail: it may do whatever the host's user may\n  hint: grant it what it needs instead, and leave `--jail off` out"
+        );
+    } else {
+        eprintln!(
+            "note: `--jail off` changes nothing for plugin `{plugin}`, which does not run as a process"
+        );
     }
 }
 

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use mortise::{
     LoadRequest, Source,
-    manifest::{Grant, LimitsOverride, Permissions, RuntimeName},
+    manifest::{Grant, Jail, LimitsOverride, Permissions, RuntimeName},
 };
 
 use crate::{
-    args::Run,
+    args::{self, Run},
     commands::{call, remote},
     exit::{Failure, Fault},
     output::Output,
@@ -25,6 +25,8 @@ pub(crate) fn run(args: Run, output: &Output) -> anyhow::Result<()> {
                 .load(request)
                 .await
                 .map_err(|error| Failure::of_host(&error))?;
+            let runtime = plugin.runtime.map(RuntimeName::as_str);
+            remote::warn_of_jail(&args.terms, &plugin.name, runtime);
             // A service in full is fine here: nobody else can provide it.
             let in_full = args.method.contains('/');
             let target = if in_full {
@@ -60,6 +62,7 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
         memory_bytes_max: args.terms.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
         deadline: args.terms.deadline_ms.map(Duration::from_millis),
         concurrency: args.terms.concurrency,
+        cpu_percent: args.terms.cpu_percent,
         ..LimitsOverride::default()
     };
     Ok(LoadRequest {
@@ -71,7 +74,10 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
                 fs_write: grant.fs_write,
                 kv: grant.kv,
             },
-            ..Grant::default()
+            jail: match args.terms.jail {
+                args::Jail::On => Jail::On,
+                args::Jail::Off => Jail::Off,
+            },
         },
         limits,
         config_json: remote::plugin_config(&args.terms)?.map(|it| it.get().to_owned()),

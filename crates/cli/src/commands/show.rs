@@ -72,16 +72,29 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
         ("requires", list(&detail.requires)),
         ("declared", permissions(&detail.declared)),
         ("granted", permissions(&detail.granted)),
+        ("restart", or_dash(&detail.restart)),
         ("limits", pairs(&detail.limits)),
         ("counters", pairs(&detail.counters)),
         ("usage", pairs(&detail.usage)),
     ];
+    rows.extend(unenforced(detail).map(|why| ("note", why)));
     rows.extend(it.reasons.iter().map(|reason| ("reason", reason.clone())));
     let mut text = it.name.clone();
     for (name, value) in rows {
         let _ = write!(text, "\n  {name:<9} {value}");
     }
     text += &layers(&detail.layers);
+    if !detail.denied.is_empty() {
+        text += "\ndenied, the last ones";
+    }
+    for it in &detail.denied {
+        let when = ago(now_ms().saturating_sub(it.at_unix_ms));
+        let _ = write!(
+            text,
+            "\n  {} {} ({}), {when} ago",
+            it.capability, it.target, it.how
+        );
+    }
     text += "\nmethods";
     for method in &detail.methods {
         let _ = write!(text, "\n  {}/{}", method.service, method.name);
@@ -95,6 +108,18 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
         }
     }
     text
+}
+
+/// The limits that are set and that its runtime does not enforce here.
+fn unenforced(detail: &PluginDetail) -> impl Iterator<Item = String> {
+    let set = |limit: &str| detail.limits.get(limit).is_some_and(|it| !it.is_null());
+    let said = |name: &str| Some(detail.support.as_ref()?.get(name)?.as_str()?.to_owned());
+    [("cpu_percent", "cpu_limit"), ("memory_bytes_max", "memory_limit")]
+        .into_iter()
+        .filter(move |(limit, _)| set(limit))
+        .filter_map(move |(limit, name)| Some((limit, said(name)?)))
+        .filter(|(_, said)| said != "enforced")
+        .map(|(limit, said)| format!("{limit} is {said}"))
 }
 
 pub(crate) fn moves(all: &[Move]) -> String {
@@ -121,8 +146,8 @@ pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {
         let _ = write!(text, "\n{}: {word}", it.runtime);
         let _ = write!(
             text,
-            "\n  isolation     {}\n  interrupt     {}\n  memory limit  {}",
-            it.isolation, it.interrupt, it.memory_limit
+            "\n  isolation     {}\n  interrupt     {}\n  memory limit  {}\n  cpu limit     {}",
+            it.isolation, it.interrupt, it.memory_limit, it.cpu_limit
         );
         for lack in &it.lacks {
             let _ = write!(text, "\n  lacks {}: {}", lack.what, lack.why);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mortise_host::{Host, LoadRequest, Source};
-use mortise_manifest::{LimitsOverride, Permissions, RuntimeName};
+use mortise_manifest::{Jail, LimitsOverride, Permissions, Restart, RuntimeName};
 use mortise_runtime::{BoxFuture, CallError, CallErrorKind};
 use mortise_wire::Header;
 use serde::{Serialize, de::DeserializeOwned};
@@ -276,19 +276,41 @@ fn load_request(load: Load) -> Result<LoadRequest, RpcError> {
             )
         })
     });
+    let jail = word("jail", load.jail.as_deref(), &Jail::ALL, Jail::as_str)?;
+    let restart = word("restart", load.restart.as_deref(), &Restart::ALL, Restart::as_str)?;
     let limits = limits(&load.limits)?;
     Ok(LoadRequest {
         name: load.name,
         runtime: runtime.transpose()?,
         grant: mortise_manifest::Grant {
             permissions: permissions(load.grant),
-            ..mortise_manifest::Grant::default()
+            jail,
         },
+        restart,
         limits,
         config_json: load.config.map(|it| it.get().to_owned()),
         beside: load.beside,
         force: load.force,
         ..LoadRequest::new(source)
+    })
+}
+
+/// One of a few words, or the default if there is none.
+fn word<T: Copy + Default>(
+    key: &str,
+    given: Option<&str>,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, RpcError> {
+    let Some(given) = given else {
+        return Ok(T::default());
+    };
+    all.iter().copied().find(|it| name(*it) == given).ok_or_else(|| {
+        let known: Vec<_> = all.iter().map(|it| name(*it)).collect();
+        RpcError::invalid_params(
+            format!("`{key}` can't be `{given}`"),
+            format!("choose one of {}", known.join(", ")),
+        )
     })
 }
 
@@ -317,6 +339,8 @@ fn limits(limits: &Limits) -> Result<LimitsOverride, RpcError> {
         stream_bytes_max: None,
         start: limits.start_ms.map(Duration::from_millis),
         stop: limits.stop_ms.map(Duration::from_millis),
+        term: limits.term_ms.map(Duration::from_millis),
+        cpu_percent: limits.cpu_percent,
         log_lines_per_second: None,
     })
 }

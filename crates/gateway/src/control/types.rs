@@ -35,6 +35,12 @@ pub struct Load {
     /// What it may use.
     #[serde(default)]
     pub grant: Grant,
+    /// `on` or `off`; default: `on`. `off` trusts a plugin that runs as a process like the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jail: Option<String>,
+    /// `never`, `on-failure` or `always`; default: `on-failure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
     /// Limits that replace those of its manifest.
     #[serde(default)]
     pub limits: Limits,
@@ -89,6 +95,12 @@ pub struct Limits {
     /// Time a stop may take before force is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_ms: Option<u64>,
+    /// What a process has after that, from SIGTERM to SIGKILL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term_ms: Option<u64>,
+    /// Processor time, in hundredths of one core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
 }
 
 /// Drains and stops a plugin.
@@ -250,6 +262,9 @@ pub struct PluginDetail {
     pub declared: Grant,
     /// What it was given.
     pub granted: Grant,
+    /// Whether it is started again when its instance ends by itself.
+    #[serde(default)]
+    pub restart: Option<String>,
     /// What it may use.
     pub limits: BTreeMap<String, Value>,
     /// What it did.
@@ -259,8 +274,14 @@ pub struct PluginDetail {
     /// What stands between it and the system; empty where there are no layers to speak of.
     #[serde(default)]
     pub layers: Vec<Layer>,
+    /// What the instance that serves was denied, newest last.
+    #[serde(default)]
+    pub denied: Vec<Denial>,
     /// Its moves, newest last.
     pub history: Vec<Move>,
+    /// What its runtime can do here.
+    #[serde(default)]
+    pub support: Option<BTreeMap<String, Value>>,
 }
 
 /// One method of a plugin.
@@ -274,6 +295,19 @@ pub struct Method {
     pub idempotent: bool,
     /// Returns promptly and never blocks.
     pub nonblocking: bool,
+}
+
+/// Something that a plugin was denied.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Denial {
+    /// When.
+    pub at_unix_ms: u64,
+    /// What it would have needed.
+    pub capability: String,
+    /// What it was about.
+    pub target: String,
+    /// How it tried.
+    pub how: String,
 }
 
 /// One move in a plugin's life.
@@ -370,6 +404,9 @@ pub struct RuntimeSupport {
     pub interrupt: String,
     /// `enforced`, or why not.
     pub memory_limit: String,
+    /// The same for processor time.
+    #[serde(default)]
+    pub cpu_limit: String,
     /// Whether an instance that died is replaced.
     pub restartable: bool,
     /// What it cannot do here.
@@ -451,7 +488,7 @@ impl From<&Support> for RuntimeSupport {
             Interrupt::Trap => "trap: stopped where it stands",
             Interrupt::Kill => "kill: asked to cancel, then its process is killed",
         };
-        let memory_limit = match support.memory_limit {
+        let enforced = |it: &Enforcement| match it {
             Enforcement::Enforced => "enforced".to_owned(),
             Enforcement::NotEnforced(why) => format!("not enforced: {why}"),
         };
@@ -464,7 +501,8 @@ impl From<&Support> for RuntimeSupport {
             available: support.available,
             isolation: isolation.to_owned(),
             interrupt: interrupt.to_owned(),
-            memory_limit,
+            memory_limit: enforced(&support.memory_limit),
+            cpu_limit: enforced(&support.cpu_limit),
             restartable: support.restartable,
             lacks: lacks.collect(),
             layers: Vec::new(),

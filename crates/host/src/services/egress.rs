@@ -22,6 +22,7 @@ use std::{
 };
 
 use mortise_manifest::{Endpoint, Grant};
+use mortise_runtime::Denied;
 use mortise_wire::{
     Code, Status,
     host::{HttpHeader, HttpReply, HttpRequest},
@@ -33,7 +34,7 @@ use reqwest::{
     redirect,
 };
 
-use super::{About, NameLookup};
+use super::{About, NameLookup, denials::Denials};
 
 /// How long one address has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +45,7 @@ pub(crate) const REDIRECTS_MAX: usize = 10;
 /// One plugin's way out.
 pub(crate) struct Egress {
     about: About,
+    denials: Arc<Denials>,
     grants: Vec<Endpoint>,
     /// Those of them without a wildcard in the host.
     literal: Vec<Endpoint>,
@@ -66,6 +68,7 @@ struct Hop {
 impl Egress {
     pub(crate) fn new(
         about: About,
+        denials: Arc<Denials>,
         grant: &Grant,
         lookup: Arc<dyn NameLookup>,
         reply_bytes_max: usize,
@@ -78,6 +81,7 @@ impl Egress {
         };
         Self {
             about,
+            denials,
             grants: texts.iter().filter_map(parse).collect(),
             literal: texts
                 .iter()
@@ -170,8 +174,22 @@ impl Egress {
         ))
     }
 
-    /// Checks one URL and sends one request.
+    /// Checks one URL and sends one request. Tells what is denied; a connection's denial is told by whoever asked for it.
     async fn one(&self, hop: &Hop) -> Result<Response, Status> {
+        let sent = self.try_one(hop).await;
+        if sent.as_ref().is_err_and(|it| it.kind() == Code::PermissionDenied) {
+            let (host, port) = (hop.url.host_str(), hop.url.port_or_known_default());
+            let target = format!("{}:{}", host.unwrap_or_default(), port.unwrap_or_default());
+            self.denials.tell(Denied {
+                capability: "net.connect",
+                target: &target,
+                how: "Http/Send",
+            });
+        }
+        sent
+    }
+
+    async fn try_one(&self, hop: &Hop) -> Result<Response, Status> {
         let client = self.allow(&hop.url)?;
         let request = client
             .request(hop.method.clone(), hop.url.clone())

@@ -8,13 +8,13 @@ use mortise_wire::{
     host::{HttpReply, HttpRequest},
 };
 
-use super::{About, NameLookup};
+use super::{About, NameLookup, denials::Denials};
 
 /// No way out.
 pub(crate) struct Egress;
 
 impl Egress {
-    pub(crate) fn new(_: About, _: &Grant, _: Arc<dyn NameLookup>, _: usize) -> Self {
+    pub(crate) fn new(_: About, _: Arc<Denials>, _: &Grant, _: Arc<dyn NameLookup>, _: usize) -> Self {
         Self
     }
 

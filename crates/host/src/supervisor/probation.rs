@@ -165,7 +165,7 @@ impl Supervisor {
             status.current = Some(good.generation.clone());
             status.others.retain(|it| it.number != good.generation.number);
             status.others.push(bad.generation.clone());
-            status.source = good.launch.source.clone();
+            (status.source, status.restart) = (good.launch.source.clone(), good.launch.restart);
             status.reasons = vec![told];
         });
         self.quarantine(&bad.generation, &reason).await;

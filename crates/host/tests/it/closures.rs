@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -21,7 +21,9 @@ use mortise_runtime::{
     HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex, Prepared, Runtime,
     RuntimeError, RuntimeErrorKind, Start, StopReport, Support, Usage, Verified,
 };
-use mortise_wire::{Code, Health, Level, LogRecord, METADATA_FORMAT, Metadata, Status, plugin::Method};
+use mortise_wire::{
+    Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, Metadata, Status, plugin::Method,
+};
 use prost::Message as _;
 use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
@@ -32,7 +34,9 @@ use tokio::sync::watch;
 
 pub const SERVICE: &str = "test.v1.Echo";
 /// What the methods do is in [`Copy::work`].
-pub const METHODS: [&str; 6] = ["Call", "Fail", "Log", "Nap", "Panic", "Relay"];
+pub const METHODS: [&str; 7] = ["Call", "Doze", "Fail", "Log", "Nap", "Panic", "Relay"];
+/// The one of them that is idempotent.
+const IDEMPOTENT: &str = "Doze";
 
 /// The code of one plugin version, and what is seen of it.
 pub struct Program {
@@ -54,6 +58,8 @@ pub struct Program {
     pub broken: Mutex<Option<Code>>,
     /// How long `Call` takes.
     pub slow: Mutex<Duration>,
+    /// How its process is said to exit in a crash.
+    pub exit_code: AtomicI32,
     /// Whether there is a direct path.
     pub direct: AtomicBool,
     /// A direct call says that it is in, and waits until it may leave.
@@ -73,6 +79,7 @@ impl Program {
             refuses: AtomicBool::new(false),
             broken: Mutex::new(None),
             slow: Mutex::new(Duration::ZERO),
+            exit_code: AtomicI32::new(3),
             direct: AtomicBool::new(false),
             inside: Mutex::new(None),
             crashes: watch::Sender::new(0),
@@ -117,6 +124,7 @@ impl Runtime for Closures {
             isolation: Isolation::None,
             interrupt: Interrupt::Trap,
             memory_limit: Enforcement::NotEnforced("closures share the host's memory"),
+            cpu_limit: Enforcement::NotEnforced("closures share the host's threads"),
             restartable: true,
             lacks: Vec::new(),
         }
@@ -224,7 +232,7 @@ impl Copy {
                 Ok(Bytes::new())
             }
             // Sleeps so many milliseconds.
-            "Nap" => {
+            "Nap" | "Doze" => {
                 let _napping = Napping::new(&self.program.napping);
                 tokio::time::sleep(Duration::from_millis(text(&payload).parse().unwrap())).await;
                 Ok(payload)
@@ -337,7 +345,7 @@ impl Instance for Copy {
         let mut crashes = self.crashes.clone();
         Box::pin(async move {
             crashes.changed().await.expect("the program outlives its copies");
-            EndCause::Exited(3)
+            EndCause::Exited(self.program.exit_code.load(Ordering::SeqCst))
         })
     }
 
@@ -429,7 +437,11 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
         name: it.name().to_owned(),
         wire_hash: it.wire_hash().to_vec(),
         full_hash: it.full_hash().to_vec(),
-        flags: 0,
+        flags: if it.name() == IDEMPOTENT {
+            METHOD_IDEMPOTENT
+        } else {
+            0
+        },
     });
     let metadata = Metadata {
         format: METADATA_FORMAT,

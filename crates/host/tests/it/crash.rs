@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use mortise_host::{HostErrorKind, LoadRequest, State};
-use mortise_runtime::CallErrorKind;
+use mortise_manifest::Restart;
+use mortise_runtime::{CallErrorKind, Retry};
 use tokio::time::Instant;
 
 use crate::closures::{World, call, info, request, state, until};
@@ -42,6 +43,94 @@ async fn a_crash_fails_the_calls_in_flight_and_is_followed_by_a_restart() {
         (1, 2, 1)
     );
     assert_eq!((program.live(), other.live()), (1, 1));
+}
+
+/// A caller may try again by itself only where that does no harm.
+#[tokio::test(start_paused = true)]
+async fn only_an_idempotent_call_that_a_crash_cut_off_is_marked_retryable() {
+    let world = World::new();
+    let host = world.host().await;
+    let (_, program) = world.load(&host, "echo", "1.0.0").await;
+    let begin = |method: &'static str| {
+        let host = host.clone();
+        tokio::spawn(async move { call(&host, &format!("plugin.echo.{method}"), "4000").await })
+    };
+    let (once, again) = (begin("Nap"), begin("Doze"));
+    until("both are in", || program.napping.load(Ordering::SeqCst) == 2).await;
+    program.crash();
+    let (once, again) = (
+        once.await.unwrap().unwrap_err(),
+        again.await.unwrap().unwrap_err(),
+    );
+    assert_eq!(
+        (once.kind(), again.kind()),
+        (CallErrorKind::GuestFault, CallErrorKind::GuestFault)
+    );
+    assert_eq!((once.status().retryable, once.retry()), (false, Retry::Never));
+    assert_eq!(
+        (again.status().retryable, again.retry()),
+        (true, Retry::OtherInstance)
+    );
+    // A call that found nothing to go to did nothing, whatever its method is.
+    until("it is down", || state(&host, "echo") == State::Failed).await;
+    let early = call(&host, "plugin.echo.Nap", "1").await.unwrap_err();
+    assert_eq!(
+        (early.kind(), early.status().retryable),
+        (CallErrorKind::Unavailable, true)
+    );
+    // The same for a deadline.
+    until("it serves again", || state(&host, "echo").is_routed()).await;
+    for (method, retryable) in [("Nap", false), ("Doze", true)] {
+        let late = call(&host, &format!("plugin.echo.{method}"), "60000")
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (late.kind(), late.status().retryable),
+            (CallErrorKind::Deadline, retryable)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_says_whether_an_exit_is_followed_by_a_restart() {
+    // Exit code, policy, whether it comes back.
+    let cases = [
+        (3, Restart::Never, false),
+        (3, Restart::OnFailure, true),
+        (3, Restart::Always, true),
+        (0, Restart::Never, false),
+        (0, Restart::OnFailure, false),
+        (0, Restart::Always, true),
+    ];
+    for (code, restart, comes_back) in cases {
+        let world = World::new();
+        let host = world.host().await;
+        let (folder, program) = world.package("echo", "1.0.0", "");
+        host.load(request(&folder).restart(restart)).await.unwrap();
+        assert_eq!(host.inspect("echo").unwrap().restart, restart);
+        program.exit_code.store(code, Ordering::SeqCst);
+        program.crash();
+        until("it is down", || !state(&host, "echo").is_routed()).await;
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        assert_eq!(
+            state(&host, "echo").is_routed(),
+            comes_back,
+            "code {code}, {restart}"
+        );
+        if !comes_back {
+            let why = call(&host, "plugin.echo.Call", "").await.unwrap_err().to_string();
+            let said = format!(
+                "stays down, because its `restart` is `{restart}`: its process exited with code {code}"
+            );
+            assert!(why.contains(&said), "{why}");
+            assert_eq!(info(&host, "echo").reasons, [why]);
+            // It is at rest and not given up: the operator may load it again.
+            host.load(request(&folder)).await.unwrap();
+            assert_eq!(call(&host, "plugin.echo.Call", "x").await.unwrap(), "x");
+        }
+        host.shutdown().await;
+        assert_eq!(program.live(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

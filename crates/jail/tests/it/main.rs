@@ -310,6 +310,71 @@ fn bounds_on_all_its_processes_together() {
     assert!(places.iter().all(|it| !it.exists()), "{places:?}");
 }
 
+/// A program that spins is held up by the kernel, and that is counted. How much it got is not looked at: that is the kernel's business.
+#[test]
+fn a_bound_on_processor_time_is_felt_and_counted() {
+    let layers = Machine::probe().layers();
+    if !layers.has(Layer::CpuCgroup) {
+        println!(
+            "skipped: needs the layer cpu-cgroup: {:?}",
+            layers.why_not(Layer::CpuCgroup)
+        );
+        return;
+    }
+    let root = Machine::probe().cgroup_root(&format!("mortise-test-cpu-{}", std::process::id()));
+    let null = File::open("/dev/null").unwrap();
+    let arguments: Vec<OsString> = ["sh", "-c", "while :; do :; done"].map(OsString::from).to_vec();
+    let begin = |name: &str, cpu_percent| {
+        let (mut policy, dir) = policy();
+        policy.bounds.cpu_percent = cpu_percent;
+        let program = Program {
+            executable: Executable::Path(Path::new("/bin/sh")),
+            arguments: &arguments,
+            environment: &[],
+            standard: [null.as_fd(), null.as_fd(), null.as_fd()],
+            inherited: &[],
+        };
+        (
+            start(Machine::probe(), &policy, Some((&root, name)), &program).unwrap(),
+            dir,
+        )
+    };
+    let (bounded, _bounded_dir) = begin("bounded", Some(5));
+    let (free, _free_dir) = begin("free", None);
+    let presence = |jailed: &Jailed| {
+        jailed
+            .enclosure()
+            .iter()
+            .find(|it| it.0 == Layer::CpuCgroup)
+            .unwrap()
+            .1
+            .clone()
+    };
+    assert!(
+        presence(&bounded).detail().contains("5 % of one core"),
+        "{:?}",
+        presence(&bounded)
+    );
+    assert!(!presence(&free).is_present());
+    let spent = |jailed: &Jailed| jailed.meter().read().cpu_time.unwrap_or_default();
+    let begun = Instant::now();
+    // Both run: the one is held up again and again, the other never.
+    while bounded.meter().read().throttled_periods.unwrap_or_default() < 3 || spent(&free).is_zero() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            bounded.meter().read()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (bounded, free) = (bounded.meter().read(), free.meter().read());
+    assert!(
+        bounded.throttled_time.is_some_and(|it| !it.is_zero()),
+        "{bounded:?}"
+    );
+    assert_eq!(free.throttled_periods, Some(0), "{free:?}");
+}
+
 #[test]
 fn time_and_memory_of_the_launcher() {
     let (policy, _dir) = policy();

@@ -229,6 +229,15 @@ impl Fake {
                 }
                 return self.send_message(Kind::Error, id, &Status::new(Code::Cancelled, "as told"));
             }
+            // Computes for ever, beside its calls.
+            "spin" => {
+                thread::spawn(|| {
+                    loop {
+                        std::hint::black_box(0);
+                    }
+                });
+                String::new()
+            }
             "hang" => loop {
                 thread::sleep(Duration::from_secs(600));
             },

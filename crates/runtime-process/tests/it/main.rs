@@ -11,6 +11,7 @@ mod go;
 #[cfg(target_os = "linux")]
 mod hostile;
 
+mod bounds;
 mod calls;
 mod environment;
 mod faults;

@@ -51,20 +51,16 @@ async fn stop_that_is_ignored_is_followed_by_sigterm() {
 
 #[tokio::test]
 async fn process_that_can_not_be_asked_is_killed() {
-    let bench = Bench::with(Begin::Well, |config| {
-        config.term_grace = Duration::from_millis(100)
-    });
+    let mut bench = Bench::new(Begin::Well);
+    bench.limits.term = Duration::from_millis(70);
     let instance = bench.start().await;
     let pid = instance.usage().pid.unwrap();
     // A stopped process gets no frame and no SIGTERM.
     freeze(pid).await;
     let report = instance.stop(Duration::from_millis(100)).await;
-    assert!(
-        report
-            .forced
-            .as_ref()
-            .is_some_and(|it| it.ends_with("and was killed")),
-        "{report:?}"
+    assert_eq!(
+        report.forced.as_deref(),
+        Some("it did not exit within 100ms of being asked and 70ms after SIGTERM, and was killed")
     );
     assert_eq!(report.left, None);
     assert!(!runs(pid));

@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod commands;
+mod cut_off;
 mod daemon;
 #[path = "../../../go.rs"]
 mod go;
 mod go_plugin;
+mod jail;
 mod life;
 mod pages;
 mod reload;

@@ -52,6 +52,13 @@ fn defaults_are_as_documented() {
         ),
         ("`limits.start_ms`", ms(limits.start)),
         ("`limits.stop_ms`", ms(limits.stop)),
+        ("`limits.term_ms`, of a process", ms(limits.term)),
+        (
+            "`limits.cpu_percent`, of a process",
+            limits
+                .cpu_percent
+                .map_or_else(|| "no bound".to_owned(), |it| it.to_string()),
+        ),
         (
             "`limits.log_lines_per_second`",
             limits.log_lines_per_second.to_string(),
@@ -124,9 +131,9 @@ fn words(support: &Support) -> Vec<String> {
         Interrupt::Trap => "trap",
         Interrupt::Kill => "kill",
     };
-    let memory = match support.memory_limit {
-        Enforcement::Enforced => "enforced",
-        Enforcement::NotEnforced(_) => "no",
+    let enforced = |it: &Enforcement| match it {
+        Enforcement::Enforced => "enforced".to_owned(),
+        Enforcement::NotEnforced(_) => "no".to_owned(),
     };
     let lacks: Vec<_> = support.lacks.iter().map(|it| it.what).collect();
     let lacks = if lacks.is_empty() {
@@ -138,7 +145,8 @@ fn words(support: &Support) -> Vec<String> {
         format!("`{}`", support.runtime),
         isolation.into(),
         interrupt.into(),
-        memory.into(),
+        enforced(&support.memory_limit),
+        enforced(&support.cpu_limit),
         lacks,
     ]
 }
@@ -175,7 +183,7 @@ async fn the_page_about_platforms_says_what_support_says() {
         if system == "Linux" {
             let row = page
                 .iter()
-                .find(|row| row[0] == format!("`{runtime}`") && row.len() == 5);
+                .find(|row| row[0] == format!("`{runtime}`") && row.len() == 6);
             assert_eq!(row, Some(&words(support)), "docs/platforms.md, second table");
         }
     }
