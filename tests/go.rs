@@ -1,4 +1,4 @@
-//! Builds the Go programs that the tests of several crates run: `plugins/go-kv` and `tests/go-host`. Each of them includes this file.
+//! Builds the Go programs that the tests of several crates and the benchmarks run: `plugins/go-kv` and `tests/go-host`. Each of them includes this file.
 
 use std::{
     fs::{self, File},
@@ -25,8 +25,10 @@ pub(crate) fn linked(folder: &str, name: &str, flags: &str) -> Option<PathBuf> {
         );
         return None;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let root = root.canonicalize().expect("a crate of the workspace");
+    let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let root = above
+        .find(|it| it.join(folder).is_dir())
+        .expect("a crate of the workspace");
     let source = root.join(folder);
     let target = root.join("target/go");
     let program = target.join(name);

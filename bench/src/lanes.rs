@@ -1,4 +1,5 @@
-//! Lane rows: the same echo plugin as a process, over each lane, beside tonic unary over a unix socket.
+//! Lane rows: the same echo plugin as a process, over each lane, beside tonic unary over a unix socket; and a plugin in Go under our host, beside the
+//! same under a host in Go.
 //!
 //! Every subject is a process of its own on the other side of a socket, gets the same encoded message and gives it back decoded. Subjects take turns, round by
 //! round, so that a noisy minute falls on all of them.
@@ -15,17 +16,20 @@ use bytes::Bytes;
 use echo::contract::{EchoReply, EchoRequest, ReverseReply, ReverseRequest};
 use hdrhistogram::Histogram;
 use mortise_contract::Contract;
-use mortise_manifest::{Grant, Limits, RuntimeName};
+use mortise_manifest::{Dialect, GoPlugin, Grant, Limits, RuntimeName};
 use mortise_runtime::{
     Artifact, BoxFuture, CallContext, Digest, HostServices, Instance, InstanceId, LogLine, MethodIndex,
-    PluginId, Runtime, Start,
+    PluginId, Runtime, Start, Verified,
 };
 use mortise_runtime_process::{ProcessConfig, ProcessLane, ProcessRuntime};
-use mortise_wire::{Code, Status};
+use mortise_wire::{Code, Metadata, Status};
 use prost::Message as _;
 use tonic::transport::Channel;
 
 use crate::table::Row;
+
+#[path = "../../tests/go.rs"]
+mod go;
 
 /// Sizes of the message, with their names and the calls of one round.
 const SIZES: [(&str, usize, u32); 3] = [
@@ -47,6 +51,8 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 enum Subject {
     Tonic(Channel),
     Lane(Arc<Plugin>),
+    /// `plugins/go-kv`, whose one method of bytes is called as often.
+    Go(Arc<Plugin>),
 }
 
 /// A running plugin, and the numbers of its methods.
@@ -72,15 +78,49 @@ struct Figures {
     resident_mib: f64,
 }
 
-/// The rows. `executable` is the echo plugin; `anchor` starts [`serve_tonic`] with the path of a socket as its last argument.
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct Executables {
+    /// The echo plugin.
+    pub echo: PathBuf,
+    /// The same with the lanes over gRPC.
+    pub echo_grpc: PathBuf,
+    /// The plugin in Go and the host in Go, where there is a compiler for them.
+    pub go: Option<(PathBuf, PathBuf)>,
+}
+
+/// The rows. `anchor` starts [`serve_tonic`] with the path of a socket as its last argument.
 ///
 /// # Errors
-/// If the plugin or the anchor does not start, or answers wrong.
-pub async fn rows(data: &Path, executable: &Path, anchor: Command) -> Result<Vec<Row>> {
-    let mut figures = measure(data, executable, anchor).await?;
-    let anchor = figures.remove(0);
-    Ok(figures.iter().flat_map(|it| compare(it, &anchor)).collect())
+/// If a plugin or an anchor does not start, or answers wrong.
+pub async fn rows(data: &Path, executables: &Executables, anchor: Command) -> Result<Vec<Row>> {
+    let (figures, go_host) = measure(data, executables, anchor).await?;
+    let named = |name: &str| {
+        figures
+            .iter()
+            .find(|it| it.name == name)
+            .context("it was measured")
+    };
+    let (tonic, grpc) = (named(TONIC)?, named("grpc")?);
+    let ours = figures.iter().filter(|it| it.name != TONIC && it.name != GO);
+    let mut rows: Vec<Row> = ours.flat_map(|it| compare(it, tonic)).collect();
+    let (shm, anchor) = (named("shm")?.latency_us[2].0, grpc.latency_us[2].0);
+    rows.push(Row::new("shm: 1 MiB, p50", shm, "lane grpc", anchor, "us").at_most_times(0.25));
+    match go_host {
+        Some(go_host) => rows.extend(compare(named(GO)?, &go_host)),
+        None => eprintln!("no rows of the plugin in Go: `cargo xtask setup` installs what it needs"),
+    }
+    Ok(rows)
 }
+
+/// The two Go programs, built if they changed.
+#[must_use]
+pub fn go_programs() -> Option<(PathBuf, PathBuf)> {
+    Some((go::program("plugins/go-kv")?, go::program("tests/go-host")?))
+}
+
+const TONIC: &str = "tonic unary";
+const GO: &str = "plugin in Go";
 
 fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -93,7 +133,7 @@ fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
         let median = row(format!("{name}: {size}, p50"), p50, a50, "us");
         rows.push(match (name.as_str(), *size) {
             ("raw", "64 B") => median.at_most_times(0.3),
-            ("shm", "1 MiB") => median.at_most_times(0.25),
+            (GO, "64 B") => median.at_most_times(1.0),
             _ => median,
         });
         rows.push(row(format!("{name}: {size}, p99"), p99, a99, "us"));
@@ -106,15 +146,13 @@ fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
         let what = format!("{name}: 64 B, {callers} callers");
         rows.push(row(what, ours.calls_per_s[i], anchor.calls_per_s[i], "1/s"));
     }
-    rows.push(
-        row(
-            format!("{name}: start to first call"),
-            ours.start_ms,
-            anchor.start_ms,
-            "ms",
-        )
-        .below(5.0),
+    let start = row(
+        format!("{name}: start to first call"),
+        ours.start_ms,
+        anchor.start_ms,
+        "ms",
     );
+    rows.push(if name == GO { start } else { start.below(5.0) });
     rows.push(row(
         format!("{name}: plugin's resident memory"),
         ours.resident_mib,
@@ -124,34 +162,40 @@ fn compare(ours: &Figures, anchor: &Figures) -> Vec<Row> {
     rows
 }
 
-async fn measure(data: &Path, executable: &Path, mut anchor: Command) -> Result<Vec<Figures>> {
+/// Figures of all subjects, and those of the host in Go.
+async fn measure(
+    data: &Path,
+    executables: &Executables,
+    mut anchor: Command,
+) -> Result<(Vec<Figures>, Option<Figures>)> {
     std::fs::create_dir_all(data)?;
-    let bytes: Bytes = std::fs::read(executable)
-        .with_context(|| format!("{}: run `cargo xtask guests`", executable.display()))?
-        .into();
     let socket = data.join("anchor.sock");
     anchor.arg(&socket).stdin(Stdio::null());
     let (channel, child, anchor_start) = start_tonic(&mut anchor, &socket).await?;
     let mut subjects = vec![(
-        "tonic unary".to_owned(),
+        TONIC.to_owned(),
         Subject::Tonic(channel),
         anchor_start,
         Some(child),
     )];
-    for (name, config) in lanes(data) {
+    for (name, lane) in LANES {
+        let mut config = ProcessConfig::new(data.join(name));
+        config.lane = lane;
         let runtime = ProcessRuntime::new(config)?;
-        let mut least = f64::MAX;
-        let mut running = None;
-        for _ in 0..STARTS {
-            let started = Instant::now();
-            let plugin = Arc::new(start(&runtime, executable, bytes.clone()).await?);
-            let subject = Subject::Lane(plugin);
-            subject.echo(b"first").await?;
-            least = least.min(started.elapsed().as_secs_f64() * 1e3);
-            running = Some(subject);
-        }
-        subjects.push((name, running.context("at least one start")?, least, None));
+        let executable = match lane {
+            ProcessLane::CallStream | ProcessLane::Grpc => &executables.echo_grpc,
+            _ => &executables.echo,
+        };
+        let artifact = echo(&runtime, executable)?;
+        let (subject, least) = begin(&runtime, &artifact, Subject::Lane).await?;
+        subjects.push((name.to_owned(), subject, least, None));
     }
+    if let Some((plugin, _)) = &executables.go {
+        let runtime = ProcessRuntime::new(ProcessConfig::new(data.join("go")))?;
+        let (subject, least) = begin(&runtime, &go_kv(&runtime, plugin)?, Subject::Go).await?;
+        subjects.push((GO.to_owned(), subject, least, None));
+    }
+    let mut go_host = GoHost::new()?;
     let mut latency = vec![vec![histogram()?; SIZES.len()]; subjects.len()];
     let mut blocking = vec![histogram()?; subjects.len()];
     let mut rates = vec![vec![0f64; CALLERS.len()]; subjects.len()];
@@ -168,19 +212,16 @@ async fn measure(data: &Path, executable: &Path, mut anchor: Command) -> Result<
                 rates[i][j] = rates[i][j].max(many_callers(subject, *callers).await?);
             }
         }
+        if let Some((plugin, host)) = &executables.go {
+            go_host.round(plugin, host)?;
+        }
     }
     let mut figures = Vec::new();
     for (i, (name, subject, start_ms, child)) in subjects.into_iter().enumerate() {
         let pid = match (&subject, &child) {
-            (Subject::Lane(plugin), _) => plugin.instance.usage().pid,
+            (Subject::Lane(plugin) | Subject::Go(plugin), _) => plugin.instance.usage().pid,
             (_, Some(child)) => Some(child.0.id()),
             _ => None,
-        };
-        let pair = |it: &Histogram<u64>| {
-            (
-                it.value_at_quantile(0.5) as f64 / 1e3,
-                it.value_at_quantile(0.99) as f64 / 1e3,
-            )
         };
         figures.push(Figures {
             name,
@@ -191,18 +232,42 @@ async fn measure(data: &Path, executable: &Path, mut anchor: Command) -> Result<
             resident_mib: resident_mib(pid.context("it runs")?)?,
         });
     }
-    Ok(figures)
+    // It is the same program, and nobody looked at it there.
+    let resident = figures.iter().find(|it| it.name == GO).map(|it| it.resident_mib);
+    let go_host = resident.map(|resident_mib| go_host.figures(resident_mib));
+    Ok((figures, go_host))
 }
 
-/// The lanes, and the runtime that pins each.
-fn lanes(data: &Path) -> Vec<(String, ProcessConfig)> {
-    [("raw", ProcessLane::Raw), ("shm", ProcessLane::Shm)]
-        .map(|(name, lane)| {
-            let mut config = ProcessConfig::new(data.join(name));
-            config.lane = lane;
-            (name.to_owned(), config)
-        })
-        .to_vec()
+/// The lanes, and what pins each.
+const LANES: [(&str, ProcessLane); 4] = [
+    ("grpc", ProcessLane::Grpc),
+    ("call-stream", ProcessLane::CallStream),
+    ("raw", ProcessLane::Raw),
+    ("shm", ProcessLane::Shm),
+];
+
+/// p50 and p99, in microseconds.
+fn pair(it: &Histogram<u64>) -> (f64, f64) {
+    let at = |quantile| it.value_at_quantile(quantile) as f64 / 1e3;
+    (at(0.5), at(0.99))
+}
+
+/// Starts a plugin a few times: the last of them, and the least time from the start to the first reply.
+async fn begin(
+    runtime: &ProcessRuntime,
+    artifact: &Verified,
+    subject: impl Fn(Arc<Plugin>) -> Subject,
+) -> Result<(Subject, f64)> {
+    let mut least = f64::MAX;
+    let mut running = None;
+    for _ in 0..STARTS {
+        let started = Instant::now();
+        let subject = subject(Arc::new(start(runtime, artifact).await?));
+        subject.echo(b"first").await?;
+        least = least.min(started.elapsed().as_secs_f64() * 1e3);
+        running = Some(subject);
+    }
+    Ok((running.context("at least one start")?, least))
 }
 
 fn histogram() -> Result<Histogram<u64>> {
@@ -268,6 +333,19 @@ async fn many_callers(subject: &Subject, callers: usize) -> Result<f64> {
 
 impl Subject {
     async fn echo(&self, message: &[u8]) -> Result<()> {
+        if let Self::Go(plugin) = self {
+            let request = InvokeRequest {
+                method: "upper".to_owned(),
+                payload: message.to_vec(),
+            };
+            let reply = plugin.call(plugin.echo, request.encode_to_vec()).await?;
+            let reply = InvokeReply::decode(reply)?;
+            ensure!(
+                reply.payload.len() == message.len(),
+                "the reply is of another length"
+            );
+            return Ok(());
+        }
         let request = EchoRequest {
             message: message.to_vec(),
             text: String::new(),
@@ -283,7 +361,7 @@ impl Subject {
                     .await?
                     .into_inner()
             }
-            Self::Lane(plugin) => {
+            Self::Lane(plugin) | Self::Go(plugin) => {
                 EchoReply::decode(plugin.call(plugin.echo, request.encode_to_vec()).await?)?
             }
         };
@@ -324,19 +402,10 @@ impl HostServices for NoServices {
     }
 }
 
-async fn start(runtime: &ProcessRuntime, executable: &Path, bytes: Bytes) -> Result<Plugin> {
-    let mut artifact = Artifact {
-        plugin: PluginId {
-            name: "echo".into(),
-            version: semver::Version::new(1, 0, 0),
-        },
-        runtime: RuntimeName::Process,
-        digest: Digest([0; 32]),
-        bytes,
-        path: Some(PathBuf::from(executable)),
-        dialect: None,
-        contract: Arc::new(Contract::from_descriptor_set(&[], &[])?),
-    };
+/// The echo plugin, by what its executable says of itself.
+fn echo(runtime: &ProcessRuntime, executable: &Path) -> Result<Verified> {
+    let mut artifact = artifact(executable, "echo", None)
+        .with_context(|| format!("{}: run `cargo xtask guests`", executable.display()))?;
     let metadata = runtime.read_metadata(&artifact)?;
     let mut services: Vec<_> = metadata.methods.iter().map(|it| it.service.clone()).collect();
     services.dedup();
@@ -344,15 +413,56 @@ async fn start(runtime: &ProcessRuntime, executable: &Path, bytes: Bytes) -> Res
         &metadata.descriptor_set,
         &services,
     )?);
-    let number = |name: &str| {
-        let found = metadata.methods.iter().position(|it| it.name == name);
+    verify(artifact, metadata)
+}
+
+/// The plugin in Go, by what is known of it.
+fn go_kv(runtime: &ProcessRuntime, executable: &Path) -> Result<Verified> {
+    let spoken = GoPlugin {
+        cookie_key: "BASIC_PLUGIN".to_owned(),
+        cookie_value: "hello".to_owned(),
+        versions: vec![1],
+        auto_mtls: false,
+        multiplex: false,
+        sha256: None,
+    };
+    let mut artifact = artifact(executable, "go-kv", Some(Dialect::GoPlugin(spoken)))?;
+    artifact.digest = Digest::of(&artifact.bytes);
+    let provides = ["mortise.goplugin.v1.PluginService".to_owned()];
+    artifact.contract = Arc::new(Contract::from_descriptor_set(&invoke_service(), &provides)?);
+    let metadata = runtime.read_metadata(&artifact)?;
+    verify(artifact, metadata)
+}
+
+fn artifact(executable: &Path, name: &str, dialect: Option<Dialect>) -> Result<Artifact> {
+    Ok(Artifact {
+        plugin: PluginId {
+            name: name.into(),
+            version: semver::Version::new(1, 0, 0),
+        },
+        runtime: RuntimeName::Process,
+        digest: Digest([0; 32]),
+        bytes: std::fs::read(executable)?.into(),
+        path: Some(executable.canonicalize()?),
+        dialect,
+        contract: Arc::new(Contract::from_descriptor_set(&[], &[])?),
+    })
+}
+
+fn verify(artifact: Artifact, metadata: Metadata) -> Result<Verified> {
+    artifact
+        .verify(metadata)
+        .map_err(|refusals| anyhow!("{refusals:?}"))
+}
+
+async fn start(runtime: &ProcessRuntime, artifact: &Verified) -> Result<Plugin> {
+    let methods = &artifact.metadata().methods;
+    let number = |names: [&str; 2]| {
+        let found = methods.iter().position(|it| names.contains(&&*it.name));
         anyhow::Ok(MethodIndex(u32::try_from(found.context("the method is there")?)?))
     };
-    let (echo, reverse) = (number("Echo")?, number("Reverse")?);
-    let verified = artifact
-        .verify(metadata)
-        .map_err(|refusals| anyhow!("{refusals:?}"))?;
-    let prepared = runtime.prepare(&verified, &Grant::default()).await?;
+    let (echo, reverse) = (number(["Echo", "Invoke"])?, number(["Reverse", "Invoke"])?);
+    let prepared = runtime.prepare(artifact, &Grant::default()).await?;
     let start = Start {
         instance: InstanceId("echo@1.0.0#1".into()),
         limits: Limits {
@@ -377,6 +487,129 @@ fn resident_mib(pid: u32) -> Result<f64> {
         .context("its status has no VmRSS")?
         .parse()?;
     Ok(kib / 1024.0)
+}
+
+// === Go ===
+
+/// The request of `mortise.goplugin.v1.PluginService/Invoke`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct InvokeRequest {
+    #[prost(string, tag = "1")]
+    method: String,
+    #[prost(bytes = "vec", tag = "2")]
+    payload: Vec<u8>,
+}
+
+/// Its reply.
+#[derive(Clone, PartialEq, prost::Message)]
+struct InvokeReply {
+    #[prost(bytes = "vec", tag = "1")]
+    payload: Vec<u8>,
+}
+
+/// Its contract: a `FileDescriptorSet`.
+fn invoke_service() -> Vec<u8> {
+    use prost_types::{
+        DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
+        ServiceDescriptorProto,
+        field_descriptor_proto::{Label, Type},
+    };
+    let field = |name: &str, number, kind: Type| FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(Label::Optional.into()),
+        r#type: Some(kind.into()),
+        json_name: Some(name.to_owned()),
+        ..FieldDescriptorProto::default()
+    };
+    let message = |name: &str, field: Vec<FieldDescriptorProto>| DescriptorProto {
+        name: Some(name.to_owned()),
+        field,
+        ..DescriptorProto::default()
+    };
+    let invoke = MethodDescriptorProto {
+        name: Some("Invoke".to_owned()),
+        input_type: Some(".mortise.goplugin.v1.InvokeRequest".to_owned()),
+        output_type: Some(".mortise.goplugin.v1.InvokeReply".to_owned()),
+        ..MethodDescriptorProto::default()
+    };
+    let file = FileDescriptorProto {
+        name: Some("mortise/goplugin/v1/plugin.proto".to_owned()),
+        package: Some("mortise.goplugin.v1".to_owned()),
+        syntax: Some("proto3".to_owned()),
+        message_type: vec![
+            message(
+                "InvokeRequest",
+                vec![field("method", 1, Type::String), field("payload", 2, Type::Bytes)],
+            ),
+            message("InvokeReply", vec![field("payload", 1, Type::Bytes)]),
+        ],
+        service: vec![ServiceDescriptorProto {
+            name: Some("PluginService".to_owned()),
+            method: vec![invoke],
+            ..ServiceDescriptorProto::default()
+        }],
+        ..FileDescriptorProto::default()
+    };
+    FileDescriptorSet { file: vec![file] }.encode_to_vec()
+}
+
+/// What the host in Go measures of the plugin in Go.
+struct GoHost {
+    latency: Vec<Histogram<u64>>,
+    rates: Vec<f64>,
+    start_ms: f64,
+}
+
+impl GoHost {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            latency: vec![histogram()?; SIZES.len()],
+            rates: vec![0.0; CALLERS.len()],
+            start_ms: f64::MAX,
+        })
+    }
+
+    /// Starts it, and takes in what it prints: `name=a,b,c`, in nanoseconds.
+    fn round(&mut self, plugin: &Path, host: &Path) -> Result<()> {
+        let mut command = Command::new(host);
+        command
+            .arg("-plugin")
+            .arg(plugin)
+            .args(["-versions", "1", "-steps", "measure,kill"]);
+        let output = command.stderr(Stdio::null()).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        let said = text.lines().find_map(|line| line.strip_prefix("ok measure "));
+        for part in said
+            .with_context(|| format!("the host in Go said: {text}"))?
+            .split(' ')
+        {
+            let (name, values) = part.split_once('=').context("a name and values")?;
+            let values = values
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<Vec<u64>, _>>()?;
+            let size = SIZES.iter().position(|(_, bytes, _)| name == bytes.to_string());
+            let callers = CALLERS.iter().position(|it| name == format!("callers{it}"));
+            match (size, callers) {
+                (Some(i), _) => values.iter().try_for_each(|it| self.latency[i].record(*it))?,
+                (None, Some(i)) => self.rates[i] = self.rates[i].max(values[0] as f64),
+                (None, None) => self.start_ms = self.start_ms.min(values[0] as f64 / 1e6),
+            }
+        }
+        Ok(())
+    }
+
+    fn figures(&self, resident_mib: f64) -> Figures {
+        Figures {
+            name: "the same, host in Go".to_owned(),
+            latency_us: self.latency.iter().map(pair).collect(),
+            blocking_us: None,
+            calls_per_s: self.rates.clone(),
+            start_ms: self.start_ms,
+            resident_mib,
+        }
+    }
 }
 
 // === the anchor ===

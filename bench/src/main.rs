@@ -69,10 +69,14 @@ async fn main() -> Result<()> {
             if wanted("lanes") {
                 let mut anchor = std::process::Command::new(std::env::current_exe()?);
                 anchor.arg("serve-tonic");
-                let plugin = subject::package("echo")?.join("echo");
+                let executables = lanes::Executables {
+                    echo: subject::package("echo")?.join("echo"),
+                    echo_grpc: subject::package("echo-grpc")?.join("echo"),
+                    go: lanes::go_programs(),
+                };
                 groups.push((
                     "Process lanes",
-                    lanes::rows(&data.join("lanes"), &plugin, anchor).await?,
+                    lanes::rows(&data.join("lanes"), &executables, anchor).await?,
                 ));
             }
             if wanted("loading") {

@@ -28,6 +28,7 @@ var (
 	steps     = flag.String("steps", "ping,double,stream,broker,invoke,kill", "what to do")
 	messages  = flag.Int("messages", 5000, "messages of the stream")
 	failed    = false
+	begun     time.Time
 	rpcClient *client
 )
 
@@ -103,6 +104,108 @@ func stream(ctx context.Context) (string, error) {
 	}
 }
 
+// open calls a method that go-plugin's own test service has not.
+func open(ctx context.Context, method string) (grpc.ClientStream, error) {
+	description := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+	return rpcClient.conn.NewStream(ctx, description, "/grpctest.Test/"+method)
+}
+
+// count takes what Count(input) sends, and says how much that was and how it ended.
+func count(ctx context.Context, input, most int) (string, error) {
+	stream, err := open(ctx, "Count")
+	if err != nil {
+		return "", err
+	}
+	if err := stream.SendMsg(&grpctest.TestRequest{Input: int32(input)}); err != nil {
+		return "", err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return "", err
+	}
+	for i := 0; i < most; i++ {
+		reply := new(grpctest.TestResponse)
+		if err := stream.RecvMsg(reply); err != nil {
+			return fmt.Sprintf("%d %v", i, err), nil
+		}
+		if reply.Output != int32(i) {
+			return "", fmt.Errorf("message %d is %d", i, reply.Output)
+		}
+	}
+	return fmt.Sprintf("%d and more", most), nil
+}
+
+// sum sends 1 so many times, then what else is given, and says what came back.
+func sum(ctx context.Context, ones int, last ...int32) (string, error) {
+	stream, err := open(ctx, "Sum")
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < ones+len(last); i++ {
+		request := &grpctest.TestRequest{Input: 1}
+		if i >= ones {
+			request.Input = last[i-ones]
+		}
+		if err := stream.SendMsg(request); err != nil {
+			return "", err
+		}
+	}
+	if len(last) == 0 {
+		if err := stream.CloseSend(); err != nil {
+			return "", err
+		}
+	}
+	reply := new(grpctest.TestResponse)
+	if err := stream.RecvMsg(reply); err != nil {
+		return "", err
+	}
+	end := stream.RecvMsg(new(grpctest.TestResponse))
+	return fmt.Sprintf("%d %v", reply.Output, end), nil
+}
+
+// middle has a stream that ends with an error after three messages.
+func middle(ctx context.Context) (string, error) {
+	stream, err := rpcClient.test.Stream(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, input := range []int32{0, 1, 2, -7} {
+		if err := stream.Send(&grpctest.TestRequest{Input: input}); err != nil {
+			return "", err
+		}
+	}
+	for i := 0; ; i++ {
+		if _, err := stream.Recv(); err != nil {
+			return fmt.Sprintf("%d %v", i, err), nil
+		}
+	}
+}
+
+// cut has an open stream whose context ends, by itself or by us.
+func cut(ctx context.Context, end func(context.Context) (context.Context, context.CancelFunc)) (string, error) {
+	ctx, cancel := end(ctx)
+	defer cancel()
+	stream, err := rpcClient.test.Stream(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := stream.Send(&grpctest.TestRequest{Input: 1}); err != nil {
+		return "", err
+	}
+	if _, err := stream.Recv(); err != nil {
+		return "", err
+	}
+	if _, timed := ctx.Deadline(); !timed || time.Until(deadline(ctx)) > time.Second {
+		cancel()
+	}
+	_, err = stream.Recv()
+	return fmt.Sprint(err), nil
+}
+
+func deadline(ctx context.Context) time.Time {
+	at, _ := ctx.Deadline()
+	return at
+}
+
 func broker(ctx context.Context) (string, error) {
 	id := rpcClient.broker.NextId()
 	go rpcClient.broker.AcceptAndServe(id, func(options []grpc.ServerOption) *grpc.Server {
@@ -163,6 +266,7 @@ func main() {
 		fmt.Sscan(version, &number)
 		sets[number] = plugin.PluginSet{"test": kv{}}
 	}
+	begun = time.Now()
 	started := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pair[0], MagicCookieValue: pair[1]},
 		VersionedPlugins: sets,
@@ -194,12 +298,34 @@ func main() {
 			value, err = double(ctx)
 		case "stream":
 			value, err = stream(ctx)
+		case "count":
+			value, err = count(ctx, *messages, *messages+1)
+		case "sum":
+			value, err = sum(ctx, *messages)
+		case "early":
+			// The plugin answers although more could come.
+			value, err = sum(ctx, 3, -1)
+		case "middle":
+			value, err = middle(ctx)
+		case "cancel":
+			value, err = cut(ctx, context.WithCancel)
+		case "late":
+			value, err = cut(ctx, func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, 300*time.Millisecond)
+			})
+		case "leave":
+			// Counts for ever, and is left alone.
+			ctx, cancel := context.WithCancel(ctx)
+			value, err = count(ctx, -1, 100)
+			cancel()
 		case "broker":
 			value, err = broker(ctx)
 		case "invoke":
 			value, err = invoke(ctx)
 		case "refuse":
 			value, err = refuse(ctx)
+		case "measure":
+			value, err = measure(ctx)
 		case "bench":
 			value, err = bench(ctx)
 		case "wait":
@@ -223,6 +349,60 @@ func main() {
 	if failed {
 		os.Exit(1)
 	}
+}
+
+// upper has the plugin give a payload back.
+func upper(ctx context.Context, payload []byte) error {
+	reply := new(InvokeReply)
+	request := &InvokeRequest{Method: "upper", Payload: payload}
+	if err := rpcClient.conn.Invoke(ctx, "/mortise.goplugin.v1.PluginService/Invoke", request, reply); err != nil {
+		return err
+	}
+	if len(reply.Payload) != len(payload) {
+		return fmt.Errorf("a reply of %d bytes", len(reply.Payload))
+	}
+	return nil
+}
+
+// measure prints what the benchmarks compare with: the time from the start to the first reply, then of each size the
+// times of so many calls, then of each number of callers the calls in 400 ms; all in nanoseconds, as `name=a,b,c`.
+func measure(ctx context.Context) (string, error) {
+	if err := upper(ctx, []byte("first")); err != nil {
+		return "", err
+	}
+	said := []string{fmt.Sprintf("start=%d", time.Since(begun).Nanoseconds())}
+	for _, size := range []struct{ bytes, calls int }{{64, 2000}, {64 << 10, 400}, {1 << 20, 60}} {
+		payload := make([]byte, size.bytes)
+		times := make([]string, 0, size.calls)
+		for i := 0; i < size.calls; i++ {
+			begun := time.Now()
+			if err := upper(ctx, payload); err != nil {
+				return "", err
+			}
+			times = append(times, fmt.Sprint(time.Since(begun).Nanoseconds()))
+		}
+		said = append(said, fmt.Sprintf("%d=%s", size.bytes, strings.Join(times, ",")))
+	}
+	for _, callers := range []int{1, 8, 64} {
+		const window = 400 * time.Millisecond
+		begun := time.Now()
+		done := make(chan int)
+		for i := 0; i < callers; i++ {
+			go func() {
+				calls, payload := 0, make([]byte, 64)
+				for time.Since(begun) < window && upper(ctx, payload) == nil {
+					calls++
+				}
+				done <- calls
+			}()
+		}
+		calls := 0
+		for i := 0; i < callers; i++ {
+			calls += <-done
+		}
+		said = append(said, fmt.Sprintf("callers%d=%d", callers, int64(float64(calls)/time.Since(begun).Seconds())))
+	}
+	return strings.Join(said, " "), nil
 }
 
 // bench prints the median of many unary calls, in nanoseconds.

@@ -54,7 +54,11 @@ const OTHER_COMPILERS: &[(&str, Compiler)] = &[
 ];
 
 /// Folders of `plugins/` that make sense in one runtime only.
-const ONE_RUNTIME: &[(&str, &str)] = &[("bad-process", "process")];
+const ONE_RUNTIME: &[(&str, &str)] = &[
+    ("bad-process", "process"),
+    ("echo-grpc", "process"),
+    ("echo-1.1-grpc", "process"),
+];
 
 /// Makes a core module.
 #[derive(Clone, Copy)]
@@ -70,8 +74,11 @@ const BELOW_PLUGINS: &[&str] = &[
     "crates/abi",
     "crates/build",
     "crates/contract",
+    "crates/goplugin",
     "crates/sdk",
+    "crates/sdk-go-plugin",
     "crates/sdk-macros",
+    "crates/shm",
     "crates/wire",
     "proto",
     "wit",

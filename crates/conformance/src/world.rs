@@ -47,6 +47,8 @@ pub struct World {
     pub host: Host,
     /// The runtime under test.
     pub runtime: RuntimeName,
+    /// What carries the calls of processes.
+    lane: ProcessLane,
     // Kept last: the host's data goes when the host is gone.
     _data: tempfile::TempDir,
 }
@@ -88,6 +90,7 @@ impl World {
         let world = Self {
             host,
             runtime,
+            lane,
             _data: data,
         };
         world.load("echo", |_| {}).await;
@@ -100,7 +103,12 @@ impl World {
         match self.runtime {
             RuntimeName::Builtin => Source::Builtin(package.to_owned()),
             _ => {
-                let folder = packages().join(package);
+                // A plugin offers gRPC if it was built with that.
+                let built = match self.lane {
+                    ProcessLane::CallStream | ProcessLane::Grpc => "-grpc",
+                    _ => "",
+                };
+                let folder = packages().join(format!("{package}{built}"));
                 assert!(
                     folder.exists(),
                     "{} is not there: run `cargo xtask guests`",

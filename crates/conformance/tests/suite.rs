@@ -6,7 +6,12 @@ use mortise::{manifest::RuntimeName, runtime::process::ProcessLane};
 use mortise_conformance::{CASES, Verdict, bad::Fault, run_over, run_survival};
 
 /// Lanes of the process runtime that a suite of their own pins; what it chooses by itself is in the suite `process`.
-const PINNED: [(&str, ProcessLane); 2] = [("raw", ProcessLane::Raw), ("shm", ProcessLane::Shm)];
+const PINNED: [(&str, ProcessLane); 4] = [
+    ("raw", ProcessLane::Raw),
+    ("shm", ProcessLane::Shm),
+    ("call-stream", ProcessLane::CallStream),
+    ("grpc", ProcessLane::Grpc),
+];
 
 fn main() {
     let arguments = Arguments::from_args();

@@ -1,11 +1,16 @@
 //! Calls by path, with messages as bytes.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use http::uri::PathAndQuery;
 use prost::Message;
+use tokio::net::UnixStream;
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
@@ -13,12 +18,16 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::codec::{BytesCodec, MESSAGE_BYTES_MAX};
+use crate::{
+    codec::{BytesCodec, MESSAGE_BYTES_MAX},
+    transport::{Dial, Wire, channel},
+};
 
 /// A side's services, as the other side calls them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
+    message_bytes_max: usize,
 }
 
 /// What goes beside a request.
@@ -34,7 +43,40 @@ pub struct CallHeaders {
 
 impl Client {
     pub(crate) fn new(channel: Channel) -> Self {
-        Self { channel }
+        Self {
+            channel,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        }
+    }
+
+    /// The same, for messages of at most so many bytes in either direction.
+    #[must_use]
+    pub fn bounded(self, message_bytes_max: usize) -> Self {
+        Self {
+            message_bytes_max,
+            ..self
+        }
+    }
+
+    /// Speaks gRPC over a socket that is open already, as the client. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If HTTP/2 can't begin there.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn over(socket: UnixStream) -> Result<Self, tonic::transport::Error> {
+        let socket = Arc::new(Mutex::new(Some(socket)));
+        let dial: Dial = Arc::new(move || {
+            let socket = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Box::pin(async move {
+                // There is no second one to connect to.
+                socket
+                    .map(Wire::new)
+                    .ok_or_else(|| io::ErrorKind::NotConnected.into())
+            })
+        });
+        Ok(Self::new(channel(dial, false).await?))
     }
 
     /// Calls the unary method at `path`, `/package.Service/Method`.
@@ -95,8 +137,8 @@ impl Client {
 
     async fn grpc(&self) -> Result<Grpc<Channel>, Status> {
         let mut grpc = Grpc::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(self.message_bytes_max)
+            .max_encoding_message_size(self.message_bytes_max);
         grpc.ready()
             .await
             .map_err(|error| Status::unavailable(format!("the connection is gone: {}", causes(&error))))?;

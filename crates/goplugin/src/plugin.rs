@@ -26,7 +26,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use rustix::process::{Pid, getppid};
 use tokio::{
-    net::UnixListener,
+    net::{UnixListener, UnixStream},
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -385,6 +385,25 @@ struct Dispatch {
     core: Option<Core>,
     app: Arc<dyn Service>,
     mirror: Arc<Mirror>,
+}
+
+/// Serves `app`, and nothing of the protocol's own, over a socket that is open already: gRPC's server for somebody who has no use for the rest.
+/// Returns when the client is gone, or after `over` when running calls have finished or had their time.
+pub async fn serve_socket(
+    socket: UnixStream,
+    app: Arc<dyn Service>,
+    over: impl Future<Output = ()> + Send + 'static,
+) {
+    let (wire, client_gone) = Wire::watched(socket);
+    let over = async move {
+        tokio::select! {
+            _ = client_gone => {}
+            () = over => {}
+        }
+    };
+    // Nothing else comes, and the server is not to end for that.
+    let wires = futures_util::stream::iter([wire]).chain(futures_util::stream::pending());
+    serve_wires(None, app, wires, over).await;
 }
 
 /// Serves until `over`, then lets running calls finish for a while.

@@ -1,6 +1,7 @@
 //! What gRPC runs over: a unix socket, a TCP connection, a stream of a multiplexed session, with TLS inside or without.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
@@ -10,7 +11,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
 use tonic::transport::{Channel, Endpoint, Server, server::Connected};
 use tower::service_fn;
 
@@ -27,7 +31,11 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Any connection.
-pub(crate) struct Wire(Box<dyn Duplex>);
+pub(crate) struct Wire {
+    io: Box<dyn Duplex>,
+    /// Somebody learns by its end that the connection was given up.
+    _held: Option<oneshot::Sender<Infallible>>,
+}
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -40,21 +48,36 @@ pub(crate) type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Wire>> + Se
 
 impl Wire {
     pub(crate) fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(io))
+        Self {
+            io: Box::new(io),
+            _held: None,
+        }
+    }
+
+    /// With something that ends when the connection is given up.
+    pub(crate) fn watched(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> (Self, oneshot::Receiver<Infallible>) {
+        let (held, dropped) = oneshot::channel();
+        let wire = Self {
+            io: Box::new(io),
+            _held: Some(held),
+        };
+        (wire, dropped)
     }
 
     /// Puts TLS inside, as the one who connected.
     pub(crate) async fn connect_tls(self, session: Option<&Session>) -> io::Result<Self> {
         let Some(session) = session else { return Ok(self) };
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-        let connecting = tokio_rustls::TlsConnector::from(session.client.clone()).connect(name, self.0);
+        let connecting = tokio_rustls::TlsConnector::from(session.client.clone()).connect(name, self.io);
         within(connecting).await
     }
 
     /// Puts TLS inside, as the one who accepted.
     pub(crate) async fn accept_tls(self, session: Option<&Session>) -> io::Result<Self> {
         let Some(session) = session else { return Ok(self) };
-        within(tokio_rustls::TlsAcceptor::from(session.server.clone()).accept(self.0)).await
+        within(tokio_rustls::TlsAcceptor::from(session.server.clone()).accept(self.io)).await
     }
 }
 
@@ -70,13 +93,13 @@ where
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -84,19 +107,19 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 

@@ -84,7 +84,7 @@ pub struct ProcessSettings {
     pub lane: ProcessLane,
 }
 
-/// What carries frames between host and plugin. All carry the same frames; what differs is what a call costs.
+/// What carries calls between host and plugin. What is said is the same over all of them; what differs is what a call costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ProcessLane {
     /// Shared memory where the system and the plugin have it, else the socket.
@@ -95,11 +95,17 @@ pub enum ProcessLane {
     /// Shared memory beside the socket, at most 9 MiB per plugin, of which only what is used is taken; large payloads are much cheaper. A plugin that
     /// does not offer it is refused.
     Shm,
+    /// The same frames in one stream of gRPC: for a plugin in a language that has gRPC and no lane of ours, and to compare. A plugin that does not offer it
+    /// is refused.
+    CallStream,
+    /// One call of gRPC per call, of the contract's own services. The slowest, and what everything else that speaks gRPC understands. A plugin that
+    /// does not offer it is refused.
+    Grpc,
 }
 
 impl ProcessLane {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Raw, Self::Shm];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Raw, Self::Shm, Self::CallStream, Self::Grpc];
 
     /// As it is written in `mortise.toml`.
     #[must_use]
@@ -108,6 +114,8 @@ impl ProcessLane {
             Self::Auto => "auto",
             Self::Raw => "raw",
             Self::Shm => "shm",
+            Self::CallStream => "call-stream",
+            Self::Grpc => "grpc",
         }
     }
 }
@@ -382,7 +390,7 @@ fn lane(text: &Text<'_>, faults: &mut Faults) -> Option<ProcessLane> {
         faults.add(
             text.span.clone(),
             format!("`{}` is no lane", clip(text.value)),
-            Some("write `auto`, which is the default, `raw` for the socket alone, or `shm` for shared memory or nothing".to_owned()),
+            Some("write `auto`, which is the default, `raw` for the socket alone, `shm` for shared memory or nothing, or `call-stream` or `grpc` for plugins that offer gRPC".to_owned()),
         );
     }
     found

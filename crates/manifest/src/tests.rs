@@ -843,7 +843,7 @@ proptest! {
 }
 
 #[test]
-fn the_lane_of_processes_is_one_of_three_words() {
+fn the_lane_of_processes_is_one_of_a_few_words() {
     let parse = |text: &str| HostConfig::parse(text, "mortise.toml");
     assert_eq!(parse("").unwrap().process.lane, ProcessLane::Auto);
     for lane in ProcessLane::ALL {

@@ -39,6 +39,8 @@ pub(crate) struct Calls {
     stuck_grace: Duration,
     /// The earliest time at which a call counts as stuck may have changed.
     due_changed: Notify,
+    /// [`Calls::close`] was called.
+    closing: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +104,7 @@ impl Calls {
             table: Mutex::default(),
             stuck_grace,
             due_changed: Notify::new(),
+            closing: Notify::new(),
         }
     }
 
@@ -282,12 +285,26 @@ impl Calls {
             table.closed.get_or_insert_with(|| error.clone());
             std::mem::take(&mut table.open)
         };
+        self.closing.notify_waiters();
         for call in open.into_values() {
             match call {
                 Open::Waiting { reply, .. } => drop(reply.send(Err(error.clone()))),
                 Open::Streaming { incoming, .. } => incoming.abort(error.clone()),
                 Open::Abandoned { .. } | Open::Health { .. } => {}
             }
+        }
+    }
+
+    /// Resolves once it was closed, with the error.
+    pub(crate) async fn until_closed(&self) -> CallError {
+        loop {
+            let mut closing = std::pin::pin!(self.closing.notified());
+            // Before it is looked: what comes after that wakes.
+            closing.as_mut().enable();
+            if let Some(error) = self.closed() {
+                return error;
+            }
+            closing.await;
         }
     }
 

@@ -3,6 +3,7 @@
 //! The plugin says who it is, and it must be who its file says it is: a process that answers with another name, version or contract is
 //! not the one that was checked.
 
+use mortise_goplugin::Client;
 use mortise_manifest::ProcessLane;
 use mortise_runtime::Start;
 use mortise_wire::{
@@ -17,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    carried,
     inbox::Inbox,
     transport::{Inlet, Outlet},
 };
@@ -36,6 +38,8 @@ pub(crate) struct Ready {
     pub(crate) window: u32,
     /// Name of the transport.
     pub(crate) lane: &'static str,
+    /// Calls go over it, and not as frames.
+    pub(crate) client: Option<Client>,
     /// Calls that the plugin works on at once.
     pub(crate) concurrency: u32,
 }
@@ -103,7 +107,8 @@ pub(crate) async fn greet(
         stream_bytes: u32::try_from(limits.stream_bytes_max).unwrap_or(u32::MAX),
         lane: lane.to_owned(),
     };
-    let (inlet, mut outlet) = send_welcome(inlet, writer, lane, &encode(Kind::Welcome, &welcome)).await?;
+    let (inlet, mut outlet, client) =
+        send_welcome(inlet, writer, lane, &encode(Kind::Welcome, &welcome)).await?;
     let request = StartRequest {
         config_json: start.config_json.to_string(),
         plugin: metadata.name.clone(),
@@ -117,6 +122,7 @@ pub(crate) async fn greet(
         decoder,
         window,
         lane,
+        client,
         concurrency,
     })
 }
@@ -124,21 +130,41 @@ pub(crate) async fn greet(
 /// The transport, of those that the plugin offers and this system has.
 fn choose(hello: &Hello, wanted: ProcessLane) -> Result<&'static str, Failure> {
     let offers = |lane: &str| hello.lanes.iter().any(|it| it == lane);
-    let shm = cfg!(target_os = "linux") && offers(transport::SHM);
-    match wanted {
-        ProcessLane::Raw => Ok(transport::RAW),
-        ProcessLane::Auto if !shm => Ok(transport::RAW),
-        ProcessLane::Auto | ProcessLane::Shm if shm => Ok(transport::SHM),
-        _ => Err(Failure::Lane(format!(
-            "the host's configuration pins the lane `shm`, and the plugin offers {:?}{}",
-            hello.lanes,
-            if cfg!(target_os = "linux") {
-                ""
-            } else {
-                " on a system that has no sealed shared memory"
-            }
-        ))),
-    }
+    let has_shm = cfg!(target_os = "linux");
+    // Plugins that name none have it; every later one names what it has.
+    let raw = hello.lanes.is_empty() || offers(transport::RAW);
+    let wanted = match wanted {
+        ProcessLane::Raw => [transport::RAW].as_slice(),
+        ProcessLane::Shm => &[transport::SHM],
+        ProcessLane::CallStream => &[transport::CALL_STREAM],
+        ProcessLane::Grpc => &[transport::GRPC],
+        // What is quickest; gRPC only where there is nothing else.
+        ProcessLane::Auto => &[
+            transport::SHM,
+            transport::RAW,
+            transport::CALL_STREAM,
+            transport::GRPC,
+        ],
+    };
+    let chosen = wanted.iter().copied().find(|lane| match *lane {
+        transport::RAW => raw,
+        transport::SHM => has_shm && offers(transport::SHM),
+        lane => offers(lane),
+    });
+    chosen.ok_or_else(|| {
+        let offered = &hello.lanes;
+        Failure::Lane(match wanted {
+            [pinned] => format!(
+                "the host's configuration pins the lane `{pinned}`, and the plugin offers {offered:?}{}",
+                if *pinned == transport::SHM && !has_shm {
+                    " on a system that has no sealed shared memory"
+                } else {
+                    ""
+                }
+            ),
+            _ => format!("the host knows the lanes {wanted:?}, and the plugin offers {offered:?}"),
+        })
+    })
 }
 
 /// Sends Welcome over the socket, and makes the transport of everything after it.
@@ -147,7 +173,19 @@ async fn send_welcome(
     mut writer: OwnedWriteHalf,
     lane: &'static str,
     welcome: &[u8],
-) -> Result<(Inlet, Outlet), Failure> {
+) -> Result<(Inlet, Outlet, Option<Client>), Failure> {
+    let inlet = match inlet {
+        Inlet::Socket(reader) if [transport::CALL_STREAM, transport::GRPC].contains(&lane) => {
+            writer.write_all(welcome).await.map_err(ended)?;
+            let socket = reader
+                .reunite(writer)
+                .map_err(|error| Failure::Io(std::io::Error::other(error)))?;
+            let (inlet, outlet, client) = carried::begin(socket).await.map_err(ended)?;
+            let client = (lane == transport::GRPC).then_some(client);
+            return Ok((Inlet::Carried(inlet), Outlet::Carried(outlet), client));
+        }
+        other => other,
+    };
     #[cfg(target_os = "linux")]
     let inlet = match inlet {
         Inlet::Socket(reader) if lane == transport::SHM => {
@@ -163,13 +201,12 @@ async fn send_welcome(
             let sent = sent.map_err(|_| Failure::Ended { waiting_for: "Ready" })?;
             writer.write_all(&welcome[sent..]).await.map_err(ended)?;
             let (inlet, outlet) = made.begin(reader, writer).map_err(Failure::Io)?;
-            return Ok((Inlet::Shm(inlet), Outlet::Shm(outlet)));
+            return Ok((Inlet::Shm(inlet), Outlet::Shm(outlet), None));
         }
         other => other,
     };
-    let _ = lane;
     writer.write_all(welcome).await.map_err(ended)?;
-    Ok((inlet, Outlet::Socket(writer)))
+    Ok((inlet, Outlet::Socket(writer), None))
 }
 
 async fn send_all(outlet: &mut Outlet, mut bytes: &[u8]) -> Result<(), Failure> {

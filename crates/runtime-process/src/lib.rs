@@ -27,7 +27,7 @@
 //! start what both missed. On macOS there is only the lane's end, at which the SDK exits.
 //!
 //! Reading order: [`ProcessConfig`], `spawner` (how a process begins and ends), `watched` (what is heard of it), `dialect`, `instance` and `supervise` (what stands
-//! around every plugin). Then what the SDK speaks: `handshake`, `shared` and `calls` (what callers see), `streams`, `transport` (what carries frames), `lane` (frames
+//! around every plugin). Then what the SDK speaks: `handshake`, `shared` and `calls` (what callers see), `streams`, `transport` (what carries frames; `carried`: over gRPC), `over_grpc` (calls that are no frames), `lane` (frames
 //! out), `inbox` (frames in), `conversation`; and beside it `goplugin`. Last `memory`, `disk`, `proxy`, `output`.
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,8 @@ mod inspect;
 #[cfg(unix)]
 mod calls;
 #[cfg(unix)]
+mod carried;
+#[cfg(unix)]
 mod conversation;
 #[cfg(unix)]
 mod dialect;
@@ -44,6 +46,8 @@ mod dialect;
 mod disk;
 #[cfg(unix)]
 mod goplugin;
+#[cfg(unix)]
+mod grpc;
 #[cfg(unix)]
 mod handshake;
 #[cfg(unix)]
@@ -60,6 +64,8 @@ mod lane;
 mod memory;
 #[cfg(unix)]
 mod output;
+#[cfg(unix)]
+mod over_grpc;
 #[cfg(unix)]
 mod proxy;
 #[cfg(unix)]

@@ -204,6 +204,7 @@ impl ProcessRuntime {
             lane: lane::Sender::new(greeted.outlet, greeted.window),
             lane_name: greeted.lane,
             slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),
+            client: greeted.client,
         });
         let left_over = shared.clone();
         let writer = OwnedTask::spawn(async move { left_over.lane.write_left_over().await });
@@ -535,7 +536,7 @@ fn start_failed(
         (Some(Failure::Lane(how)), _) => (
             Kind::Unsupported,
             how,
-            "set `lane = \"auto\"` for the process runtime, or build the plugin with an SDK that has it",
+            "set `lane = \"auto\"` in `[runtime.process]`, or build the plugin so that it offers that lane: `mortise_sdk_go_plugin::main!` in its src/main.rs gives it `grpc` and `call-stream`",
         ),
         (Some(Failure::Mismatch(how)), _) => (Kind::Tampered, format!("{how}{last_words}"), build),
         (Some(Failure::OtherLane(how)), _) => (Kind::AbiMismatch, format!("{how}{last_words}"), build),

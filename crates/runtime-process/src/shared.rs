@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_goplugin::Client;
 use mortise_manifest::Limits;
 use mortise_runtime::{
     CallContext, CallError, CallErrorKind, HostServices, MethodIndex, StreamHandle, stream,
@@ -37,14 +38,16 @@ pub(crate) struct Shared {
     pub(crate) lane_name: &'static str,
     /// One permit for each call that the plugin works on at once.
     pub(crate) slots: Arc<Semaphore>,
+    /// Calls go over it, where they are no frames.
+    pub(crate) client: Option<Client>,
 }
 
 /// An open call whose caller still waits.
-struct Waiting<'a> {
-    shared: &'a Shared,
-    id: u64,
-    deadline: Instant,
-    over: bool,
+pub(crate) struct Waiting<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) id: u64,
+    pub(crate) deadline: Instant,
+    pub(crate) over: bool,
 }
 
 // === impl Shared ===
@@ -152,7 +155,12 @@ impl Plugin for Shared {
         let deadline = cx
             .deadline
             .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let called = self.call_until(cx, method, payload, deadline);
+        let called = async {
+            match &self.client {
+                None => self.call_until(cx, method, payload, deadline).await,
+                Some(client) => self.call_over(client, cx, method, payload, deadline).await,
+            }
+        };
         tokio::time::timeout_at(deadline.into(), called)
             .await
             .unwrap_or_else(|_| Err(self.too_late(method)))
@@ -171,7 +179,10 @@ impl Plugin for Shared {
         cx: &CallContext,
         method: MethodIndex,
     ) -> Result<StreamHandle, CallError> {
-        self.open_stream(cx, method).await
+        match &self.client {
+            None => self.open_stream(cx, method).await,
+            Some(client) => self.open_over(client, cx, method).await,
+        }
     }
 
     async fn health(&self) -> Result<Health, CallError> {

@@ -1,12 +1,14 @@
-//! What carries the bytes of frames: the socket itself, or shared memory beside it.
+//! What carries the bytes of frames: the socket itself, shared memory beside it, or a stream of gRPC on it.
 //!
-//! Both are a stream of bytes in each direction. The frames, their order and everything that is built of them are the same; only this module knows
+//! Each is a stream of bytes in each direction. The frames, their order and everything that is built of them are the same; only this module knows
 //! which it is.
 
 use std::io::{self, IoSlice};
 
 use bytes::BytesMut;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::carried;
 
 /// What is read at once, at least.
 const READ_BYTES: usize = 64 << 10;
@@ -15,6 +17,7 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) enum Outlet {
     Socket(OwnedWriteHalf),
+    Carried(carried::Outlet),
     #[cfg(target_os = "linux")]
     Shm(shared::Outlet),
 }
@@ -23,6 +26,7 @@ pub(crate) enum Outlet {
 #[derive(Debug)]
 pub(crate) enum Inlet {
     Socket(OwnedReadHalf),
+    Carried(carried::Inlet),
     #[cfg(target_os = "linux")]
     Shm(shared::Inlet),
 }
@@ -37,6 +41,7 @@ impl Outlet {
     pub(crate) fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.try_write_vectored(pieces),
+            Self::Carried(carried) => carried.try_write(pieces),
             #[cfg(target_os = "linux")]
             Self::Shm(shm) => shm.try_write(pieces),
         }
@@ -46,6 +51,7 @@ impl Outlet {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Socket(socket) => socket.writable().await,
+            Self::Carried(carried) => carried.writable().await,
             #[cfg(target_os = "linux")]
             Self::Shm(shm) => shm.writable().await,
         }
@@ -68,6 +74,7 @@ impl Inlet {
                 }
                 socket.read_buf(buffer).await
             }
+            Self::Carried(carried) => carried.read(buffer).await,
             #[cfg(target_os = "linux")]
             Self::Shm(shm) => shm.read(buffer).await,
         }

@@ -61,6 +61,56 @@ mod double {
             }
             Ok(PrintKvResponse {})
         }
+
+        /// Gives back what it gets; a negative number is an error.
+        fn stream(
+            &self,
+            cx: &Cx,
+            requests: &mut Requests<TestRequest>,
+            replies: &mut Replies<TestResponse>,
+        ) -> Result<()> {
+            loop {
+                match requests.receive() {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(TestRequest { input })) if input < 0 => {
+                        return Err(Status::failed_precondition(format_args!("{input} is negative"))
+                            .with_detail("type.test/detail", vec![1, 2, 3]));
+                    }
+                    Ok(Some(TestRequest { input })) => replies.send(TestResponse { output: input })?,
+                    Err(status) => {
+                        warn!(cx, { code = status.kind(), cancelled = cx.is_cancelled() }, "the stream broke off");
+                        return Err(status);
+                    }
+                }
+            }
+        }
+
+        /// Counts up to a number; towards a negative one it counts for ever.
+        fn count(&self, cx: &Cx, request: TestRequest, replies: &mut Replies<TestResponse>) -> Result<()> {
+            for output in 0.. {
+                if output == request.input {
+                    break;
+                }
+                if let Err(status) = replies.send(TestResponse { output }) {
+                    warn!(cx, { code = status.kind(), cancelled = cx.is_cancelled() }, "the count broke off");
+                    return Err(status);
+                }
+            }
+            Ok(())
+        }
+
+        /// Adds up; a negative number is the last.
+        fn sum(&self, _: &Cx, requests: &mut Requests<TestRequest>) -> Result<TestResponse> {
+            let mut output = 0;
+            for request in requests {
+                let TestRequest { input } = request?;
+                if input < 0 {
+                    break;
+                }
+                output += input;
+            }
+            Ok(TestResponse { output })
+        }
     }
 }
 

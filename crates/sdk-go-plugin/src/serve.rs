@@ -20,6 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt as _};
 use mortise_goplugin::{
     BoxFuture, Cookie, Invitation, Invoked, LogEvent, LogLevel, Plugin as Listening, PluginOptions, Service,
     Shape, plugin::Orphan,
@@ -27,9 +28,9 @@ use mortise_goplugin::{
 use mortise_sdk::{
     CallHead, Cx, Header, StartRequest, Status,
     guest::{Method, Plugin},
-    process::Dialect,
+    process::{Carrier, Dialect},
 };
-use mortise_wire::Metadata;
+use mortise_wire::{Metadata, MethodKind, StreamLink};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use rustix::{
@@ -41,7 +42,9 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use crate::{
     call::{Call, Cancel, CancelOnDrop},
+    lane::GrpcCarrier,
     log::Logger,
+    stream,
 };
 
 /// The plugin's configuration, JSON text, if the host's operator sets it.
@@ -95,6 +98,10 @@ impl GoPlugin {
 }
 
 impl Dialect for GoPlugin {
+    fn carrier(&self) -> Option<Box<dyn Carrier>> {
+        Some(Box::new(GrpcCarrier))
+    }
+
     fn serve<P: Plugin>(self) -> ExitCode {
         let (name, version) = (P::BUILD.name, P::BUILD.version);
         let Some(cookie) = Cookie::parse(self.cookie) else {
@@ -205,27 +212,63 @@ impl<P: Plugin> Work<P> {
         })
     }
 
+    /// What a method sees of a call.
+    fn cx(&self, head: CallHead, arrived: Instant, cancel: Arc<Cancel>) -> Cx<Call> {
+        Cx::new(Call {
+            started: self.started.clone(),
+            head,
+            arrived,
+            cancel,
+            logger: self.logger.clone(),
+        })
+    }
+
     fn call(
         &self,
         method: &Method<P>,
         head: CallHead,
+        arrived: Instant,
         cancel: Arc<Cancel>,
         payload: &[u8],
     ) -> Result<Vec<u8>, Status> {
-        let cx = Cx::new(Call {
-            started: self.started.clone(),
-            head,
-            arrived: Instant::now(),
-            cancel,
-            logger: self.logger.clone(),
-        });
+        let cx = self.cx(head, arrived, cancel);
         guarded(|| (method.invoke)(&self.plugin, &cx, payload))
+    }
+
+    fn stream(
+        &self,
+        method: &Method<P>,
+        head: CallHead,
+        arrived: Instant,
+        cancel: Arc<Cancel>,
+        link: &dyn StreamLink,
+    ) -> Result<(), Status> {
+        let cx = self.cx(head, arrived, cancel);
+        guarded(|| (method.stream)(&self.plugin, &cx, link))
+    }
+}
+
+impl<P: Plugin> Served<P> {
+    fn method(&self, invoked: &Invoked<'_>) -> Result<&'static Method<P>, tonic::Status> {
+        let found = self.0.methods.get(invoked.method).copied();
+        found.ok_or_else(|| {
+            tonic::Status::unimplemented(format!("`{}` is no method of this plugin", invoked.method))
+        })
+    }
+
+    fn head(&self, invoked: &Invoked<'_>) -> CallHead {
+        head(self.0.next_call.fetch_add(1, Ordering::Relaxed), invoked)
     }
 }
 
 impl<P: Plugin> Service for Served<P> {
     fn shape(&self, method: &str) -> Option<Shape> {
-        self.0.methods.contains_key(method).then_some(Shape::Unary)
+        let method = self.0.methods.get(method)?;
+        Some(if MethodKind::of_flags(method.flags).streams() {
+            Shape::Streaming
+        } else {
+            Shape::Unary
+        })
     }
 
     fn call<'a>(
@@ -233,16 +276,12 @@ impl<P: Plugin> Service for Served<P> {
         invoked: Invoked<'a>,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, tonic::Status>> {
-        let Some(method) = self.0.methods.get(invoked.method).copied() else {
-            let why = format!("`{}` is no method of this plugin", invoked.method);
-            return Box::pin(async move { Err(tonic::Status::unimplemented(why)) });
-        };
-        let work = self.0.clone();
-        let head = head(work.next_call.fetch_add(1, Ordering::Relaxed), &invoked);
-        let cancel = Arc::new(Cancel::default());
-        let cancelling = CancelOnDrop(cancel.clone());
         Box::pin(async move {
-            let running = spawn_blocking(move || work.call(method, head, cancel, &payload));
+            let (work, method) = (self.0.clone(), self.method(&invoked)?);
+            let (head, arrived) = (self.head(&invoked), Instant::now());
+            let cancel = Arc::new(Cancel::default());
+            let cancelling = CancelOnDrop(cancel.clone());
+            let running = spawn_blocking(move || work.call(method, head, arrived, cancel, &payload));
             let outcome = running.await;
             drop(cancelling);
             match outcome {
@@ -250,6 +289,26 @@ impl<P: Plugin> Service for Served<P> {
                 Err(error) => Err(tonic::Status::internal(error.to_string())),
             }
         })
+    }
+
+    fn stream<'a>(
+        &'a self,
+        invoked: Invoked<'a>,
+        messages: BoxStream<'static, Result<Bytes, tonic::Status>>,
+    ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes, tonic::Status>>, tonic::Status>> {
+        let begun = self.method(&invoked).map(|method| {
+            let (work, head, arrived) = (self.0.clone(), self.head(&invoked), Instant::now());
+            let deadline = invoked.timeout.and_then(|left| arrived.checked_add(left));
+            let cancel = Arc::new(Cancel::default());
+            let (streaming, replies) = stream::open(messages, deadline, CancelOnDrop(cancel.clone()));
+            // It ends with the method, which is woken by whatever ends the call.
+            spawn_blocking(move || {
+                let outcome = work.stream(method, head, arrived, cancel, &streaming);
+                streaming.finish(outcome);
+            });
+            replies.boxed()
+        });
+        Box::pin(std::future::ready(begun))
     }
 
     fn descriptors(&self) -> (FileDescriptorSet, Vec<String>) {
@@ -278,7 +337,7 @@ impl<P: Plugin> Service for Served<P> {
     }
 }
 
-fn head(call_id: u64, invoked: &Invoked<'_>) -> CallHead {
+pub(crate) fn head(call_id: u64, invoked: &Invoked<'_>) -> CallHead {
     let text = |name: &str| {
         invoked
             .metadata
@@ -306,7 +365,10 @@ fn headers(metadata: &MetadataMap) -> Vec<Header> {
             return None;
         };
         let name = name.as_str();
-        if name.starts_with("grpc-") || matches!(name, "te" | "content-type" | "user-agent" | "traceparent") {
+        if name.starts_with("grpc-")
+            || name.starts_with("mortise-")
+            || matches!(name, "te" | "content-type" | "user-agent" | "traceparent")
+        {
             return None;
         }
         Some(Header {
@@ -318,7 +380,7 @@ fn headers(metadata: &MetadataMap) -> Vec<Header> {
 }
 
 /// Our status is `google.rpc.Status` and one field more, so its details travel as gRPC's own do.
-fn to_tonic(status: &Status) -> tonic::Status {
+pub(crate) fn to_tonic(status: &Status) -> tonic::Status {
     let code = tonic::Code::from_i32(status.kind() as i32);
     if status.details.is_empty() {
         tonic::Status::new(code, status.message.clone())

@@ -24,6 +24,8 @@ use std::process::ExitCode;
 use crate::guest::Plugin;
 
 #[cfg(unix)]
+mod carrier;
+#[cfg(unix)]
 mod lane;
 #[cfg(unix)]
 mod relief;
@@ -34,13 +36,22 @@ mod transport;
 #[cfg(unix)]
 mod work;
 
+#[cfg(unix)]
+pub use carrier::{Answer, Calls, Carried, CarriedCall, Carrier, Sink, Source};
+
 /// Exit code of an executable that was not started by a host.
 const EXIT_USAGE: u8 = 64;
 
-/// What an executable speaks when no Mortise host started it. A crate of its own implements it, so that this one needs no executor and no socket.
-pub trait Dialect {
-    /// Serves whoever started this process, or says that nobody did.
+/// What an executable can speak beside this crate's own. A crate of its own implements it, so that this one needs no executor and no gRPC.
+pub trait Dialect: Sized {
+    /// Serves whoever started this process, if it was no Mortise host, or says that nobody did.
     fn serve<P: Plugin>(self) -> ExitCode;
+
+    /// Further transports that a Mortise host may choose.
+    #[cfg(unix)]
+    fn carrier(&self) -> Option<Box<dyn Carrier>> {
+        None
+    }
 }
 
 /// The dialect of an executable that has no other.
@@ -60,7 +71,7 @@ pub fn main_with<P: Plugin>(metadata: &'static [u8], other: impl Dialect) -> Exi
     #[cfg(unix)]
     if let Some(fd) = std::env::var_os(mortise_wire::frame::ENV_LANE_FD) {
         return match lane::inherited(&fd) {
-            Ok(socket) => work::serve::<P>(socket),
+            Ok(socket) => work::serve::<P>(socket, other.carrier()),
             Err(why) => {
                 eprintln!("{} {}: {why}", P::BUILD.name, P::BUILD.version);
                 ExitCode::from(EXIT_USAGE)

@@ -227,12 +227,30 @@ pub fn split_call(mut body: Bytes) -> Result<(u32, Bytes, Bytes), FrameError> {
     Ok((number, head, body))
 }
 
-/// Names of the transports that carry frames, as Hello and Welcome say them.
+/// Names of the transports that carry frames, as Hello and Welcome say them, and what the two over gRPC are made of.
 pub mod transport {
     /// The unix socket itself.
     pub const RAW: &str = "raw";
     /// Shared memory, with the socket beside it.
     pub const SHM: &str = "shm";
+    /// HTTP/2 on the socket from the byte behind Welcome on, with the plugin as its server. The host opens the stream [`FRAMES`], which carries all frames.
+    pub const CALL_STREAM: &str = "call-stream";
+    /// The same; but calls are gRPC's own, one HTTP/2 stream each, of the contract's services. The frames beside them are those that belong to no
+    /// call of the host's: Start and Ready, the plugin's own calls and log lines, health, the end. A call that the host gives up is told by Cancel too,
+    /// and the plugin answers that, and only that, with End.
+    pub const GRPC: &str = "grpc";
+
+    /// The method of the stream of frames. Its messages are `mortise.plugin.v1.Piece`, both ways.
+    pub const FRAMES: &str = "mortise.plugin.v1.Lane/Frames";
+    /// Most bytes of one `Piece`.
+    pub const PIECE_BYTES_MAX: usize = 256 << 10;
+
+    /// Header of a call over [`GRPC`]: its number in `CallHead.call_id`. Deadline, trace and the caller's headers travel as gRPC has them.
+    pub const CALL_ID: &str = "mortise-call-id";
+    /// Header of a call over [`GRPC`]: `CallHead.depth`.
+    pub const DEPTH: &str = "mortise-depth";
+    /// Header of a call over [`GRPC`]: `CallHead.caller`.
+    pub const CALLER: &str = "mortise-caller";
 }
 
 /// Turns a peer's bytes into frames.
@@ -265,6 +283,19 @@ impl Decoder {
     /// The buffer to read into directly; bytes are appended at its end.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Bytes that are missing to the next whole header or frame: who reads no more than that has read nothing past it.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        let Some(length) = self.buffer.first_chunk::<4>() else {
+            return HEADER_BYTES - self.buffer.len();
+        };
+        let body = u32::from_le_bytes(*length).min(self.body_bytes_max) as usize;
+        match self.buffer.len().checked_sub(HEADER_BYTES) {
+            Some(there) => body.saturating_sub(there),
+            None => HEADER_BYTES - self.buffer.len(),
+        }
     }
 
     /// The next whole frame, if there is one.
@@ -303,3 +334,6 @@ impl Decoder {
         Ok(Some(Frame { kind, call_id, body }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,32 +1,27 @@
 //! One plugin of this dialect: its calls, and what the supervisor hears and says.
 
 use std::{
-    error::Error as _,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
-use mortise_goplugin::{CallHeaders, Connection};
+use mortise_goplugin::Connection;
 use mortise_manifest::Limits;
 use mortise_runtime::{
-    CallContext, CallError, CallErrorKind, MethodIndex, PipeReceiver, PipeSender, StreamHandle, pipe,
-    stream as port,
+    CallContext, CallError, CallErrorKind, MethodIndex, StreamHandle, pipe, stream as port,
 };
-use mortise_wire::{Code, Health, Metadata, MethodKind, Status};
-use prost::Message as _;
-use tokio::sync::{oneshot, watch};
+use mortise_wire::{Health, Metadata, MethodKind};
+use tokio::sync::watch;
 
 use crate::{
     dialect::{Conversation, Over, Plugin},
+    grpc::{self, Peer, Streamed},
     watched::OwnedTask,
 };
 
 /// How long the plugin may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection that broke is usually a process that ends; its end is waited for, because it is the better reason.
-const EXIT_WAIT: Duration = Duration::from_millis(500);
 
 /// What the tasks of one instance share.
 pub(super) struct Shared {
@@ -65,7 +60,17 @@ impl Shared {
         MethodKind::of_flags(flags)
     }
 
-    /// Resolves once nothing can be called any more, with why.
+    fn deadline(&self, cx: &CallContext) -> Instant {
+        cx.deadline
+            .unwrap_or_else(|| Instant::now() + self.limits.deadline)
+    }
+}
+
+impl Peer for Shared {
+    fn plugin_name(&self) -> &str {
+        &self.metadata.name
+    }
+
     async fn is_over(&self) -> CallError {
         let mut over = self.over.subscribe();
         let error = over.wait_for(Option::is_some).await.map(|error| error.clone());
@@ -74,45 +79,6 @@ impl Shared {
             // It never closes: `self` holds its other end.
             _ => std::future::pending().await,
         }
-    }
-
-    fn deadline(&self, cx: &CallContext) -> Instant {
-        cx.deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline)
-    }
-
-    fn late(&self, path: &str) -> CallError {
-        CallError::late(self.name(), path.trim_start_matches('/'))
-    }
-
-    fn lost(&self, path: &str) -> CallError {
-        let why = format!(
-            "the connection to plugin `{}` broke during {}",
-            self.name(),
-            path.trim_start_matches('/')
-        );
-        CallError::new(CallErrorKind::GuestFault, why)
-            .with_hint("see the plugin's last log lines; other plugins are not affected")
-    }
-
-    /// What gRPC says, in our words. A status with a cause was made on this side: the connection broke.
-    async fn error(&self, status: tonic::Status, path: &str, deadline: Instant) -> CallError {
-        // gRPC's own timer runs beside ours, and may be first.
-        if Instant::now() >= deadline {
-            return self.late(path);
-        }
-        if status.source().is_some() || status.message() == "transport error" {
-            let ended = tokio::time::timeout(EXIT_WAIT, self.is_over()).await;
-            return ended.unwrap_or_else(|_| self.lost(path));
-        }
-        // Its details are a `google.rpc.Status`, which ours is too.
-        let details = Status::decode(status.details()).unwrap_or_default();
-        CallError::returned(Status {
-            code: Code::from_i32(status.code() as i32) as i32,
-            message: status.message().to_owned(),
-            details: details.details,
-            retryable: details.retryable,
-        })
     }
 }
 
@@ -142,14 +108,14 @@ impl Plugin for Shared {
             return Err(port::not_unary(path.trim_start_matches('/'), kind));
         }
         let deadline = self.deadline(cx);
-        let headers = headers(cx, deadline);
+        let headers = grpc::headers(cx, deadline);
         tokio::select! {
             biased;
             outcome = self.connection.call(path, &headers, payload) => match outcome {
                 Ok(reply) => Ok(reply),
-                Err(status) => Err(self.error(status, path, deadline).await),
+                Err(status) => Err(grpc::error(self, status, path, deadline).await),
             },
-            () = tokio::time::sleep_until(deadline.into()) => Err(self.late(path)),
+            () = tokio::time::sleep_until(deadline.into()) => Err(grpc::late(self, path)),
             error = self.is_over() => Err(error),
         }
     }
@@ -171,14 +137,16 @@ impl Plugin for Shared {
         let (requests, to_send) = pipe((&self.limits).into());
         let (received, replies) = pipe((&self.limits).into());
         // It ends with the call: at the latest at its deadline.
-        tokio::spawn(run_stream(
-            self.clone(),
+        let call = Streamed {
+            client: self.connection.client().clone(),
             path,
-            headers(cx, deadline),
+            headers: grpc::headers(cx, deadline),
             deadline,
-            to_send,
-            received,
-        ));
+            bytes_max: self.limits.payload_bytes_max,
+            requests: to_send,
+            replies: received,
+        };
+        tokio::spawn(grpc::run_stream(self.clone(), call));
         Ok(StreamHandle {
             requests: Box::new(requests),
             replies: Box::new(replies),
@@ -238,81 +206,4 @@ impl Conversation for GoConversation {
 
     /// What it has answered is with the callers already, or lost with its connection.
     async fn settle(&mut self) {}
-}
-
-/// Moves messages between the pipes and gRPC until the call is over, however it ends.
-async fn run_stream(
-    shared: Arc<Shared>,
-    path: String,
-    headers: CallHeaders,
-    deadline: Instant,
-    requests: PipeReceiver,
-    mut replies: PipeSender,
-) {
-    let replies_end = replies.abort_handle();
-    let (broken, is_broken) = oneshot::channel();
-    let exchange = async {
-        let outgoing = outgoing(requests, broken);
-        let mut incoming = match shared.connection.stream(&path, &headers, outgoing).await {
-            Ok(incoming) => incoming,
-            Err(status) => return Err(shared.error(status, &path, deadline).await),
-        };
-        loop {
-            match incoming.message().await {
-                Ok(Some(message)) => {
-                    if replies.send(message).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(None) => return Ok(()),
-                Err(status) => return Err(shared.error(status, &path, deadline).await),
-            }
-        }
-    };
-    let sender_gone = async {
-        match is_broken.await {
-            Ok(why) => why,
-            // All was sent.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    // Leaving the selection drops the exchange, and that resets gRPC's stream: the plugin's context is cancelled.
-    let aborted = tokio::select! {
-        outcome = exchange => Err(outcome),
-        why = sender_gone => Ok(why),
-        () = replies_end.over() => Err(Ok(())),
-        () = tokio::time::sleep_until(deadline.into()) => Ok(shared.late(&path)),
-        error = shared.is_over() => Ok(error),
-    };
-    match aborted {
-        Ok(why) => replies_end.abort(why),
-        Err(outcome) => replies.end(outcome),
-    }
-}
-
-/// The requests as gRPC takes them. A sender that went away before its end is told to `broken`, and its stream has no end.
-fn outgoing(
-    requests: PipeReceiver,
-    broken: oneshot::Sender<CallError>,
-) -> impl Stream<Item = Bytes> + Send + 'static {
-    stream::unfold((requests, broken), |(mut requests, broken)| async move {
-        match requests.next().await {
-            Ok(Some(message)) => Some((message, (requests, broken))),
-            Ok(None) => None,
-            Err(why) => {
-                let _ = broken.send(why);
-                std::future::pending().await
-            }
-        }
-    })
-}
-
-fn headers(cx: &CallContext, deadline: Instant) -> CallHeaders {
-    let own = cx.metadata.iter().map(|it| (it.name.clone(), it.value.clone()));
-    let traced =
-        Some(("traceparent".to_owned(), cx.traceparent.to_string())).filter(|(_, value)| !value.is_empty());
-    CallHeaders {
-        timeout: Some(deadline.saturating_duration_since(Instant::now())),
-        metadata: own.chain(traced).collect(),
-    }
 }

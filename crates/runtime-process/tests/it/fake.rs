@@ -17,7 +17,10 @@ use mortise_wire::{
 };
 use prost::Message;
 
-use crate::fixture;
+use crate::{
+    fake_grpc::{self, Grpc},
+    fixture,
+};
 
 /// Set for the plugin: how it behaves until it is ready.
 pub(crate) const ENV_FAKE: &str = "MORTISE_FAKE";
@@ -38,6 +41,8 @@ pub(crate) enum Begin {
     ExitsAfterHello,
     CallsHostInStart,
     WorksOnOneCallAtOnce,
+    /// It offers the lanes over gRPC and no other.
+    Grpc(Grpc),
 }
 
 impl Begin {
@@ -60,6 +65,11 @@ impl Begin {
     pub(crate) fn name(self) -> String {
         format!("{self:?}")
     }
+
+    fn named(name: &str) -> Option<Self> {
+        let grpc = Grpc::ALL.map(Self::Grpc);
+        Self::ALL.into_iter().chain(grpc).find(|it| it.name() == name)
+    }
 }
 
 /// Becomes the plugin if the runtime started us, else passes.
@@ -68,7 +78,7 @@ fn plugin() {
     let Ok(begin) = std::env::var(ENV_FAKE) else {
         return;
     };
-    let begin = Begin::ALL.into_iter().find(|it| it.name() == begin).unwrap();
+    let begin = Begin::named(&begin).unwrap();
     Fake::run(begin);
 }
 
@@ -126,7 +136,12 @@ impl Fake {
             while let Some(frame) = decoder.next().unwrap() {
                 fake.clone().take(begin, frame);
             }
-            match reader.read(&mut chunk) {
+            // Behind Welcome another lane may begin.
+            let most = match begin {
+                Begin::Grpc(_) => decoder.missing(),
+                _ => chunk.len(),
+            };
+            match reader.read(&mut chunk[..most]) {
                 // The rule: the end of the lane is the end of the plugin.
                 Ok(0) | Err(_) => process::exit(0),
                 Ok(read) => decoder.push(&chunk[..read]),
@@ -141,6 +156,10 @@ impl Fake {
         match frame.kind {
             Kind::Welcome => {
                 assert_eq!(Welcome::decode(frame.body).unwrap().lane_version, LANE_VERSION);
+                if matches!(begin, Begin::Grpc(_)) {
+                    let socket = self.socket.lock().unwrap().try_clone().unwrap();
+                    fake_grpc::run(begin, socket);
+                }
             }
             Kind::Start => {
                 thread::spawn(move || self.start(begin, &StartRequest::decode(frame.body).unwrap()));
@@ -512,7 +531,13 @@ fn hello(begin: Begin) -> Hello {
         } else {
             64
         },
-        lanes: vec![frame::transport::RAW.to_owned()],
+        lanes: match begin {
+            Begin::Grpc(_) => vec![
+                frame::transport::CALL_STREAM.to_owned(),
+                frame::transport::GRPC.to_owned(),
+            ],
+            _ => vec![frame::transport::RAW.to_owned()],
+        },
     }
 }
 

@@ -5,6 +5,7 @@
 #![cfg(unix)]
 
 mod fake;
+mod fake_grpc;
 mod fixture;
 #[path = "../../../../tests/go.rs"]
 mod go;
@@ -16,6 +17,7 @@ mod calls;
 mod environment;
 mod faults;
 mod goplugin;
+mod grpc;
 mod host_calls;
 mod leaks;
 mod output;

@@ -63,6 +63,58 @@ fn an_unmodified_go_host_drives_it_plain_and_with_mutual_tls() {
 }
 
 #[test]
+fn streams_of_all_three_kinds_under_an_unmodified_go_host() {
+    const EXPECTED: [(&str, &str); 9] = [
+        ("stream", "ok 5000"),
+        ("leave", "ok 100 and more"),
+        ("count", "ok 5000 EOF"),
+        ("sum", "ok 5000 EOF"),
+        ("early", "ok 3 EOF"),
+        (
+            "middle",
+            "ok 3 rpc error: code = FailedPrecondition desc = -7 is negative",
+        ),
+        ("cancel", "ok rpc error: code = Canceled desc = context canceled"),
+        (
+            "late",
+            "ok rpc error: code = DeadlineExceeded desc = context deadline exceeded",
+        ),
+        ("kill", "ok true"),
+    ];
+    for mtls in [&[][..], &["-mtls"]] {
+        let steps = EXPECTED.map(|(step, _)| step).join(",");
+        let arguments = [mtls, &["-steps", &steps]].concat();
+        let Some((steps, log)) = drive(&arguments) else {
+            return;
+        };
+        for (step, outcome) in EXPECTED {
+            assert_eq!(
+                steps.get(step).map(String::as_str),
+                Some(outcome),
+                "{step} {mtls:?}\n{log}"
+            );
+        }
+        // The methods heard of it: one of the caller that went, one of its deadline.
+        for (message, code) in [
+            ("the stream broke off", "CANCELLED"),
+            ("the stream broke off", "DEADLINE_EXCEEDED"),
+            ("the count broke off", "CANCELLED"),
+        ] {
+            let message = format!(r#""@message":"{message}""#);
+            let of_it: Vec<&str> = log.lines().filter(|line| line.contains(&message)).collect();
+            assert!(
+                of_it
+                    .iter()
+                    .any(|line| line.contains(&format!(r#""code":"{code}""#))
+                        && line.contains(r#""cancelled":"true""#)),
+                "{message} {code}: {of_it:?}"
+            );
+        }
+        assert!(!log.contains("exit status"), "{log}");
+    }
+}
+
+#[test]
 fn versions_are_negotiated() {
     for (versions, expected) in [("1", "ok 1"), ("2,1", "ok 2")] {
         let Some((steps, log)) = drive(&["-versions", versions, "-steps", "double,kill"]) else {

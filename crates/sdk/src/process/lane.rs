@@ -29,7 +29,10 @@ use mortise_wire::{
 };
 use prost::Message as _;
 
-use super::transport::{Inlet, Outlet};
+use super::{
+    carrier::{Calls, Carrier},
+    transport::{Inlet, Outlet},
+};
 use crate::Result;
 
 /// Largest frame before the two sides have agreed on one.
@@ -73,7 +76,6 @@ pub(super) enum ReadError {
     /// The host sent something else.
     Frame(FrameError),
     /// It broke the rules of the transport.
-    #[cfg(all(target_os = "linux", feature = "shm"))]
     Transport(String),
 }
 
@@ -109,9 +111,9 @@ pub(super) fn inherited(number: &OsStr) -> Result<UnixStream, String> {
 // === impl Lane ===
 
 impl Lane {
-    pub(super) fn new(socket: &UnixStream) -> io::Result<(Self, Reader)> {
+    pub(super) fn new(socket: &UnixStream, carrier: Option<Box<dyn Carrier>>) -> io::Result<(Self, Reader)> {
         let reader = Reader {
-            inlet: Inlet::socket(socket.try_clone()?),
+            inlet: Inlet::socket(socket.try_clone()?, carrier),
             decoder: Decoder::new(FRAME_BYTES_BEFORE_WELCOME),
         };
         let lane = Self {
@@ -322,6 +324,16 @@ impl Lane {
             })
     }
 
+    /// Before the process ends: what was sent will arrive.
+    pub(super) fn flush(&self) {
+        lock(&self.outlet).flush();
+    }
+
+    /// Before the process ends in good order.
+    pub(super) fn close(&self) {
+        lock(&self.outlet).close();
+    }
+
     fn write(&self, prefix: &[u8], payload: &[u8]) {
         let mut pieces = [IoSlice::new(prefix), IoSlice::new(payload)];
         lock(&self.outlet).send_all(&mut pieces);
@@ -331,6 +343,16 @@ impl Lane {
 // === impl Reader ===
 
 impl Reader {
+    /// The transports that this process can use, best first.
+    pub(super) fn offered(&self) -> Vec<String> {
+        self.inlet.offered()
+    }
+
+    /// Calls may come beside the frames from now on; false if the transport has none.
+    pub(super) fn take_calls(&mut self, calls: &'static dyn Calls) -> bool {
+        self.inlet.take_calls(calls)
+    }
+
     pub(super) fn next(&mut self) -> Result<Frame, ReadError> {
         READS.set(true);
         loop {
@@ -345,6 +367,13 @@ impl Reader {
 /// This thread has given the reader up: from here on it may wait.
 pub(super) fn reads_no_longer() {
     READS.set(false);
+}
+
+/// Runs something on a thread without which nothing is read: it may not wait either.
+pub(super) fn as_reader(run: impl FnOnce()) {
+    let before = READS.replace(true);
+    run();
+    READS.set(before);
 }
 
 /// Nothing of ours panics with a lock held, and what plugin code does happens outside of them.

@@ -7,7 +7,10 @@ use std::{
 
 use mortise_wire::frame::{Decoder, transport};
 
-use super::lane::ReadError;
+use super::{
+    carrier::{Calls, Carried, Carrier, Sink, Source},
+    lane::ReadError,
+};
 
 /// Size of one read. A larger frame takes several.
 const READ_BYTES: usize = 64 << 10;
@@ -22,6 +25,7 @@ pub(super) const OFFERED: &[&str] = &[transport::RAW];
 /// The sending half.
 pub(super) enum Outlet {
     Socket(UnixStream),
+    Carried(Box<dyn Sink>),
     #[cfg(all(target_os = "linux", feature = "shm"))]
     Shm(mortise_shm::Sender, mortise_shm::Waiter),
 }
@@ -33,6 +37,10 @@ pub(super) struct Inlet {
     scratch: Box<[u8]>,
     #[cfg(all(target_os = "linux", feature = "shm"))]
     shm: Shm,
+    /// What else could be chosen; gone once something is.
+    carrier: Option<Box<dyn Carrier>>,
+    /// It was: then nothing comes on the socket that is ours.
+    carried: Option<Box<dyn Source>>,
 }
 
 #[cfg(all(target_os = "linux", feature = "shm"))]
@@ -50,6 +58,10 @@ impl Outlet {
     pub(super) fn send_all(&mut self, mut pieces: &mut [IoSlice<'_>]) {
         let socket = match self {
             Self::Socket(socket) => socket,
+            Self::Carried(sink) => match sink.write(pieces) {
+                Ok(()) => return,
+                Err(_) => std::process::exit(0),
+            },
             #[cfg(all(target_os = "linux", feature = "shm"))]
             Self::Shm(sender, waiter) => match sender.send_all(pieces, waiter) {
                 Ok(()) => return,
@@ -72,21 +84,66 @@ impl Outlet {
     }
 }
 
+// === before this process ends ===
+
+impl Outlet {
+    /// What was sent will arrive if this process ends now.
+    pub(super) fn flush(&mut self) {
+        if let Self::Carried(sink) = self {
+            sink.flush();
+        }
+    }
+
+    /// What was sent, and every answer that did not go as a frame, will arrive.
+    pub(super) fn close(&mut self) {
+        if let Self::Carried(sink) = self {
+            sink.close();
+        }
+    }
+}
+
 // === impl Inlet ===
 
 impl Inlet {
-    pub(super) fn socket(socket: UnixStream) -> Self {
+    pub(super) fn socket(socket: UnixStream, carrier: Option<Box<dyn Carrier>>) -> Self {
         Self {
             socket,
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             #[cfg(all(target_os = "linux", feature = "shm"))]
             shm: Shm::Unknown(Vec::new()),
+            carrier,
+            carried: None,
         }
     }
 
+    /// All that the host may choose of, best first.
+    pub(super) fn offered(&self) -> Vec<String> {
+        let further = self.carrier.as_ref().map_or(&[][..], |it| it.lanes());
+        OFFERED.iter().chain(further).map(ToString::to_string).collect()
+    }
+
     /// Goes on with what the host has chosen; gives the other half, if that is new.
-    #[cfg(all(target_os = "linux", feature = "shm"))]
     pub(super) fn change(&mut self, chosen: &str) -> Result<Option<Outlet>, String> {
+        match self.carrier.take() {
+            Some(carrier) if carrier.lanes().contains(&chosen) => {
+                let socket = self.socket.try_clone();
+                let socket = socket.map_err(|error| format!("its socket can't be used: {error}"))?;
+                let Carried { source, sink } = carrier.begin(chosen, socket)?;
+                self.carried = Some(source);
+                self.scratch = Box::default();
+                Ok(Some(Outlet::Carried(sink)))
+            }
+            _ => self.change_own(chosen),
+        }
+    }
+
+    /// Calls may come beside the frames from now on; false if this transport has none.
+    pub(super) fn take_calls(&mut self, calls: &'static dyn Calls) -> bool {
+        self.carried.as_mut().is_some_and(|it| it.take_calls(calls))
+    }
+
+    #[cfg(all(target_os = "linux", feature = "shm"))]
+    fn change_own(&mut self, chosen: &str) -> Result<Option<Outlet>, String> {
         use std::os::fd::AsFd as _;
 
         let Shm::Unknown(fds) = std::mem::replace(&mut self.shm, Shm::Unused) else {
@@ -114,9 +171,9 @@ impl Inlet {
         Ok(Some(Outlet::Shm(sender, send)))
     }
 
-    /// Goes on with what the host has chosen.
     #[cfg(not(all(target_os = "linux", feature = "shm")))]
-    pub(super) fn change(&mut self, chosen: &str) -> Result<Option<Outlet>, String> {
+    #[expect(clippy::unused_self, reason = "as where there is a choice")]
+    fn change_own(&mut self, chosen: &str) -> Result<Option<Outlet>, String> {
         if chosen == transport::RAW || chosen.is_empty() {
             return Ok(None);
         }
@@ -125,6 +182,20 @@ impl Inlet {
 
     /// Waits for bytes, and gives them to `decoder`.
     pub(super) fn read(&mut self, decoder: &mut Decoder) -> Result<(), ReadError> {
+        if let Some(source) = &mut self.carried {
+            return match source.read(decoder.buffer_mut()) {
+                Ok(1..) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Err(ReadError::Transport(error.to_string()))
+                }
+                Ok(0) | Err(_) => Err(ReadError::Closed),
+            };
+        }
+        // Behind Welcome the socket may be a carrier's: not a byte of that is read here.
+        let most = match &self.carrier {
+            Some(_) => decoder.missing().clamp(1, self.scratch.len()),
+            None => self.scratch.len(),
+        };
         loop {
             #[cfg(all(target_os = "linux", feature = "shm"))]
             let read = match &mut self.shm {
@@ -137,11 +208,13 @@ impl Inlet {
                         Err(_) => Err(ReadError::Closed),
                     };
                 }
-                Shm::Unknown(fds) => mortise_shm::receive_with_fds(&self.socket, &mut self.scratch, fds),
-                Shm::Unused => self.socket.read(&mut self.scratch),
+                Shm::Unknown(fds) => {
+                    mortise_shm::receive_with_fds(&self.socket, &mut self.scratch[..most], fds)
+                }
+                Shm::Unused => self.socket.read(&mut self.scratch[..most]),
             };
             #[cfg(not(all(target_os = "linux", feature = "shm")))]
-            let read = self.socket.read(&mut self.scratch);
+            let read = self.socket.read(&mut self.scratch[..most]);
             match read {
                 Ok(0) => return Err(ReadError::Closed),
                 Ok(bytes) => {

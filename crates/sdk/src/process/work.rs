@@ -13,17 +13,17 @@ use std::{
 
 use bytes::Bytes;
 use mortise_wire::{
-    CallHead, Code, Level, LogRecord, METHOD_NONBLOCKING, StartRequest, Status,
+    CallHead, Code, Level, LogRecord, METHOD_NONBLOCKING, MethodKind, StartRequest, Status, StreamLink,
     frame::{Frame, Kind, LANE_VERSION, number, split_call},
     plugin::{Hello, Welcome},
 };
 use prost::Message;
 
 use super::{
+    carrier::{Answer, Calls, CarriedCall, Carrier},
     lane::{self, Lane, ReadError, Reader, lock},
     relief::Relief,
     streams::Streaming,
-    transport,
 };
 use crate::{
     Cx, Link, Result,
@@ -47,6 +47,8 @@ struct Work<P: 'static> {
     plugin: OnceLock<P>,
     started: OnceLock<StartRequest>,
     workers_max: OnceLock<usize>,
+    /// Calls come beside the frames, and the host hears by an End of its own that one is over that it gave up.
+    carries_calls: OnceLock<bool>,
     state: Mutex<State<P>>,
     /// A job came.
     queued: Condvar,
@@ -72,12 +74,22 @@ struct Job<P: 'static> {
     /// Credit of its frame, until it is taken up.
     units: u32,
     /// It was opened as a stream.
-    stream: Option<Arc<Streaming>>,
+    stream: Option<Messages>,
+    /// Where the outcome goes, if not into a frame.
+    answer: Option<Answer>,
 }
 
 struct Unanswered {
     cancel: Arc<Cancel>,
     stream: Option<Arc<Streaming>>,
+    /// The host has given up a call that did not come as a frame, and is told once it is over.
+    given_up: bool,
+}
+
+/// The messages of a call that streams.
+enum Messages {
+    Frames(Arc<Streaming>),
+    Carried(Arc<dyn StreamLink>),
 }
 
 /// The thread on which a method runs.
@@ -115,8 +127,8 @@ thread_local! {
 }
 
 /// Serves until the host is gone or says stop. Never returns but where nothing was started.
-pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
-    let (lane, mut reader) = match Lane::new(&socket) {
+pub(super) fn serve<P: Plugin>(socket: UnixStream, carrier: Option<Box<dyn Carrier>>) -> ExitCode {
+    let (lane, mut reader) = match Lane::new(&socket, carrier) {
         Ok((lane, reader)) => (Arc::new(lane), reader),
         Err(error) => {
             eprintln!(
@@ -139,6 +151,7 @@ pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
         plugin: OnceLock::new(),
         started: OnceLock::new(),
         workers_max: OnceLock::from(concurrency),
+        carries_calls: OnceLock::new(),
         state: Mutex::new(State {
             jobs: VecDeque::new(),
             workers: 0,
@@ -149,7 +162,10 @@ pub(super) fn serve<P: Plugin>(socket: UnixStream) -> ExitCode {
         queued: Condvar::new(),
         idle: Condvar::new(),
     }));
-    work.read(lock(&work.reader))
+    let mut reader = lock(&work.reader);
+    let carried = reader.take_calls(work);
+    work.carries_calls.get_or_init(|| carried);
+    work.read(reader)
 }
 
 /// Hello and Welcome; gives the number of calls to work on at once.
@@ -164,7 +180,7 @@ fn greet<P: Plugin>(lane: &Arc<Lane>, reader: &mut Reader) -> usize {
             version: build.version.to_owned(),
             contract_hash: build.contract_hash.to_vec(),
             concurrency: build.concurrency,
-            lanes: transport::OFFERED.iter().map(ToString::to_string).collect(),
+            lanes: reader.offered(),
         },
     );
     let frame = read(reader);
@@ -193,7 +209,6 @@ fn read(reader: &mut Reader) -> Frame {
         Ok(frame) => frame,
         Err(ReadError::Closed) => exit(0),
         Err(ReadError::Frame(error)) => protocol(error),
-        #[cfg(all(target_os = "linux", feature = "shm"))]
         Err(ReadError::Transport(error)) => protocol(error),
     }
 }
@@ -239,7 +254,10 @@ impl<P: Plugin> Work<P> {
         match frame.kind {
             Kind::Call | Kind::Open => return self.call(frame, units),
             Kind::Item | Kind::End | Kind::Grant => self.on_stream(frame),
-            Kind::Cancel => self.cancel(frame.call_id),
+            Kind::Cancel => {
+                self.cancel(frame.call_id);
+                self.give_up(frame.call_id);
+            }
             Kind::HostReply | Kind::HostError => {
                 self.lane.replied(frame);
                 self.lane.release(units);
@@ -279,6 +297,7 @@ impl<P: Plugin> Work<P> {
         let unanswered = Unanswered {
             cancel: cancel.clone(),
             stream: stream.clone(),
+            given_up: false,
         };
         let streams = stream.is_some();
         let job = |place| Job {
@@ -296,7 +315,8 @@ impl<P: Plugin> Work<P> {
             },
             payload,
             units,
-            stream,
+            stream: stream.map(Messages::Frames),
+            answer: None,
         };
         if !streams && method.flags & METHOD_NONBLOCKING != 0 {
             self.run(job(Place::Reader));
@@ -305,9 +325,7 @@ impl<P: Plugin> Work<P> {
         let mut state = lock(&self.state);
         if state.jobs.len() >= QUEUE_MAX {
             drop(state);
-            refuse(Status::resource_exhausted(format_args!(
-                "{QUEUE_MAX} calls wait already"
-            )));
+            refuse(queue_full());
             return None;
         }
         state.unanswered.insert(call_id, unanswered);
@@ -392,6 +410,21 @@ impl<P: Plugin> Work<P> {
         }
     }
 
+    /// The host waits for the end of a call that did not come as a frame: it hears of it when the method has returned, or now if there is none.
+    fn give_up(&self, call_id: u64) {
+        if self.carries_calls.get() != Some(&true) {
+            return;
+        }
+        let mut state = lock(&self.state);
+        match state.unanswered.get_mut(&call_id) {
+            Some(it) => it.given_up = true,
+            None => {
+                drop(state);
+                self.lane.send_bytes(Kind::End, call_id, &[]);
+            }
+        }
+    }
+
     /// Runs something short that may block, without holding up the lane.
     fn aside(&self, name: &str, body: impl FnOnce() + Send + 'static) {
         if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(body) {
@@ -403,6 +436,76 @@ impl<P: Plugin> Work<P> {
             exit(EXIT_REFUSED);
         }
     }
+}
+
+// === impl Work: calls that are no frames ===
+
+impl<P: Plugin> Calls for Work<P> {
+    fn find(&self, target: &str) -> Option<(u32, MethodKind)> {
+        let (service, name) = target.split_once('/')?;
+        let service = P::SERVICES.iter().find(|it| it.name == service)?;
+        let nth = service.methods.iter().position(|it| it.name == name)?;
+        let number = service.first.checked_add(u32::try_from(nth).ok()?)?;
+        Some((number, MethodKind::of_flags(service.methods[nth].flags)))
+    }
+
+    fn begin(&'static self, call: CarriedCall) {
+        let CarriedCall {
+            number,
+            head,
+            payload,
+            stream,
+            answer,
+        } = call;
+        let (Some(method), Some(started)) = (method::<P>(number), self.started.get()) else {
+            return answer(Err(unknown_method::<P>(number)));
+        };
+        let streams = stream.is_some();
+        let call_id = head.call_id;
+        let cancel = Arc::new(Cancel::default());
+        let unanswered = Unanswered {
+            cancel: cancel.clone(),
+            stream: None,
+            given_up: false,
+        };
+        let job = |place, answer| Job {
+            number,
+            method,
+            call: Call {
+                lane: self.lane.clone(),
+                started,
+                head: head.encode_to_vec().into(),
+                call_id,
+                arrived: Instant::now(),
+                cancel,
+                place,
+                relief: None,
+            },
+            payload,
+            units: 0,
+            stream: stream.map(Messages::Carried),
+            answer: Some(answer),
+        };
+        if !streams && method.flags & METHOD_NONBLOCKING != 0 {
+            // The carrier's thread moves the frames too.
+            return lane::as_reader(|| self.run(job(Place::Reader, answer)));
+        }
+        let mut state = lock(&self.state);
+        if state.jobs.len() >= QUEUE_MAX {
+            drop(state);
+            return answer(Err(queue_full()));
+        }
+        state.unanswered.insert(call_id, unanswered);
+        self.hand_over(state, job(Place::Worker, answer));
+    }
+
+    fn cancel(&self, call_id: u64) {
+        Work::cancel(self, call_id);
+    }
+}
+
+fn queue_full() -> Status {
+    Status::resource_exhausted(format_args!("{QUEUE_MAX} calls wait already"))
 }
 
 // === impl Work: the other threads ===
@@ -441,6 +544,7 @@ impl<P: Plugin> Work<P> {
                         ..status
                     },
                 );
+                self.lane.flush();
                 exit(EXIT_REFUSED);
             }
         }
@@ -474,6 +578,7 @@ impl<P: Plugin> Work<P> {
             payload,
             units,
             stream,
+            answer,
         } = job;
         self.lane.release(units);
         let (call_id, place, begun) = (call.call_id, call.place, Instant::now());
@@ -481,19 +586,30 @@ impl<P: Plugin> Work<P> {
         let outcome = match self.plugin.get() {
             Some(plugin) => guarded(call_id, || match &stream {
                 None => (method.invoke)(plugin, &cx, &payload).map(Some),
-                Some(link) => (method.stream)(plugin, &cx, &**link).map(|()| None),
+                Some(Messages::Frames(link)) => (method.stream)(plugin, &cx, &**link).map(|()| None),
+                Some(Messages::Carried(link)) => (method.stream)(plugin, &cx, &**link).map(|()| None),
             }),
             None => Err(Status::failed_precondition(
                 "the plugin was called before it was ready",
             )),
         };
+        if stream.is_some()
+            && let Some(it) = lock(&self.state).unanswered.get_mut(&call_id)
+        {
+            // What comes for it from now on was on its way.
+            it.stream = None;
+        }
         if place != Place::Reader {
             self.relief.note(number, begun.elapsed(), place == Place::Worker);
         }
-        match outcome {
-            Ok(Some(reply)) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
-            Ok(None) => self.lane.send_bytes(Kind::End, call_id, &[]),
-            Err(status) => {
+        match (answer, outcome) {
+            (Some(answer), outcome) => answer(outcome.and_then(|reply| match &reply {
+                Some(bytes) => self.lane.fits(bytes.len()).map(|_| reply),
+                None => Ok(reply),
+            })),
+            (None, Ok(Some(reply))) => self.lane.send_bytes(Kind::Reply, call_id, &reply),
+            (None, Ok(None)) => self.lane.send_bytes(Kind::End, call_id, &[]),
+            (None, Err(status)) => {
                 self.lane.send(
                     Kind::Error,
                     call_id,
@@ -507,7 +623,7 @@ impl<P: Plugin> Work<P> {
         if place != Place::Reader {
             // Not before the answer is sent: `stop` ends the process when the last one is.
             let mut state = lock(&self.state);
-            state.unanswered.remove(&call_id);
+            let unanswered = state.unanswered.remove(&call_id);
             state.running -= 1;
             if place == Place::Relieved && !state.jobs.is_empty() {
                 // It came while we held the last place; a worker looks again by itself.
@@ -515,6 +631,10 @@ impl<P: Plugin> Work<P> {
             }
             if state.unanswered.is_empty() {
                 self.idle.notify_all();
+            }
+            drop(state);
+            if unanswered.is_some_and(|it| it.given_up) {
+                self.lane.send_bytes(Kind::End, call_id, &[]);
             }
         }
     }
@@ -539,6 +659,7 @@ impl<P: Plugin> Work<P> {
         if let Some(plugin) = self.plugin.get() {
             guarded(0, || plugin.stop());
         }
+        self.lane.close();
         exit(0)
     }
 }
@@ -634,6 +755,7 @@ fn log_panics(lane: &Arc<Lane>) {
                 ..LogRecord::default()
             },
         );
+        lane.flush();
         default(info);
     }));
 }

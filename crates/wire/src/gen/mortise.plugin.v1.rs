@@ -188,8 +188,8 @@ pub struct Hello {
     /// Highest number of calls the plugin works on at once.
     #[prost(uint32, tag = "5")]
     pub concurrency: u32,
-    /// Transports of frames that the plugin can use, best first: "shm", "raw". Empty means "raw" only. A name that the host does not know
-    /// is not an error.
+    /// Transports of frames that the plugin can use, best first: "shm", "raw", "call-stream", "grpc". Empty means "raw" only. A name that the
+    /// host does not know is not an error.
     #[prost(string, repeated, tag = "6")]
     pub lanes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -213,6 +213,12 @@ pub struct Welcome {
     pub stream_messages: u32,
     #[prost(uint32, tag = "7")]
     pub stream_bytes: u32,
+}
+/// Some bytes of a sequence of frames. Where one piece ends and the next begins says nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Piece {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub frames: ::prost::bytes::Bytes,
 }
 /// Head of a call from the guest to the host or, through it, to another plugin.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -37,6 +37,13 @@ pub mod print_kv_request {
 pub struct PrintKvResponse {}
 /// Service `grpctest.Test`. Put `#[mortise_sdk::plugin]` on the `impl` of it.
 pub trait Test: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync + 'static {
+    /// Method `Count`.
+    fn count(
+        &self,
+        cx: &::mortise_sdk::Cx,
+        request: TestRequest,
+        replies: &mut ::mortise_sdk::Replies<'_, TestResponse>,
+    ) -> ::mortise_sdk::Result<()>;
     /// Method `Double`.
     fn double(
         &self,
@@ -49,15 +56,53 @@ pub trait Test: ::core::marker::Sized + ::core::marker::Send + ::core::marker::S
         cx: &::mortise_sdk::Cx,
         request: PrintKvRequest,
     ) -> ::mortise_sdk::Result<PrintKvResponse>;
+    /// Method `Stream`.
+    fn stream(
+        &self,
+        cx: &::mortise_sdk::Cx,
+        requests: &mut ::mortise_sdk::Requests<'_, TestRequest>,
+        replies: &mut ::mortise_sdk::Replies<'_, TestResponse>,
+    ) -> ::mortise_sdk::Result<()>;
+    /// Method `Sum`.
+    fn sum(
+        &self,
+        cx: &::mortise_sdk::Cx,
+        requests: &mut ::mortise_sdk::Requests<'_, TestRequest>,
+    ) -> ::mortise_sdk::Result<TestResponse>;
     #[doc(hidden)]
     const SERVICE: ::mortise_sdk::guest::Service<Self> = ::mortise_sdk::guest::Service {
         name: "grpctest.Test",
         first: 0,
         methods: &[
+            ::mortise_sdk::guest::Method::of_stream::<TestCountMethod>(),
             ::mortise_sdk::guest::Method::of::<TestDoubleMethod>(),
             ::mortise_sdk::guest::Method::of::<TestPrintKVMethod>(),
+            ::mortise_sdk::guest::Method::of_stream::<TestStreamMethod>(),
+            ::mortise_sdk::guest::Method::of_stream::<TestSumMethod>(),
         ],
     };
+}
+#[doc(hidden)]
+pub enum TestCountMethod {}
+impl<P: Test> ::mortise_sdk::guest::StreamOf<P> for TestCountMethod {
+    const SERVICE: &'static str = "grpctest.Test";
+    const NAME: &'static str = "Count";
+    const FLAGS: u32 = 8;
+    const WIRE_HASH: [u8; 32] = [
+        56, 35, 151, 53, 66, 180, 51, 11, 9, 254, 53, 102, 104, 184, 254, 113, 89, 223,
+        174, 2, 155, 56, 60, 71, 193, 174, 61, 250, 206, 128, 109, 103,
+    ];
+    fn run(
+        plugin: &P,
+        cx: &::mortise_sdk::Cx,
+        link: &dyn ::mortise_sdk::StreamLink,
+    ) -> ::mortise_sdk::Result<()> {
+        ::mortise_sdk::stream::server(
+            "grpctest.Test/Count",
+            link,
+            |request, replies| <P as Test>::count(plugin, cx, request, replies),
+        )
+    }
 }
 #[doc(hidden)]
 pub enum TestDoubleMethod {}
@@ -97,6 +142,50 @@ impl<P: Test> ::mortise_sdk::guest::MethodOf<P> for TestPrintKVMethod {
         request: Self::Request,
     ) -> ::mortise_sdk::Result<Self::Reply> {
         <P as Test>::print_kv(plugin, cx, request)
+    }
+}
+#[doc(hidden)]
+pub enum TestStreamMethod {}
+impl<P: Test> ::mortise_sdk::guest::StreamOf<P> for TestStreamMethod {
+    const SERVICE: &'static str = "grpctest.Test";
+    const NAME: &'static str = "Stream";
+    const FLAGS: u32 = 12;
+    const WIRE_HASH: [u8; 32] = [
+        238, 141, 99, 110, 91, 23, 116, 114, 97, 250, 196, 228, 242, 214, 227, 118, 111,
+        75, 155, 56, 110, 229, 136, 191, 240, 81, 49, 95, 27, 18, 59, 15,
+    ];
+    fn run(
+        plugin: &P,
+        cx: &::mortise_sdk::Cx,
+        link: &dyn ::mortise_sdk::StreamLink,
+    ) -> ::mortise_sdk::Result<()> {
+        ::mortise_sdk::stream::bidi(
+            "grpctest.Test/Stream",
+            link,
+            |requests, replies| <P as Test>::stream(plugin, cx, requests, replies),
+        )
+    }
+}
+#[doc(hidden)]
+pub enum TestSumMethod {}
+impl<P: Test> ::mortise_sdk::guest::StreamOf<P> for TestSumMethod {
+    const SERVICE: &'static str = "grpctest.Test";
+    const NAME: &'static str = "Sum";
+    const FLAGS: u32 = 4;
+    const WIRE_HASH: [u8; 32] = [
+        250, 221, 147, 9, 104, 157, 197, 40, 221, 147, 71, 191, 212, 244, 95, 176, 23,
+        82, 63, 240, 222, 16, 186, 39, 174, 226, 65, 128, 207, 139, 177, 231,
+    ];
+    fn run(
+        plugin: &P,
+        cx: &::mortise_sdk::Cx,
+        link: &dyn ::mortise_sdk::StreamLink,
+    ) -> ::mortise_sdk::Result<()> {
+        ::mortise_sdk::stream::client(
+            "grpctest.Test/Sum",
+            link,
+            |requests| <P as Test>::sum(plugin, cx, requests),
+        )
     }
 }
 /// Calls service `grpctest.Test`: `async` with a `Caller` (a host), blocking with a `BlockingCaller` (another plugin's `Cx`).

@@ -1,0 +1,1 @@
+mortise_sdk_go_plugin::main!(echo_grpc::plugin, cookie = "MORTISE_ECHO=hello", versions = [1]);
