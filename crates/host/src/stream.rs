@@ -347,21 +347,24 @@ impl Receiver {
         if let Some(end) = &self.end {
             return end.clone().map(|()| None);
         }
+        let shared = &self.shared;
+        let of_plugin = |next: Result<Option<Bytes>, CallError>| {
+            next.and_then(|it| shared.check_reply(it.as_ref()).map(|()| it))
+                .map_err(|error| judge(&shared.generation, &shared.target, error))
+        };
         let next = {
-            let mut replies = self.shared.replies.lock().await;
+            let mut replies = shared.replies.lock().await;
             let draining = raised(&mut self.draining);
             match &mut *replies {
-                None => Err(self.shared.drained()),
+                // Ended by the host, for a swap: that it is opened again is how such a stream goes on.
+                None => Err(shared.drained()),
                 Some(inner) => tokio::select! {
                     biased;
-                    next = inner.next() => next,
-                    () = draining => Err(self.shared.drained()),
+                    next = inner.next() => of_plugin(next),
+                    () = draining => Err(shared.drained()),
                 },
             }
         };
-        let next = next
-            .and_then(|it| self.shared.check_reply(it.as_ref()).map(|()| it))
-            .map_err(|error| judge(&self.shared.generation, &self.shared.target, error));
         let end = match &next {
             Ok(Some(reply)) => {
                 self.shared.received.fetch_add(1, Ordering::Relaxed);

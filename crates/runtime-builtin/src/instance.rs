@@ -371,15 +371,21 @@ impl Shared {
         }
     }
 
+    /// Ends the instance, with what the caller is told.
     pub(crate) fn panicked(&self, panic: String) -> CallError {
-        let why = format!("plugin `{}` panicked: {panic}", self.name());
+        let error = self.panic_error(&panic);
         self.end(EndCause::Panicked(panic));
+        error
+    }
+
+    pub(crate) fn panic_error(&self, panic: &str) -> CallError {
+        let why = format!("plugin `{}` panicked: {panic}", self.name());
         CallError::new(CallErrorKind::GuestFault, why)
             .with_hint("see the host's log for the place; other plugins are not affected")
     }
 
     /// The first cause stays.
-    fn end(&self, cause: EndCause) {
+    pub(crate) fn end(&self, cause: EndCause) {
         self.ended.send_if_modified(|ended| {
             let first = ended.is_none();
             ended.get_or_insert(cause);

@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use mortise_runtime::{
-    Abort, Blocked, Bounds, BoxFuture, CallContext, CallError, CallErrorKind, MethodIndex, PipeReceiver,
-    PipeSender, StreamCall, StreamHandle, pipe, stream::not_streaming,
+    Abort, Blocked, Bounds, BoxFuture, CallContext, CallError, CallErrorKind, EndCause, MethodIndex,
+    PipeReceiver, PipeSender, StreamCall, StreamHandle, pipe, stream::not_streaming,
 };
 use mortise_wire::{Code, Status, StreamLink};
 use tokio::{
@@ -116,6 +116,7 @@ impl Shared {
 
     /// Runs the method here, and ends its replies. A panic ends the instance.
     fn run(&self, link: Link, method: MethodIndex, guest: Guest) {
+        let mut panicked = None;
         let outcome = match guarded(|| self.plugin.stream(Box::new(link), &guest, method.0)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(status)) => {
@@ -126,7 +127,11 @@ impl Shared {
                     error
                 })
             }
-            Err(panic) => Err(self.panicked(panic)),
+            Err(panic) => {
+                let error = self.panic_error(&panic);
+                panicked = Some(panic);
+                Err(error)
+            }
         };
         let Guest {
             requests, replies, ..
@@ -134,6 +139,10 @@ impl Shared {
         // In this order: a caller that hears the end then knows that its sending half is over too.
         drop(requests);
         replies.end(outcome);
+        // Last: whoever called this method is told of its panic before the guards tell everybody of the instance's end.
+        if let Some(panic) = panicked {
+            self.end(EndCause::Panicked(panic));
+        }
     }
 }
 
