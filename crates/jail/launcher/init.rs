@@ -1,6 +1,6 @@
 //! The process between host and plugin: process 1 of the plugin's pid namespace, or a subreaper where there is none.
 //!
-//! It builds the jail, starts the plugin, and then waits for four things: signals, the end of the control socket, denied system calls, and the
+//! It lays the ground, waits until it is told which plugin it is for, starts that, and then waits for four things: signals, the end of the control socket, denied system calls, and the
 //! plugin's end. Denied calls are *always* answered with a refusal, whatever was read from the plugin's memory: what is read is only reported, so it does
 //! no harm that the plugin can change it meanwhile. Only `open` is let through if its path lies below something visible; whether that is
 //! allowed then is not decided here but by the mounts and Landlock.
@@ -10,7 +10,7 @@ use std::ffi::c_int;
 use crate::{
     CONTROL, Descriptors, plugin,
     report::{self, Failure, Record},
-    spec::Spec,
+    spec::{Ground, Spec},
     sys,
     target::{self, SocketPath, Target},
     tree, words,
@@ -29,8 +29,8 @@ const CONTINUE: u32 = 1;
 const KEPT_CAPABILITIES: u64 = 1 << 5 | 1 << 19;
 
 /// Runs until the plugin has ended, and with it everything that it started.
-pub(crate) fn run(spec: &Spec<'_>, descriptors: &Descriptors, go: c_int) -> ! {
-    match supervise(spec, descriptors, go) {
+pub(crate) fn run(ground: &Ground<'_>, go: c_int) -> ! {
+    match lay(ground, go).and_then(|laid| supervise(ground, laid)) {
         Ok(()) => sys::exit(0),
         Err(failure) => {
             report::failed(CONTROL, &failure);
@@ -39,21 +39,76 @@ pub(crate) fn run(spec: &Spec<'_>, descriptors: &Descriptors, go: c_int) -> ! {
     }
 }
 
-fn supervise(spec: &Spec<'_>, descriptors: &Descriptors, go: c_int) -> Result<(), Failure> {
+/// What is there before the plugin is known.
+struct Laid {
+    signals: c_int,
+    /// Landlock's rules so far.
+    ruleset: Option<c_int>,
+}
+
+fn lay(ground: &Ground<'_>, go: c_int) -> Result<Laid, Failure> {
     let failed = |errno| Failure::at(words::STEP_SUPERVISE, errno);
-    // With a pid namespace the kernel ends everything with us; without one we must do it ourselves, so we ask for a signal that we see.
-    let own_pids = spec.wants(words::WANT_PID_NS);
-    let last_signal = if own_pids { sys::SIGKILL } else { sys::SIGQUIT };
     let signals = sys::take_signals().map_err(failed)?;
-    sys::control_process(sys::PR_SET_PDEATHSIG, last_signal as _).map_err(failed)?;
+    sys::control_process(sys::PR_SET_PDEATHSIG, last_signal(ground) as _).map_err(failed)?;
     // Our starter writes once our ids are mapped. Its end without that is ours.
+    await_go(go);
+    sys::new_session();
+    sys::control_process(sys::PR_SET_CHILD_SUBREAPER, 1).map_err(failed)?;
+    if ground.wants(words::WANT_UTS_NS) {
+        sys::set_host_name(ground.host_name).map_err(|errno| Failure::at(words::STEP_HOST_NAME, errno))?;
+    }
+    if ground.wants(words::WANT_MOUNT_NS) {
+        tree::begin(&ground.entries)?;
+    }
+    let ruleset = ground
+        .wants(words::WANT_LANDLOCK)
+        .then(|| plugin::make_ruleset(ground))
+        .transpose()?;
+    if ground.wants(words::WANT_DROP_CAPABILITIES) {
+        plugin::give_up_later_capabilities()?;
+    }
+    // And again once we are in our cgroups.
+    await_go(go);
+    sys::close_fd(go);
+    if ground.wants(words::WANT_CGROUP_NS) {
+        sys::leave_namespaces(sys::CLONE_NEWCGROUP)
+            .map_err(|errno| Failure::at(words::STEP_NAMESPACES, errno))?;
+    }
+    Record::new(words::READY).send(CONTROL, None).map_err(failed)?;
+    Ok(Laid { signals, ruleset })
+}
+
+fn await_go(go: c_int) {
     if sys::read_some(go, &mut [0]) != Ok(1) {
         sys::exit(1);
     }
-    sys::close_fd(go);
-    Record::new(words::INIT).send(CONTROL, None).map_err(failed)?;
-    sys::new_session();
-    sys::control_process(sys::PR_SET_CHILD_SUBREAPER, 1).map_err(failed)?;
+}
+
+/// With a pid namespace the kernel ends everything with us; without one we must do it ourselves, so we ask for a signal that we see.
+fn last_signal(ground: &Ground<'_>) -> c_int {
+    if ground.wants(words::WANT_PID_NS) {
+        sys::SIGKILL
+    } else {
+        sys::SIGQUIT
+    }
+}
+
+/// Waits for the specification and carries it out.
+fn supervise(ground: &Ground<'_>, laid: Laid) -> Result<(), Failure> {
+    let failed = |errno| Failure::at(words::STEP_SUPERVISE, errno);
+    let not_told = |errno| Failure::at(words::STEP_SPEC, errno);
+    let (length, fds) = sys::receive(CONTROL, &mut [0; 8]).map_err(not_told)?;
+    if length == 0 {
+        // The host is gone, or has no plugin for us.
+        sys::exit(0);
+    }
+    let [specification, rest @ ..] = fds.as_slice() else {
+        return Err(not_told(sys::EINVAL));
+    };
+    let bytes = sys::read_all(*specification).map_err(not_told)?;
+    sys::close_fd(*specification);
+    let spec = &Spec::read(&bytes).ok_or_else(|| not_told(sys::EINVAL))?;
+    let descriptors = &Descriptors::sort(rest).ok_or_else(|| not_told(sys::EINVAL))?;
     if spec.proxy_port != 0 {
         let socket = sys::listen_on_loopback(spec.proxy_port as u16)
             .map_err(|errno| Failure::at(words::STEP_LOOPBACK, errno))?;
@@ -62,22 +117,23 @@ fn supervise(spec: &Spec<'_>, descriptors: &Descriptors, go: c_int) -> Result<()
             .map_err(failed)?;
         sys::close_fd(socket);
     }
-    if spec.wants(words::WANT_UTS_NS) {
-        sys::set_host_name(spec.host_name).map_err(|errno| Failure::at(words::STEP_HOST_NAME, errno))?;
+    if ground.wants(words::WANT_MOUNT_NS) {
+        tree::complete(&spec.entries)?;
     }
-    if spec.wants(words::WANT_MOUNT_NS) {
-        tree::build(spec)?;
-    }
-    let (child, status, listeners) = start(spec, descriptors).map_err(failed)?;
+    let (child, status, listeners) =
+        start(ground, spec, descriptors, laid.ruleset).map_err(failed)?;
     // Nobody else may look into this process or send it descriptors.
     let _ = sys::control_process(sys::PR_SET_DUMPABLE, 0);
-    if spec.wants(words::WANT_DROP_CAPABILITIES) {
+    if let Some(ruleset) = laid.ruleset {
+        sys::close_fd(ruleset);
+    }
+    if ground.wants(words::WANT_DROP_CAPABILITIES) {
         sys::set_capabilities(KEPT_CAPABILITIES)
             .or_else(|_| sys::set_capabilities(0))
             .map_err(|errno| Failure::at(words::STEP_CAPABILITIES, errno))?;
-        sys::control_process(sys::PR_SET_PDEATHSIG, last_signal as _).map_err(failed)?;
+        sys::control_process(sys::PR_SET_PDEATHSIG, last_signal(ground) as _).map_err(failed)?;
     }
-    let listener = executed(spec, status, listeners)?;
+    let listener = executed(ground, status, listeners)?;
     for fd in descriptors.standard.iter().chain(&descriptors.inherited) {
         sys::close_fd(*fd);
     }
@@ -85,23 +141,34 @@ fn supervise(spec: &Spec<'_>, descriptors: &Descriptors, go: c_int) -> Result<()
     let watch = Watch {
         spec,
         child,
-        signals,
+        signals: laid.signals,
         listener,
         reports_left: REPORTS_MAX,
         reported_ms: 0,
         suppressed: 0,
     };
-    watch.until_the_end(own_pids);
+    watch.until_the_end(ground.wants(words::WANT_PID_NS));
     Ok(())
 }
 
 /// Forks the plugin: its id, the descriptor that tells how it went, and the one over which the filter's listener comes.
-fn start(spec: &Spec<'_>, descriptors: &Descriptors) -> sys::Result<(c_int, c_int, c_int)> {
+fn start(
+    ground: &Ground<'_>,
+    spec: &Spec<'_>,
+    descriptors: &Descriptors,
+    ruleset: Option<c_int>,
+) -> sys::Result<(c_int, c_int, c_int)> {
     let (status, its_status) = sys::socket_pair()?;
     let (listeners, its_listeners) = sys::socket_pair()?;
     let child = sys::fork(0)?;
     if child == 0 {
-        plugin::run(spec, descriptors, its_status, its_listeners);
+        let start = plugin::Start {
+            ground,
+            spec,
+            descriptors,
+            ruleset,
+        };
+        plugin::run(&start, its_status, its_listeners);
     }
     sys::close_fd(its_status);
     sys::close_fd(its_listeners);
@@ -109,13 +176,16 @@ fn start(spec: &Spec<'_>, descriptors: &Descriptors) -> sys::Result<(c_int, c_in
 }
 
 /// Waits until the plugin was executed.
-fn executed(spec: &Spec<'_>, status: c_int, listeners: c_int) -> Result<Option<c_int>, Failure> {
+fn executed(ground: &Ground<'_>, status: c_int, listeners: c_int) -> Result<Option<c_int>, Failure> {
     let mut said = [0; 12];
     let failed = |errno| Failure::at(words::STEP_EXEC, errno);
     let mut listener = None;
-    if spec.wants(words::WANT_SECCOMP) && spec.wants(words::WANT_NOTIFY) {
+    if ground.wants(words::WANT_SECCOMP) && ground.wants(words::WANT_NOTIFY) {
         let (_, fds) = sys::receive(listeners, &mut [0; 8]).map_err(failed)?;
         listener = fds.first().copied();
+    }
+    if let Some(listener) = listener {
+        sys::wake_in_turn(listener);
     }
     sys::close_fd(listeners);
     let (length, _) = sys::receive(status, &mut said).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! The jail's file tree: an empty memory file system with what the specification lists, read-only in the end.
 //!
 //! It is put over some directory, becomes the root, and what it shows is bound from the old root, which hangs below it until it is
-//! complete. So a source may lie anywhere, below that directory too.
+//! complete. So a source may lie anywhere, below that directory too. Nothing of a plugin's runs before it is complete.
 
 use std::{
     ffi::{CStr, CString, c_int},
@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     report::{Failure, c_string},
-    spec::{Entry, Spec},
+    spec::Entry,
     sys, words,
 };
 
@@ -22,11 +22,26 @@ const OLD: &str = "/.old";
 /// Directories and links only; a plugin can't write to it.
 const ROOT_OPTIONS: &CStr = c"mode=0755,size=1m,nr_inodes=4k";
 
-/// Builds the tree and makes it the root.
-pub(crate) fn build(spec: &Spec<'_>) -> Result<(), Failure> {
+/// Makes the tree the root and puts into it what every plugin has.
+pub(crate) fn begin(entries: &[Entry<'_>]) -> Result<(), Failure> {
+    enter().map_err(|errno| Failure::at(words::STEP_ROOT, errno))?;
+    place_all(entries)
+}
+
+/// Adds what one plugin has, takes the old root away and lets nothing more be changed.
+pub(crate) fn complete(entries: &[Entry<'_>]) -> Result<(), Failure> {
     let failed = |errno| Failure::at(words::STEP_ROOT, errno);
-    enter().map_err(failed)?;
-    for (number, entry) in spec.entries.iter().enumerate() {
+    place_all(entries)?;
+    let old = c_string(OLD);
+    sys::unmount(&old).map_err(failed)?;
+    sys::remove_dir(&old).map_err(failed)?;
+    let flags =
+        sys::MS_REMOUNT | sys::MS_BIND | sys::MS_RDONLY | sys::MS_NOSUID | sys::MS_NODEV | sys::MS_NOEXEC;
+    sys::mount_at(c"none", c"/", None, flags, None).map_err(failed)
+}
+
+fn place_all(entries: &[Entry<'_>]) -> Result<(), Failure> {
+    for (number, entry) in entries.iter().enumerate() {
         let step = if entry.kind == words::ENTRY_PROC {
             words::STEP_PROC
         } else {
@@ -34,12 +49,7 @@ pub(crate) fn build(spec: &Spec<'_>) -> Result<(), Failure> {
         };
         place(entry).map_err(|errno| Failure::nth(step, errno, number))?;
     }
-    let old = c_string(OLD);
-    sys::unmount(&old).map_err(failed)?;
-    sys::remove_dir(&old).map_err(failed)?;
-    let flags =
-        sys::MS_REMOUNT | sys::MS_BIND | sys::MS_RDONLY | sys::MS_NOSUID | sys::MS_NODEV | sys::MS_NOEXEC;
-    sys::mount_at(c"none", c"/", None, flags, None).map_err(failed)
+    Ok(())
 }
 
 fn enter() -> sys::Result {

@@ -1,14 +1,14 @@
 //! The words that host and launcher exchange. Compiled into both: the host writes a specification and reads records, the launcher the
 //! other way round. They are always built together, so there is no version.
 //!
-//! A specification is a sequence of little-endian `u32` and `u64` values and of byte strings, each a `u32` length and as many bytes;
-//! its order is that of `Spec::encode` in the crate and of `Spec::read` in the launcher. It lies in a sealed memory file, whose descriptor comes
-//! first in the one message that the host sends; the descriptors behind it are standard input, output and error, the cgroups' `cgroup.procs`,
-//! then those that the plugin inherits.
+//! The host sends two messages: the *ground*, which many plugins have in common, with the cgroups' `cgroup.procs`; and, at once or a long time later, the
+//! *specification* of one plugin, with its standard input, output and error and what else it inherits. Each is a sequence of little-endian `u32` and
+//! `u64` values and of byte strings, each a `u32` length and as many bytes; the order is that of `spec::encode` in the crate and of
+//! `Ground::read` and `Spec::read` in the launcher. It lies in a memory file, whose descriptor comes first in its message.
 //!
 //! A record is one message: a `u32` kind and what is said at it.
 
-/// The process that will be the plugin's first ancestor exists. The message's credentials name it.
+/// The process that will be the plugin's first ancestor exists: `u32` its id, as its starter numbers it.
 pub(crate) const INIT: u32 = 1;
 /// A step failed: `u32` step, `i32` errno, `u32` which of several.
 pub(crate) const FAILED: u32 = 2;
@@ -26,15 +26,17 @@ pub(crate) const EXITED: u32 = 7;
 pub(crate) const OFFER: u32 = 8;
 /// A socket that listens inside the jail comes with this message.
 pub(crate) const LISTENER: u32 = 9;
+/// The ground is laid: it waits for a specification.
+pub(crate) const READY: u32 = 10;
 
 /// A record has at most so many bytes.
 pub(crate) const RECORD_BYTES_MAX: usize = 512;
 /// Of a target at most so many bytes are reported.
 pub(crate) const TARGET_BYTES_MAX: usize = 256;
-/// Most descriptors in the host's message.
+/// Most descriptors in one message of the host's.
 pub(crate) const DESCRIPTORS_MAX: usize = 64;
 
-// What a specification asks for, as bits.
+// What the ground is to be, as bits.
 pub(crate) const WANT_USER_NS: u32 = 1;
 pub(crate) const WANT_MOUNT_NS: u32 = 1 << 1;
 pub(crate) const WANT_PID_NS: u32 = 1 << 2;

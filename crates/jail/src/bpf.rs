@@ -17,8 +17,8 @@ const ERRNO: u32 = 0x0005_0000;
 const LOAD: u16 = 0x20;
 /// A and a constant.
 const AND: u16 = 0x54;
+const JUMP_ALWAYS: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER: u16 = 0x25;
 const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
@@ -92,29 +92,55 @@ pub(crate) fn compile(rules: &[Rule]) -> Vec<u8> {
     }
     let mut answers: Vec<(u32, Answer)> = plain.iter().map(|rule| (rule.number, rule.otherwise)).collect();
     answers.sort_unstable_by_key(|(number, _)| *number);
-    for (first, last, answer) in ranges(&answers) {
-        program.extend([
-            jump(JUMP_GREATER_OR_EQUAL, first, 0, 2),
-            jump(JUMP_GREATER, last, 1, 0),
-            end(answer.value()),
-        ]);
-    }
-    program.push(end(Answer::Errno(NO_SUCH_CALL).value()));
+    program.extend(search(&ranges(&answers)));
     program.iter().flat_map(|it| it.to_bytes()).collect()
 }
 
 const NO_SUCH_CALL: i32 = libc::ENOSYS;
 
-/// Runs of consecutive numbers with one answer.
-fn ranges(answers: &[(u32, Answer)]) -> Vec<(u32, u32, Answer)> {
-    let mut ranges: Vec<(u32, u32, Answer)> = Vec::new();
+/// Ranges of numbers with one answer, each from its first number to the next range's: all numbers there are.
+fn ranges(answers: &[(u32, Answer)]) -> Vec<(u32, Answer)> {
+    let none = Answer::Errno(NO_SUCH_CALL);
+    let mut ranges = vec![(0, none)];
     for (number, answer) in answers {
-        match ranges.last_mut() {
-            Some((_, last, same)) if *last + 1 == *number && same == answer => *last = *number,
-            _ => ranges.push((*number, *number, *answer)),
+        for (first, answer) in [(*number, *answer), (*number + 1, none)] {
+            // A number right behind the one before takes the place of the gap that was assumed there.
+            ranges.pop_if(|(last, _)| *last == first);
+            if ranges.last().is_none_or(|(_, same)| *same != answer) {
+                ranges.push((first, answer));
+            }
         }
     }
     ranges
+}
+
+/// Finds the range by halves. The kernel tries every number when a filter is installed, so the way to an answer should be short.
+fn search(ranges: &[(u32, Answer)]) -> Vec<Instruction> {
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let Some((middle, answer)) = upper.first() else {
+        return vec![end(Answer::Errno(NO_SUCH_CALL).value())];
+    };
+    if lower.is_empty() {
+        return vec![end(answer.value())];
+    }
+    let (below, above) = (search(lower), search(upper));
+    // A jump leads over 255 instructions at most: over what is below with one step in between.
+    let over = u32::try_from(below.len()).expect("a handful of ranges");
+    let mut all = vec![
+        jump(JUMP_GREATER_OR_EQUAL, *middle, 0, 1),
+        Instruction {
+            code: JUMP_ALWAYS,
+            jump_true: 0,
+            jump_false: 0,
+            value: over,
+        },
+    ];
+    if let Ok(over) = u8::try_from(over) {
+        all = vec![jump(JUMP_GREATER_OR_EQUAL, *middle, over, 0)];
+    }
+    all.extend(below);
+    all.extend(above);
+    all
 }
 
 /// Ends with a return on every way, so nothing behind it relies on what is loaded.
@@ -223,8 +249,11 @@ pub(crate) mod tests {
                     continue;
                 }
                 RETURN => return value,
+                JUMP_ALWAYS => {
+                    at += value as usize;
+                    continue;
+                }
                 JUMP_EQUAL => a == value,
-                JUMP_GREATER => a > value,
                 JUMP_GREATER_OR_EQUAL => a >= value,
                 other => panic!("instruction {other:#x}"),
             };

@@ -183,8 +183,8 @@ impl CgroupRoot {
         self.places.iter().map(|it| it.base.as_path())
     }
 
-    /// Makes the cgroups of one program.
-    pub(crate) fn make(&self, name: &str, bounds: &crate::Bounds) -> io::Result<Cgroup> {
+    /// Makes the cgroups of one program. They have no limits yet.
+    pub(crate) fn make(&self, name: &str) -> io::Result<Cgroup> {
         let mut made = Cgroup {
             places: Vec::new(),
             missing: self.missing.clone(),
@@ -202,7 +202,6 @@ impl CgroupRoot {
             // From here on it is removed on every way out.
             made.places.push(own);
         }
-        made.set(bounds)?;
         Ok(made)
     }
 }
@@ -218,7 +217,7 @@ impl Drop for CgroupRoot {
 // === impl Cgroup ===
 
 impl Cgroup {
-    /// Open files to which a process writes `0` to join.
+    /// Open files to which the number of a process is written that is to join.
     pub(crate) fn doors(&self) -> io::Result<Vec<File>> {
         let open = |place: &Hierarchy| {
             OpenOptions::new()
@@ -283,7 +282,8 @@ impl Cgroup {
         }
     }
 
-    fn set(&self, bounds: &crate::Bounds) -> io::Result<()> {
+    /// Sets the limits on all that is in it.
+    pub(crate) fn set(&self, bounds: &crate::Bounds) -> io::Result<()> {
         for place in &self.places {
             let put = |file: &str, value: String| write_value(&place.base.join(file), &value);
             let two = place.version == Version::Two;

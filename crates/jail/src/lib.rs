@@ -83,10 +83,10 @@ pub use policy::{Bounds, Mode, Network, PROXY_PORT, Policy, User};
 pub use program::{Denial, Event, Executable, Exit, GroupUsage, Program, StartError};
 
 #[cfg(all(unix, not(launcher)))]
-pub use crate::plain::{CgroupRoot, Events, Jailed, Meter, start, sweep};
+pub use crate::plain::{CgroupRoot, Events, Jailed, Launcher, Meter, start, start_in, sweep};
 #[cfg(launcher)]
 pub use crate::{
     cgroup::{CgroupRoot, sweep},
     jailed::{Events, Jailed, Meter},
-    launch::start,
+    launch::{Launcher, start, start_in},
 };

@@ -46,6 +46,50 @@ pub struct Events(Infallible);
 /// Nothing was left: there are no cgroups here.
 pub fn sweep(_: &Path) {}
 
+/// There is none here.
+#[derive(Debug)]
+pub struct Launcher(Infallible);
+
+impl Launcher {
+    /// Starts none.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn begin(_: &Machine, _: &Policy, _: Option<(&CgroupRoot, &str)>) -> Result<Self, StartError> {
+        let why = "this system has no launcher";
+        Err(StartError::Execute(io::Error::new(
+            io::ErrorKind::Unsupported,
+            why,
+        )))
+    }
+
+    /// There is none.
+    #[must_use]
+    pub fn init(&self) -> Option<Pid> {
+        match self.0 {}
+    }
+
+    /// There is none to ask.
+    #[must_use]
+    pub fn is_current(&mut self, _: &Machine, _: &Policy) -> bool {
+        match self.0 {}
+    }
+}
+
+/// Starts a program as [`start`] does.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_in(
+    _: &mut Option<Launcher>,
+    machine: &Machine,
+    policy: &Policy,
+    cgroups: Option<(&CgroupRoot, &str)>,
+    program: &Program<'_>,
+) -> Result<Jailed, StartError> {
+    start(machine, policy, cgroups, program)
+}
+
 /// Starts a program.
 ///
 /// # Errors

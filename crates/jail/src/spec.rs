@@ -1,4 +1,7 @@
-//! The specification that the launcher carries out, made from a policy and what the machine has.
+//! The ground and the specification that the launcher carries out, made from a policy and what the machine has.
+//!
+//! The [`Ground`] is what programs have in common. It is made first, and may be made before the program is known: whoever then has a program compares its
+//! ground with the one that was made.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -9,7 +12,7 @@ use std::{
 
 use crate::{
     Layer, Mode, Network, Policy, User,
-    landlock::{self, Access},
+    landlock::{self, Access, Handled},
     machine::{Machine, Traits},
     policy::PROXY_PORT,
     seccomp, words,
@@ -18,12 +21,19 @@ use crate::{
 /// What is started: the program and what it finds.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
-    /// Empty: the first inherited descriptor.
-    pub(crate) program: &'a Path,
+    /// `None`: the first inherited descriptor.
+    pub(crate) program: Option<&'a Path>,
     pub(crate) arguments: &'a [OsString],
     pub(crate) environment: &'a [(OsString, OsString)],
     pub(crate) inherited: &'a [u32],
-    pub(crate) cgroups: u32,
+}
+
+/// What is made before the program is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    pub(crate) bytes: Vec<u8>,
+    /// Device and inode of each file that it shows: a file that was replaced meanwhile is another ground. A folder shows what is in it then.
+    files: Vec<(u64, u64)>,
 }
 
 /// Values in the launcher's order.
@@ -40,6 +50,8 @@ struct Entry {
     source: PathBuf,
     target: PathBuf,
     access: Option<Access>,
+    /// Every program has it, whatever it was granted.
+    common: bool,
 }
 
 /// Where the launcher finds what it needs of the jail's own tree.
@@ -67,15 +79,15 @@ const QUIET: [&str; 12] = [
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const HOST_NAME: &[u8] = b"plugin";
 
-/// The bytes for the launcher.
-pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::Result<Vec<u8>> {
+/// The ground for a program, and the specification.
+pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::Result<(Ground, Vec<u8>)> {
     let traits = machine.traits(policy);
     let (entries, places) = if traits.has(Layer::MountNamespace) {
         entries(policy, run)?
     } else {
         let places = Places {
             directory: policy.directory.clone(),
-            program: run.program.to_owned(),
+            program: run.program.unwrap_or(Path::new("")).to_owned(),
         };
         (Vec::new(), places)
     };
@@ -84,42 +96,28 @@ pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::R
     } else {
         landlock::handled(0)
     };
+    let shown: Vec<PathBuf> = entries.iter().map(|it| it.target.clone()).collect();
+    let proc = policy.mode == Mode::On && !entries.is_empty();
+    let without_tree = if proc { Vec::new() } else { bare_rules(policy, run) };
+    let (common, own) = divide(entries);
+    let ground = encode_ground(machine, &traits, &common, handled)?;
     let user = match policy.user {
         User::Own(id) if traits.has(Layer::User) => id,
         _ => words::KEEP_ID,
     };
     let mut to = Writer::default();
-    to.u32(wants(&traits));
     to.u32(user);
     to.u32(user);
-    let maps = if traits.has(Layer::UserNamespace) {
-        machine.id_maps()
-    } else {
-        (String::new(), String::new())
-    };
-    to.bytes(maps.0.as_bytes());
-    to.bytes(maps.1.as_bytes());
-    to.u32(run.cgroups);
-    to.bytes(HOST_NAME);
-    to.list(entries.iter(), |to, entry| {
-        to.u32(entry.kind);
-        to.u32(entry.flags);
-        to.text(entry.source.as_os_str());
-        to.text(entry.target.as_os_str());
-    });
+    to.entries(&own);
     to.list(rlimits(policy, &traits).iter(), |to, (resource, value)| {
         to.u32(*resource);
         to.u64(*value);
     });
-    to.u64(handled.files);
-    to.u64(handled.net);
-    to.u64(handled.scoped);
     to.u32(proxy_port(policy).into());
-    let rules = file_rules(policy, run, &entries);
-    to.list(rules.iter(), |to, (path, access)| {
-        to.text(path.as_os_str());
-        to.u64(access.rights(handled, path.is_dir() || path.starts_with("/proc")));
-    });
+    let mut rules = rules_of(&own);
+    rules.extend(proc.then(|| (PathBuf::from("/proc"), Access::Read)));
+    rules.extend(without_tree);
+    to.rules(&rules, handled);
     let program = if traits.has(Layer::Seccomp) {
         seccomp::filter(seccomp::Shape {
             inet: policy.network == Network::Proxy,
@@ -130,7 +128,7 @@ pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::R
         Vec::new()
     };
     to.bytes(&program);
-    let shown = entries.iter().map(|it| it.target.as_path());
+    let shown = shown.iter().map(PathBuf::as_path);
     to.list(QUIET.iter().map(Path::new).chain(shown), |to, path| {
         to.bytes(path.as_os_str().as_bytes());
     });
@@ -144,11 +142,53 @@ pub(crate) fn encode(machine: &Machine, policy: &Policy, run: &Run<'_>) -> io::R
         to.text(&both);
     });
     to.list(run.inherited.iter(), |to, it| to.u32(*it));
-    if to.broken {
-        let why = "a path, an argument or a variable has a zero inside";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    }
-    Ok(to.bytes)
+    Ok((ground, to.finish()?))
+}
+
+fn encode_ground(
+    machine: &Machine,
+    traits: &Traits,
+    common: &[Entry],
+    handled: Handled,
+) -> io::Result<Ground> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut to = Writer::default();
+    to.u32(wants(traits));
+    let maps = if traits.has(Layer::UserNamespace) {
+        machine.id_maps()
+    } else {
+        (String::new(), String::new())
+    };
+    to.bytes(maps.0.as_bytes());
+    to.bytes(maps.1.as_bytes());
+    to.bytes(HOST_NAME);
+    to.entries(common);
+    to.u64(handled.files);
+    to.u64(handled.net);
+    to.u64(handled.scoped);
+    to.rules(&rules_of(common), handled);
+    let files = common
+        .iter()
+        .filter(|it| it.kind == words::ENTRY_BIND)
+        .filter_map(|it| fs::metadata(&it.source).ok())
+        .filter(|it| !it.is_dir())
+        .map(|it| (it.dev(), it.ino()));
+    Ok(Ground {
+        files: files.collect(),
+        bytes: to.finish()?,
+    })
+}
+
+/// What the ground shows, and what is added for this program. If something of this program's is above something that all have, it must be
+/// there first, and then the ground shows nothing.
+fn divide(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
+    let is_above =
+        |own: &Entry, common: &Entry| own.target != common.target && common.target.starts_with(&own.target);
+    let covered = entries
+        .iter()
+        .filter(|it| !it.common)
+        .any(|own| entries.iter().any(|it| it.common && is_above(own, it)));
+    entries.into_iter().partition(|it| it.common && !covered)
 }
 
 /// The port of the proxy, 0 for none.
@@ -216,6 +256,7 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<(Vec<Entry>, Places)> {
         source,
         target: target.to_owned(),
         access: Some(access),
+        common: false,
     };
     let directory = fs::canonicalize(&policy.directory)?;
     let writable = writable(policy);
@@ -231,6 +272,15 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<(Vec<Entry>, Places)> {
             }
         }
     }
+    for device in DEVICES {
+        let path = Path::new("/dev").join(device);
+        let flags = words::BIND_WRITABLE | words::BIND_DEVICE | words::BIND_NO_EXEC;
+        if let Ok(whole) = fs::canonicalize(&path) {
+            entries.push(bind(whole, &path, flags, Access::Write));
+        }
+    }
+    entries.extend(made_up());
+    entries.iter_mut().for_each(|it| it.common = true);
     for (paths, flags, access) in [
         (&policy.read, words::BIND_NO_EXEC, Access::Read),
         (
@@ -240,16 +290,18 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<(Vec<Entry>, Places)> {
         ),
     ] {
         for path in paths {
-            // What does not exist is left out; a link is shown as what it leads to.
-            if let Ok(whole) = resolve(path, &writable) {
+            // What does not exist is left out; a link is shown as what it leads to. A device that all have stays usable as one.
+            if let Ok(whole) = resolve(path, &writable)
+                && !DEVICES.iter().any(|it| Path::new("/dev").join(it) == *path)
+            {
                 entries.push(bind(whole, path, flags | words::BIND_OPTIONAL, access));
             }
         }
     }
     // By whatever way the program was named, it is where that leads.
     let mut program = PathBuf::new();
-    if !run.program.as_os_str().is_empty() {
-        program = resolve(run.program, &writable)?;
+    if let Some(path) = run.program {
+        program = resolve(path, &writable)?;
         if !policy.system.iter().any(|it| program.starts_with(it)) {
             entries.push(bind(program.clone(), &program, 0, Access::Execute));
         }
@@ -261,14 +313,6 @@ fn entries(policy: &Policy, run: &Run<'_>) -> io::Result<(Vec<Entry>, Places)> {
         &directory
     };
     entries.push(bind(directory.clone(), own, flags, Access::Write));
-    for device in DEVICES {
-        let path = Path::new("/dev").join(device);
-        let flags = words::BIND_WRITABLE | words::BIND_DEVICE | words::BIND_NO_EXEC;
-        if let Ok(whole) = fs::canonicalize(&path) {
-            entries.push(bind(whole, &path, flags, Access::Write));
-        }
-    }
-    entries.extend(made_up());
     // For programs that know no TMPDIR.
     if !entries.iter().any(|it| it.target.starts_with("/tmp")) {
         entries.push(made(words::ENTRY_SYMLINK, own, Path::new("/tmp")));
@@ -392,20 +436,22 @@ fn made(kind: u32, source: &Path, target: &Path) -> Entry {
         source: source.to_owned(),
         target: target.to_owned(),
         access: None,
+        common: false,
     }
 }
 
-/// The same as the mounts say, once more by Landlock. Without mounts of our own it is all there is.
-fn file_rules(policy: &Policy, run: &Run<'_>, entries: &[Entry]) -> Vec<(PathBuf, Access)> {
+/// The same as the mounts say, once more by Landlock.
+fn rules_of(entries: &[Entry]) -> Vec<(PathBuf, Access)> {
+    let shown = entries
+        .iter()
+        .filter_map(|it| Some((it.target.clone(), it.access?)));
+    shown.collect()
+}
+
+/// Without mounts of our own Landlock's rules are all there is.
+fn bare_rules(policy: &Policy, run: &Run<'_>) -> Vec<(PathBuf, Access)> {
     if policy.mode == Mode::Off {
         return Vec::new();
-    }
-    let proc = (PathBuf::from("/proc"), Access::Read);
-    if !entries.is_empty() {
-        let shown = entries
-            .iter()
-            .filter_map(|it| Some((it.target.clone(), it.access?)));
-        return shown.chain([proc]).collect();
     }
     let writable = writable(policy);
     let all = |paths: &[PathBuf], access| -> Vec<(PathBuf, Access)> {
@@ -421,10 +467,14 @@ fn file_rules(policy: &Policy, run: &Run<'_>, entries: &[Entry]) -> Vec<(PathBuf
             .ok()
             .map(|it| (it, Access::Write)),
     );
-    rules.extend(all(&[run.program.to_owned()], Access::Execute));
+    rules.extend(
+        run.program
+            .and_then(|it| resolve(it, &writable).ok())
+            .map(|it| (it, Access::Execute)),
+    );
     rules.extend(DEVICES.map(|it| (Path::new("/dev").join(it), Access::Write)));
     // Of other processes it shows what the kernel lets anybody see; there is no finer rule that would outlive a fork.
-    rules.push(proc);
+    rules.push((PathBuf::from("/proc"), Access::Read));
     rules
 }
 
@@ -452,6 +502,30 @@ impl Writer {
             Ok(text) => self.bytes(text.as_bytes_with_nul()),
             Err(_) => self.broken = true,
         }
+    }
+
+    fn entries(&mut self, entries: &[Entry]) {
+        self.list(entries.iter(), |to, entry| {
+            to.u32(entry.kind);
+            to.u32(entry.flags);
+            to.text(entry.source.as_os_str());
+            to.text(entry.target.as_os_str());
+        });
+    }
+
+    fn rules(&mut self, rules: &[(PathBuf, Access)], handled: Handled) {
+        self.list(rules.iter(), |to, (path, access)| {
+            to.text(path.as_os_str());
+            to.u64(access.rights(handled, path.is_dir() || path.starts_with("/proc")));
+        });
+    }
+
+    fn finish(self) -> io::Result<Vec<u8>> {
+        if self.broken {
+            let why = "a path, an argument or a variable has a zero inside";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(self.bytes)
     }
 
     fn list<T>(&mut self, list: impl Iterator<Item = T>, mut one: impl FnMut(&mut Self, T)) {

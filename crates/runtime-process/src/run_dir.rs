@@ -43,6 +43,11 @@ impl RunDir {
         })
     }
 
+    /// This host's part.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes a directory for one plugin; the number is its name.
     pub(crate) fn make(&self) -> io::Result<(PathBuf, u32)> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);

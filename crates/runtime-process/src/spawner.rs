@@ -6,6 +6,8 @@
 //!   any point, or a whole tokio runtime that ends, leaves no process and no zombie.
 //! - S3: nothing is signalled after it was reaped. Until then its id, and so its group's, can't be used again for another.
 //! - S4: the private directory and the cgroups are removed after the process is reaped.
+//! - S5: at most one launcher waits for a program that is still to come; it is made while nothing else is to be done, and is gone when the last
+//!   [`Spawner`] is. A start that finds none, or one that is not for its kind of program, makes its own and is like any other.
 
 use std::{
     ffi::OsString,
@@ -17,14 +19,14 @@ use std::{
     },
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mortise_jail::{
-    CgroupRoot, Enclosure, Events, Executable, Jailed, Machine, Meter, Mode, Policy, Program, StartError,
-    User,
+    CgroupRoot, Enclosure, Events, Executable, Jailed, Launcher, Machine, Meter, Mode, Policy, Program,
+    StartError, User,
 };
 use rustix::process::Pid;
 #[cfg(target_os = "linux")]
@@ -35,6 +37,10 @@ use crate::run_dir::RunDir;
 
 /// How often a killed process is looked at until it can be reaped. Only then does this thread wake by itself.
 const REAP_INTERVAL: Duration = Duration::from_millis(5);
+/// After a start the next launcher is made when nothing was asked for so long: a program that has just been started has the processors to itself.
+const READY_AFTER: Duration = Duration::from_millis(100);
+/// How long the end of the last [`Spawner`] waits until the waiting launcher is gone. It takes a millisecond unless the thread is busy.
+const RETIRE_WAIT: Duration = Duration::from_millis(250);
 
 /// What to start.
 #[derive(Debug)]
@@ -88,7 +94,13 @@ pub(crate) struct Process {
 #[derive(Clone, Debug)]
 pub(crate) struct Spawner {
     jobs: mpsc::Sender<Job>,
+    /// Dropped with the last clone.
+    _retiree: Arc<Retiree>,
 }
+
+/// Sends the waiting launcher away when it is dropped.
+#[derive(Debug)]
+struct Retiree(mpsc::Sender<Job>);
 
 /// Tells that a process has exited; it is not reaped by that.
 #[derive(Debug)]
@@ -119,13 +131,28 @@ enum Job {
     Bury(Jailed, PathBuf),
     /// It was reaped: remove its cgroups and its directory.
     Remove(Jailed, PathBuf),
+    /// There will be no more programs.
+    Retire(mpsc::Sender<()>),
 }
 
 /// What the thread has.
 struct Yard {
+    // Dropped first: it has a directory among the cgroups.
+    waiting: Waiting,
     run_dir: RunDir,
     machine: &'static Machine,
     cgroups: Option<CgroupRoot>,
+}
+
+/// The launcher that waits for the next program.
+struct Waiting {
+    launcher: Option<Launcher>,
+    /// When to see to it that there is one; `None` if it was seen to.
+    due: Option<Instant>,
+    /// What the last program was like: the next will be like it most likely.
+    like: Policy,
+    /// How many there were.
+    count: u32,
 }
 
 // === impl Spawner ===
@@ -136,10 +163,14 @@ impl Spawner {
         thread::Builder::new()
             .name("mortise-spawn".to_owned())
             .spawn(move || {
-                let yard = Yard::open(run_dir);
+                let mut yard = Yard::open(run_dir);
                 yard.run(&inbox);
             })?;
-        Ok(Self { jobs })
+        let retiree = Retiree(jobs.clone());
+        Ok(Self {
+            jobs,
+            _retiree: retiree.into(),
+        })
     }
 
     /// Starts a process on the spawner's thread.
@@ -152,6 +183,15 @@ impl Spawner {
             .send(Job::Spawn(plan.into(), self.jobs.clone(), reply))
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Drop for Retiree {
+    fn drop(&mut self) {
+        let (gone, is_gone) = mpsc::channel();
+        if self.0.send(Job::Retire(gone)).is_ok() {
+            let _ = is_gone.recv_timeout(RETIRE_WAIT);
+        }
     }
 }
 
@@ -274,20 +314,32 @@ impl Yard {
         let cgroups = made
             .inspect_err(|error| tracing::warn!(%error, "plugins get no cgroups: the run directory can't be written to"))
             .ok();
+        let waiting = Waiting {
+            launcher: None,
+            due: Some(Instant::now()),
+            like: Policy::new(run_dir.path()),
+            count: 0,
+        };
         Self {
+            waiting,
             run_dir,
             machine,
             cgroups,
         }
     }
 
-    fn run(&self, inbox: &mpsc::Receiver<Job>) {
+    fn run(&mut self, inbox: &mpsc::Receiver<Job>) {
         let mut dying: Vec<(Jailed, PathBuf)> = Vec::new();
         let mut open = true;
         while open || !dying.is_empty() {
-            let job = match (open, dying.is_empty()) {
-                (true, true) => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-                (true, false) => inbox.recv_timeout(REAP_INTERVAL),
+            let pause = match (dying.is_empty(), self.waiting.due) {
+                (false, _) => Some(REAP_INTERVAL),
+                (true, Some(due)) => Some(due.saturating_duration_since(Instant::now())),
+                (true, None) => None,
+            };
+            let job = match (open, pause) {
+                (true, None) => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                (true, Some(pause)) => inbox.recv_timeout(pause),
                 (false, _) => {
                     thread::sleep(REAP_INTERVAL);
                     Err(mpsc::RecvTimeoutError::Timeout)
@@ -300,7 +352,16 @@ impl Yard {
                 }
                 Ok(Job::Bury(jailed, dir)) => dying.push((jailed, dir)),
                 Ok(Job::Remove(jailed, dir)) => remove(jailed, &dir),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Ok(Job::Retire(gone)) => {
+                    self.waiting.launcher = None;
+                    self.waiting.due = None;
+                    let _ = gone.send(());
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if self.waiting.due.is_some_and(|due| due <= Instant::now()) {
+                        self.make_ready();
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => open = false,
             }
             for (mut jailed, dir) in std::mem::take(&mut dying) {
@@ -313,9 +374,34 @@ impl Yard {
         }
     }
 
-    fn spawn(&self, plan: Plan, jobs: mpsc::Sender<Job>) -> Result<Spawned, StartError> {
+    /// Sees to it that a launcher waits. Takes about as long as a start.
+    fn make_ready(&mut self) {
+        let waiting = &mut self.waiting;
+        waiting.due = None;
+        let is_current = |it: &mut Launcher| it.is_current(self.machine, &waiting.like);
+        if waiting.launcher.as_mut().is_some_and(is_current) {
+            return;
+        }
+        waiting.launcher = None;
+        waiting.count += 1;
+        let name = format!("ready-{}", waiting.count);
+        let cgroups = self.cgroups.as_ref().map(|root| (root, name.as_str()));
+        match Launcher::begin(self.machine, &waiting.like, cgroups) {
+            Ok(launcher) => waiting.launcher = Some(launcher),
+            Err(error) => tracing::debug!(%error, "no launcher waits for the next program"),
+        }
+    }
+
+    fn spawn(&mut self, plan: Plan, jobs: mpsc::Sender<Job>) -> Result<Spawned, StartError> {
         let (dir, number) = self.run_dir.make().map_err(StartError::Execute)?;
+        self.waiting.like = Policy {
+            directory: self.run_dir.path().to_owned(),
+            read: Vec::new(),
+            write: Vec::new(),
+            ..plan.policy.clone()
+        };
         let spawned = self.spawn_in(plan, &dir, number, jobs);
+        self.waiting.due = Some(Instant::now() + READY_AFTER);
         if spawned.is_err() {
             remove_dir(&dir);
         }
@@ -323,7 +409,7 @@ impl Yard {
     }
 
     fn spawn_in(
-        &self,
+        &mut self,
         mut plan: Plan,
         dir: &Path,
         number: u32,
@@ -347,7 +433,8 @@ impl Yard {
         };
         let name = number.to_string();
         let cgroups = self.cgroups.as_ref().map(|root| (root, name.as_str()));
-        let mut jailed = mortise_jail::start(self.machine, &plan.policy, cgroups, &program)?;
+        let waiting = &mut self.waiting.launcher;
+        let mut jailed = mortise_jail::start_in(waiting, self.machine, &plan.policy, cgroups, &program)?;
         let pid = jailed.plugin().or(jailed.init());
         let pid = pid.ok_or_else(|| StartError::Execute(io::Error::other("the process has no id")))?;
         let exit = watch(&jailed).map_err(StartError::Execute)?;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 #![cfg(target_os = "linux")]
 
+mod waiting;
+
 use std::{
     collections::BTreeSet,
     ffi::OsString,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mortise_jail::{Layer, Machine};
 use mortise_runtime::{Runtime as _, RuntimeError, RuntimeErrorKind};
 
 use crate::{
@@ -20,6 +21,8 @@ async fn fails(begin: Begin) -> RuntimeError {
         bench.private_dirs().is_empty().then_some(())
     })
     .await;
+    // The launcher that waits for the next plugin goes with the runtime.
+    drop(bench);
     assert_eq!(children(), Vec::<u32>::new(), "{begin:?} is still there");
     assert!(!error.hint().is_empty());
     error
@@ -158,10 +161,53 @@ async fn start_that_is_dropped_leaves_nothing() {
     let start = bench.runtime.start(prepared, bench.start_with());
     let started = tokio::time::timeout(Duration::from_millis(300), start).await;
     assert!(started.is_err());
-    eventually("the process is gone", || {
-        (bench.private_dirs().is_empty() && children().is_empty()).then_some(())
+    eventually("the private directory is removed", || {
+        bench.private_dirs().is_empty().then_some(())
     })
     .await;
+    drop(bench);
+    eventually("the process is gone", || children().is_empty().then_some(())).await;
+}
+
+/// Waits until there are so many children and each is the first of its namespace, as those are not that are only needed to make one.
+#[cfg(target_os = "linux")]
+async fn as_many<const COUNT: usize>(what: &str) -> [u32; COUNT] {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace("self");
+    eventually(what, || {
+        let all: [u32; COUNT] = children().try_into().ok()?;
+        let inside = |pid: &u32| namespace(&pid.to_string()).is_some_and(|it| Some(it) != own);
+        all.iter().all(inside).then_some(all)
+    })
+    .await
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn one_launcher_waits_and_is_taken_by_the_next_plugin() {
+    if std::env::var_os("NEXTEST").is_none() {
+        println!("skipped: needs nextest, so that no other test has children here");
+        return;
+    }
+    // It starts some programs of its own.
+    if !Machine::probe().layers().has(Layer::PidNamespace) {
+        println!("skipped: needs pid namespaces");
+        return;
+    }
+    let bench = Bench::new(Begin::Well);
+    let [launcher] = as_many("a launcher waits").await;
+    let instance = bench.start().await;
+    let plugin = instance.usage().pid.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{plugin}/status")).unwrap();
+    assert!(status.contains(&format!("\nPPid:\t{launcher}\n")), "{status}");
+    ask(&*instance, "head").await.unwrap();
+    let both: [u32; 2] = as_many("the next one waits").await;
+    assert!(both.contains(&launcher), "{both:?}");
+    drop(instance);
+    let [next] = as_many("the first ends with its plugin").await;
+    assert_ne!(next, launcher);
+    drop(bench);
+    assert_eq!(children(), Vec::<u32>::new(), "the second ends with the runtime");
 }
 
 #[tokio::test]
