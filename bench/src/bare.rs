@@ -1,4 +1,4 @@
-//! The anchors that need unsafe code: a plain function pointer into a plugin's library.
+//! What needs unsafe code: the anchor that calls a plugin's library through a plain function pointer, and what processes have used.
 
 use std::{ffi::c_void, path::Path, ptr};
 
@@ -118,4 +118,22 @@ impl BareMethod {
 
 unsafe extern "C" fn refuse_to_grow(_: *mut MtOut, _: usize) -> i32 {
     mortise_abi::MT_E_NOMEM
+}
+
+/// Processor time of this process and of all children that it has waited for, with theirs.
+#[must_use]
+pub fn processor_time() -> std::time::Duration {
+    let of = |who| {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: there is room for the answer; all zeros is a valid one if there is none.
+        let usage = unsafe {
+            libc::getrusage(who, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        let time = |it: libc::timeval| {
+            std::time::Duration::new(it.tv_sec.unsigned_abs(), it.tv_usec.unsigned_abs() as u32 * 1000)
+        };
+        time(usage.ru_utime) + time(usage.ru_stime)
+    };
+    of(libc::RUSAGE_SELF) + of(libc::RUSAGE_CHILDREN)
 }

@@ -56,7 +56,7 @@ enum Subject {
 }
 
 /// A running plugin, and the numbers of its methods.
-struct Plugin {
+pub(crate) struct Plugin {
     instance: Box<dyn Instance>,
     echo: MethodIndex,
     reverse: MethodIndex,
@@ -376,6 +376,12 @@ impl Subject {
 // === the plugin ===
 
 impl Plugin {
+    /// Calls it once.
+    pub(crate) async fn first_answer(&self) -> Result<()> {
+        let request = EchoRequest::default().encode_to_vec();
+        self.call(self.echo, request).await.map(drop)
+    }
+
     async fn call(&self, method: MethodIndex, payload: Vec<u8>) -> Result<Bytes> {
         let cx = CallContext {
             call_id: 1,
@@ -403,7 +409,7 @@ impl HostServices for NoServices {
 }
 
 /// The echo plugin, by what its executable says of itself.
-fn echo(runtime: &ProcessRuntime, executable: &Path) -> Result<Verified> {
+pub(crate) fn echo(runtime: &ProcessRuntime, executable: &Path) -> Result<Verified> {
     let mut artifact = artifact(executable, "echo", None)
         .with_context(|| format!("{}: run `cargo xtask guests`", executable.display()))?;
     let metadata = runtime.read_metadata(&artifact)?;
@@ -455,7 +461,7 @@ fn verify(artifact: Artifact, metadata: Metadata) -> Result<Verified> {
         .map_err(|refusals| anyhow!("{refusals:?}"))
 }
 
-async fn start(runtime: &ProcessRuntime, artifact: &Verified) -> Result<Plugin> {
+pub(crate) async fn start(runtime: &ProcessRuntime, artifact: &Verified) -> Result<Plugin> {
     let methods = &artifact.metadata().methods;
     let number = |names: [&str; 2]| {
         let found = methods.iter().position(|it| names.contains(&&*it.name));

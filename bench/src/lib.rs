@@ -5,9 +5,9 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`wasm`], [`lanes`], [`loading`], [`rpc`]: the rows.
+//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`rpc`]: the rows.
 //! - [`load`]: the load generator.
-//! - [`bare`]: the anchors that need unsafe code.
+//! - [`bare`]: what needs unsafe code.
 
 pub mod bare;
 pub mod lanes;
@@ -15,6 +15,8 @@ pub mod load;
 pub mod loading;
 pub mod native;
 pub mod rpc;
+#[cfg(target_os = "linux")]
+pub mod starting;
 pub mod subject;
 pub mod table;
 pub mod wasm;

@@ -103,14 +103,23 @@ pub async fn measure(runtime: RuntimeName, data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints the resident memory of an idle host with three runtimes, in MiB: run in a process of its own.
+/// Prints the resident memory of an idle host with three runtimes and of the launcher that waits for a plugin, in MiB: run in a process of its own.
 ///
 /// # Errors
 /// If the host does not start.
 pub async fn idle(data: &Path) -> Result<()> {
     let runtimes = [RuntimeName::Native, RuntimeName::Wasm, RuntimeName::Process];
     let host = subject::host(&runtimes, data, Reuse::Ephemeral).await?;
-    println!("{}", kib("/proc/self/status", "VmRSS:")? / 1024.0);
+    // Long enough for a launcher to be ready.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut all = kib("/proc/self/status", "VmRSS:")?;
+    for thread in fs::read_dir("/proc/self/task")? {
+        let children = fs::read_to_string(thread?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            all += kib(&format!("/proc/{child}/status"), "VmRSS:")?;
+        }
+    }
+    println!("{}", all / 1024.0);
     host.shutdown().await;
     Ok(())
 }
@@ -203,7 +212,7 @@ pub fn idle_bare() -> Result<()> {
     Ok(())
 }
 
-async fn version(host: &Host) -> Result<String> {
+pub(crate) async fn version(host: &Host) -> Result<String> {
     Ok(EchoClient::new(host.plugin("echo"))
         .version(&VersionRequest {})
         .await?

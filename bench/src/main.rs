@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "wasm", "lanes", "loading", "rpc"])]
+        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -78,6 +78,12 @@ async fn main() -> Result<()> {
                     "Process lanes",
                     lanes::rows(&data.join("lanes"), &executables, anchor).await?,
                 ));
+            }
+            #[cfg(target_os = "linux")]
+            if wanted("starting") {
+                let plugin = subject::package("echo")?.join("echo");
+                let rows = mortise_bench::starting::rows(&data.join("starting"), &plugin).await?;
+                groups.push(("Starting a process", rows));
             }
             if wanted("loading") {
                 groups.push(("Loading and memory", loading::rows()?));

@@ -192,6 +192,7 @@ const RINGS: &[Ring] = &[
         looks_at: &[
             "words",
             "hazard",
+            "jail",
             "port",
             "adapters",
             "store",
