@@ -39,7 +39,7 @@ pub(crate) struct Replies {
     middle: Arc<Middle>,
     pump: AbortHandle,
     /// Tells the method, when it is dropped.
-    _cancel: Box<dyn Send>,
+    cancel: Option<Box<dyn Send>>,
 }
 
 struct Middle {
@@ -90,7 +90,7 @@ pub(crate) fn open(
     let replies = Replies {
         middle,
         pump,
-        _cancel: Box::new(cancel),
+        cancel: Some(Box::new(cancel)),
     };
     (streaming, replies)
 }
@@ -250,6 +250,8 @@ impl Stream for Replies {
 impl Drop for Replies {
     fn drop(&mut self) {
         self.pump.abort();
+        // First: a method that wakes from its stream finds the call cancelled.
+        self.cancel = None;
         self.middle.lock().cancelled = true;
         self.middle.changed.notify_all();
     }

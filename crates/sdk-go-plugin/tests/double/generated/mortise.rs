@@ -240,5 +240,43 @@ impl<C: ::mortise_sdk::client::BlockingCaller> TestClient<C> {
         )
     }
 }
+impl<C: ::mortise_sdk::client::StreamCaller> TestClient<C> {
+    /// Opens a call of `grpctest.Test/Count`.
+    pub async fn count(
+        &self,
+        request: &TestRequest,
+    ) -> ::core::result::Result<
+        ::mortise_sdk::client::Replies<C::Receiver, TestResponse>,
+        ::mortise_sdk::Status,
+    > {
+        ::mortise_sdk::client::server_stream(
+                &self.caller,
+                "grpctest.Test/Count",
+                request,
+            )
+            .await
+    }
+    /// Opens a call of `grpctest.Test/Stream`.
+    pub async fn stream(
+        &self,
+    ) -> ::core::result::Result<
+        (
+            ::mortise_sdk::client::Requests<C::Sender, TestRequest>,
+            ::mortise_sdk::client::Replies<C::Receiver, TestResponse>,
+        ),
+        ::mortise_sdk::Status,
+    > {
+        ::mortise_sdk::client::bidi_stream(&self.caller, "grpctest.Test/Stream").await
+    }
+    /// Opens a call of `grpctest.Test/Sum`.
+    pub async fn sum(
+        &self,
+    ) -> ::core::result::Result<
+        ::mortise_sdk::client::Upload<C::Sender, C::Receiver, TestRequest, TestResponse>,
+        ::mortise_sdk::Status,
+    > {
+        ::mortise_sdk::client::client_stream(&self.caller, "grpctest.Test/Sum").await
+    }
+}
 }
 pub use self::grpctest::*;
