@@ -82,8 +82,8 @@ async fn the_broker_reaches_a_plugin_with_a_user_of_its_own() {
     let machine = Machine::probe();
     let Some(user) = machine.own_user(7).filter(|_| machine.layers().has(Layer::User)) else {
         println!(
-            "skipped: needs the layer user: {:?}",
-            machine.layers().why_not(Layer::User)
+            "skipped: needs the layer user: {}",
+            machine.layers().why_not(Layer::User).unwrap_or_default()
         );
         return;
     };

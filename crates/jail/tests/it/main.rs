@@ -265,8 +265,8 @@ fn bounds_on_all_its_processes_together() {
     let root = Machine::probe().cgroup_root(&format!("mortise-test-{}", std::process::id()));
     if !layers.has(Layer::MemoryCgroup) || !layers.has(Layer::PidsCgroup) {
         println!(
-            "skipped: needs cgroups: {:?}",
-            layers.why_not(Layer::MemoryCgroup)
+            "skipped: needs cgroups: {}",
+            layers.why_not(Layer::MemoryCgroup).unwrap_or_default()
         );
         return;
     }
@@ -318,8 +318,8 @@ fn a_bound_on_processor_time_is_felt_and_counted() {
     let layers = Machine::probe().layers();
     if !layers.has(Layer::CpuCgroup) {
         println!(
-            "skipped: needs the layer cpu-cgroup: {:?}",
-            layers.why_not(Layer::CpuCgroup)
+            "skipped: needs the layer cpu-cgroup: {}",
+            layers.why_not(Layer::CpuCgroup).unwrap_or_default()
         );
         return;
     }

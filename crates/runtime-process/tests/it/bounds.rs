@@ -13,8 +13,8 @@ fn machine_has_it() -> bool {
     let has = layers.has(Layer::CpuCgroup);
     if !has {
         println!(
-            "skipped: needs the layer cpu-cgroup: {:?}",
-            layers.why_not(Layer::CpuCgroup)
+            "skipped: needs the layer cpu-cgroup: {}",
+            layers.why_not(Layer::CpuCgroup).unwrap_or_default()
         );
     }
     has
