@@ -22,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use http_body_util::BodyExt as _;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use rustix::process::{Pid, getppid};
@@ -69,7 +70,7 @@ pub trait Service: Send + Sync + 'static {
     /// Answers a unary call.
     fn call<'a>(&'a self, invoked: Invoked<'a>, payload: Bytes) -> BoxFuture<'a, Result<Bytes, Status>>;
 
-    /// Answers a call that streams.
+    /// Answers a call that streams. A call that its caller resets ends its messages with `Aborted`, and drops the replies.
     fn stream<'a>(
         &'a self,
         invoked: Invoked<'a>,
@@ -505,7 +506,9 @@ impl Dispatch {
             Some(Shape::Streaming) => {
                 let (parts, body) = request.into_parts();
                 let metadata = MetadataMap::from_headers(parts.headers.clone());
-                let request = http::Request::from_parts(parts, body);
+                // tonic takes a call that its caller has cancelled for one whose requests have come to their end.
+                let body = body.map_err(|error| Status::aborted(error.message()));
+                let request = http::Request::from_parts(parts, Body::new(body));
                 streaming(request, |messages| async move {
                     self.app
                         .stream(invoked(&method, metadata), messages.boxed())

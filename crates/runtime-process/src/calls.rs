@@ -17,7 +17,7 @@
 //! - C4: after [`Calls::close`] nothing is open, and opening gives the error it was closed with.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,6 +31,9 @@ use crate::streams::Incoming;
 
 /// Questions about health that may be without an answer. A plugin that lets more pass is not asked again until it has answered.
 const UNANSWERED_HEALTH_MAX: usize = 4;
+
+/// Calls that are over and still known to their log lines, where those come another way than the answer.
+const RECENT_MAX: usize = 256;
 
 /// The open calls of one instance.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ struct Table {
     last_id: u64,
     open: HashMap<u64, Open>,
     unanswered_health: usize,
+    /// The last of those that [`Calls::finish`] ended.
+    recent: VecDeque<(u64, CallContext)>,
     closed: Option<CallError>,
 }
 
@@ -197,6 +202,28 @@ impl Calls {
             }
             None => Err(table.not_open(id)),
         }
+    }
+
+    /// Notes that a call was answered beside the frames. Its log lines may be among them and come later.
+    pub(crate) fn finish(&self, id: u64) {
+        let mut table = self.lock();
+        let removed = table.open.remove(&id);
+        if let Some(Open::Waiting { context, .. }) = removed {
+            if table.recent.len() == RECENT_MAX {
+                table.recent.pop_front();
+            }
+            table.recent.push_back((id, context));
+        }
+    }
+
+    /// The call that a log line names, if it is open or was a moment ago.
+    pub(crate) fn of_line(&self, id: u64) -> Option<CallContext> {
+        if let Parent::Open(context) = self.parent(id) {
+            return Some(context);
+        }
+        let table = self.lock();
+        let found = table.recent.iter().rev().find(|(recent, _)| *recent == id);
+        found.map(|(_, context)| context.clone())
     }
 
     /// The plugin has ended a stream.

@@ -9,13 +9,7 @@ use mortise_wire::{
 };
 use prost::Message;
 
-use crate::{
-    calls::{NotOpen, Parent},
-    dialect::Plugin as _,
-    host_calls::HostCalls,
-    shared::Shared,
-    transport::Inlet,
-};
+use crate::{calls::NotOpen, dialect::Plugin as _, host_calls::HostCalls, shared::Shared, transport::Inlet};
 
 /// Takes the plugin's frames. Dropping it ends the calls that the plugin makes.
 pub(crate) struct Inbox {
@@ -160,21 +154,12 @@ impl Inbox {
     }
 
     fn log(&self, mut record: LogRecord) {
-        let parent = self.shared.calls.parent(record.call_id);
-        let call = match &parent {
-            Parent::Open(context) => {
-                // The lane has numbers of its own; people know the host's.
-                record.call_id = context.call_id;
-                Some(context)
-            }
-            Parent::None | Parent::Over => {
-                record.call_id = 0;
-                None
-            }
-        };
+        let call = self.shared.calls.of_line(record.call_id);
+        // The lane has numbers of its own; people know the host's.
+        record.call_id = call.as_ref().map_or(0, |context| context.call_id);
         self.shared.services.log(LogLine {
             record: &record,
-            call,
+            call: call.as_ref(),
         });
     }
 }

@@ -68,7 +68,7 @@ impl Shared {
             Err(status) => Err(grpc::error(self, status, &path, deadline).await),
         };
         waiting.over = true;
-        let _ = self.calls.answer(id, Ok(Bytes::new()));
+        self.calls.finish(id);
         let (reply, max) = (reply?, self.limits.payload_bytes_max);
         if reply.len() > max {
             return Err(grpc::reply_too_large(self, reply.len(), max));
@@ -107,7 +107,7 @@ impl Shared {
         // It ends with the call: at the latest at its deadline.
         tokio::spawn(async move {
             match grpc::run_stream(shared.clone(), call).await {
-                EndedBy::Plugin => drop(shared.calls.answer(id, Ok(Bytes::new()))),
+                EndedBy::Plugin => shared.calls.finish(id),
                 EndedBy::Host if shared.calls.abandon(id, deadline) => {
                     shared.lane.send(Kind::Cancel, id, &[], Held::default());
                 }

@@ -109,7 +109,7 @@ impl Middle {
             match next {
                 Some(Ok(message)) => state.requests.push(message, self.terms),
                 // The caller has reset the call: the replies hear of it at the same moment, and tell all of the plugin at once.
-                Some(Err(status)) if status.code() == tonic::Code::Cancelled => return,
+                Some(Err(status)) if status.code() == tonic::Code::Aborted => return,
                 Some(Err(status)) => {
                     let code = Code::from_i32(status.code() as i32);
                     state.requests_end = Some(Err(Status::new(code, status.message())));
