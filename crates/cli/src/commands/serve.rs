@@ -65,7 +65,7 @@ async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Resu
         plugins: Vec::new(),
         ..config.clone()
     };
-    let starting = runtimes::host(&data_dir, config)?.start();
+    let starting = runtimes::host(&data_dir, config)?.remember_loads().start();
     let host = tokio::select! {
         host = starting => host.map_err(|error| Failure::of_host(&error))?,
         // Nothing was served yet, so there is nothing to finish.
