@@ -11,21 +11,21 @@ use std::{
 
 use bytes::Bytes;
 use mortise_goplugin::{CallHeaders, Client};
-use mortise_runtime::{CallContext, CallError, MethodIndex, StreamHandle, pipe, stream::not_streaming};
+use mortise_runtime::{CallContext, CallError, MethodIndex, StreamHandle, pipe};
 use mortise_wire::frame::{Kind, transport};
 
 use crate::{
     dialect::Plugin as _,
     grpc::{self, EndedBy, Peer, Streamed},
     lane::Held,
-    shared::{Shared, Waiting},
+    shared::Shared,
 };
 
 /// When the instance ends, replies that have arrived already are read for so long.
 const ARRIVED_WAIT: Duration = Duration::from_millis(100);
 
 impl Shared {
-    /// Dropped at the deadline: then, and whenever else its caller goes, [`Waiting`] tells the plugin.
+    /// Dropped at the deadline: then, and whenever else its caller goes, [`Waiting`](crate::shared::Waiting) tells the plugin.
     pub(crate) async fn call_over(
         &self,
         client: &Client,
@@ -36,12 +36,7 @@ impl Shared {
     ) -> Result<Bytes, CallError> {
         let slot = self.slot().await?;
         let (id, over) = self.calls.open(cx, method, slot)?;
-        let mut waiting = Waiting {
-            shared: self,
-            id,
-            deadline,
-            over: false,
-        };
+        let mut waiting = self.waiting(id, deadline);
         let path = self.path(method);
         let headers = headers(cx, deadline, id);
         let mut exchange = std::pin::pin!(client.call(&path, &headers, payload));
@@ -82,15 +77,9 @@ impl Shared {
         client: &Client,
         cx: &CallContext,
         method: MethodIndex,
+        deadline: Instant,
     ) -> Result<StreamHandle, CallError> {
-        if !self.kind(method)?.streams() {
-            return Err(not_streaming(&self.method_name(method)));
-        }
-        let deadline = cx
-            .deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let slot = tokio::time::timeout_at(deadline.into(), self.slot()).await;
-        let slot = slot.unwrap_or_else(|_| Err(self.too_late(method)))?;
+        let slot = self.slot().await?;
         let (id, _over) = self.calls.open(cx, method, slot)?;
         let (requests, to_send) = pipe((&self.limits).into());
         let (received, replies) = pipe((&self.limits).into());

@@ -44,9 +44,10 @@ pub(crate) struct Shared {
 
 /// An open call whose caller still waits.
 pub(crate) struct Waiting<'a> {
-    pub(crate) shared: &'a Shared,
-    pub(crate) id: u64,
-    pub(crate) deadline: Instant,
+    shared: &'a Shared,
+    id: u64,
+    deadline: Instant,
+    /// The plugin is through with it.
     pub(crate) over: bool,
 }
 
@@ -71,6 +72,22 @@ impl Shared {
 
     pub(crate) fn too_late(&self, method: MethodIndex) -> CallError {
         CallError::late(self.name(), &self.method_name(method))
+    }
+
+    /// When a call of `cx` is over at the latest.
+    fn deadline(&self, cx: &CallContext) -> Instant {
+        cx.deadline
+            .unwrap_or_else(|| Instant::now() + self.limits.deadline)
+    }
+
+    /// A call that was opened, for as long as its caller waits.
+    pub(crate) fn waiting(&self, id: u64, deadline: Instant) -> Waiting<'_> {
+        Waiting {
+            shared: self,
+            id,
+            deadline,
+            over: false,
+        }
     }
 
     /// Waits until the plugin can work on one call more.
@@ -98,12 +115,7 @@ impl Shared {
         let body_bytes_max = frame::call_body_bytes(head.encoded_len(), payload.len());
         let credit = self.lane.reserve(body_bytes_max).await;
         let (id, answer) = self.calls.open(cx, method, slot)?;
-        let mut waiting = Waiting {
-            shared: self,
-            id,
-            deadline,
-            over: false,
-        };
+        let mut waiting = self.waiting(id, deadline);
         head.call_id = id;
         head.deadline_ns = cx.deadline.map_or(deadline_ns, |at| {
             nanoseconds(at.saturating_duration_since(Instant::now()))
@@ -152,9 +164,7 @@ impl Plugin for Shared {
         if self.kind(method)?.streams() {
             return Err(stream::not_unary(&self.method_name(method), self.kind(method)?));
         }
-        let deadline = cx
-            .deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
+        let deadline = self.deadline(cx);
         let called = async {
             match &self.client {
                 None => self.call_until(cx, method, payload, deadline).await,
@@ -179,10 +189,19 @@ impl Plugin for Shared {
         cx: &CallContext,
         method: MethodIndex,
     ) -> Result<StreamHandle, CallError> {
-        match &self.client {
-            None => self.open_stream(cx, method).await,
-            Some(client) => self.open_over(client, cx, method).await,
+        if !self.kind(method)?.streams() {
+            return Err(stream::not_streaming(&self.method_name(method)));
         }
+        let deadline = self.deadline(cx);
+        let opened = async {
+            match &self.client {
+                None => self.open_until(cx, method, deadline).await,
+                Some(client) => self.open_over(client, cx, method, deadline).await,
+            }
+        };
+        tokio::time::timeout_at(deadline.into(), opened)
+            .await
+            .unwrap_or_else(|_| Err(self.too_late(method)))
     }
 
     async fn health(&self) -> Result<Health, CallError> {

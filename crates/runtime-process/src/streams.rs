@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use mortise_runtime::{
     Abort, Bounds, BoxFuture, CallContext, CallError, CallErrorKind, MethodIndex, PipeReceiver, PipeSender,
-    ReceiveHalf, SendError, SendHalf, StreamHandle, pipe, stream::not_streaming,
+    ReceiveHalf, SendError, SendHalf, StreamHandle, pipe,
 };
 use mortise_wire::{
     credit::{Inflow, StreamTerms},
@@ -130,23 +130,8 @@ impl Incoming {
 // === opening ===
 
 impl Shared {
-    pub(crate) async fn open_stream(
-        self: &Arc<Self>,
-        cx: &CallContext,
-        method: MethodIndex,
-    ) -> Result<StreamHandle, CallError> {
-        if !self.kind(method)?.streams() {
-            return Err(not_streaming(&self.method_name(method)));
-        }
-        let deadline = cx
-            .deadline
-            .unwrap_or_else(|| Instant::now() + self.limits.deadline);
-        let opened = tokio::time::timeout_at(deadline.into(), self.open_until(cx, method, deadline)).await;
-        opened.unwrap_or_else(|_| Err(self.too_late(method)))
-    }
-
     /// Dropped while it waits, it has opened nothing: what follows the last wait is done at once.
-    async fn open_until(
+    pub(crate) async fn open_until(
         self: &Arc<Self>,
         cx: &CallContext,
         method: MethodIndex,

@@ -11,7 +11,7 @@ use wasmtime::{
 
 use super::{
     Abi, Answer,
-    memory::{length, memory_of, request, slice, word, write},
+    module::{RESULT_PLACE, code_bytes, length, link_log, memory_of, request, slice, slots, word, write},
 };
 use crate::{
     fault::TooLong,
@@ -21,6 +21,8 @@ use crate::{
 
 /// The guest's allocator.
 const ALLOC: &str = "mortise_alloc";
+/// What it gives, for messages.
+const ROOM: &str = "what `mortise_alloc` gave";
 
 /// A core module, ready to be instantiated.
 pub(crate) struct CoreAbi {
@@ -57,13 +59,11 @@ impl Abi for CoreAbi {
     }
 
     fn code_bytes(&self) -> u64 {
-        let image = self.pre.module().image_range();
-        (image.end as u64).saturating_sub(image.start as u64)
+        code_bytes(self.pre.module())
     }
 
     fn slots(&self) -> u32 {
-        let needs = self.pre.module().resources_required();
-        needs.num_memories.max(needs.num_tables.div_ceil(2)).max(1)
+        slots(self.pre.module())
     }
 
     async fn instantiate(&self, store: &mut Store<Cell>, _: Option<&Module>) -> wasmtime::Result<Guest> {
@@ -132,7 +132,7 @@ impl Guest {
     /// Copies `bytes` into memory that the guest allocates for them. It owns them once it is entered.
     async fn put(&self, store: &mut Store<Cell>, bytes: &[u8]) -> wasmtime::Result<u32> {
         let at = self.alloc.call_async(&mut *store, length(bytes)?).await?;
-        write(&mut *store, self.memory, at, bytes, ALLOC)?;
+        write(&mut *store, self.memory, at, bytes, ROOM)?;
         Ok(at)
     }
 
@@ -204,16 +204,7 @@ fn check_exports(module: &Module) -> Result<(), RuntimeError> {
 /// The whole of what a core module may import.
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
     let mut linker = Linker::new(engine);
-    linker.func_wrap(
-        HOST_MODULE,
-        "log",
-        |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
-            let memory = memory_of(&mut caller)?;
-            let (memory, cell) = memory.data_and_store_mut(&mut caller);
-            cell.log(slice(memory, at, len, "the log record")?);
-            wasmtime::Result::Ok(())
-        },
-    )?;
+    link_log(&mut linker, HOST_MODULE)?;
     linker.func_wrap_async(
         HOST_MODULE,
         "call",
@@ -223,7 +214,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                 let memory = memory_of(&mut caller)?;
                 let (data, cell) = (memory.data(&caller), caller.data());
                 let request = request(data, cell, (target_at, target_len), (at, len))?;
-                slice(data, result, 8, "the place for the result")?;
+                slice(data, result, 8, RESULT_PLACE)?;
                 let answer = cell.call_host(request).await.map_err(Error::new)?;
                 let (tag, bytes) = match answer {
                     Ok(bytes) => (0_u32, bytes),
@@ -234,13 +225,11 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                     .ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?
                     .typed::<u32, u32>(caller.as_context())?;
                 let at = alloc.call_async(&mut caller, length(&bytes)?).await?;
-                write(&mut caller, memory, at, &bytes, ALLOC)?;
+                write(&mut caller, memory, at, &bytes, ROOM)?;
                 let mut pair = [0; 8];
                 pair[..4].copy_from_slice(&at.to_le_bytes());
                 pair[4..].copy_from_slice(&length(&bytes)?.to_le_bytes());
-                let place = memory.data_mut(&mut caller);
-                slice(place, result, 8, "the place for the result")?;
-                place[result as usize..][..8].copy_from_slice(&pair);
+                write(&mut caller, memory, result, &pair, RESULT_PLACE)?;
                 wasmtime::Result::Ok(tag)
             })
         },

@@ -1,7 +1,7 @@
 //! One logical guest, two ABIs, three ways to run them.
 //!
 //! [`component`]: `wit/plugin.wit`, whoever made it. [`unwrapped`]: the same, as `mortise build` makes it, without the component model.
-//! [`core_module`]: `wit/core-abi.md`, for languages without component tooling. [`memory`]: what the latter two know of a guest's memory.
+//! [`core_module`]: `wit/core-abi.md`, for languages without component tooling. [`module`]: what the latter two share.
 //! Everything above this module is written once, against [`Abi`].
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use crate::{cache::MachineCode, store::Cell};
 
 pub(crate) mod component;
 pub(crate) mod core_module;
-mod memory;
+mod module;
 pub(crate) mod unwrapped;
 
 pub(crate) use component::ComponentAbi;

@@ -20,7 +20,9 @@ use wasmtime::{
 
 use super::{
     Abi, Answer,
-    memory::{length, memory_of, place, request, slice, word, write},
+    module::{
+        RESULT_PLACE, code_bytes, length, link_log, memory_of, place, request, slice, slots, word, write,
+    },
 };
 use crate::{
     fault::TooLong,
@@ -33,6 +35,8 @@ pub(crate) const DOORWAY: &[u8] = include_bytes!("doorway.wasm");
 
 /// The guest's allocator.
 const REALLOC: &str = "cabi_realloc";
+/// What it gives, for messages.
+const ROOM: &str = "what `cabi_realloc` gave";
 
 /// A module without its wrapper, ready to be instantiated.
 pub(crate) struct UnwrappedAbi {
@@ -84,13 +88,11 @@ impl Abi for UnwrappedAbi {
     }
 
     fn code_bytes(&self) -> u64 {
-        let image = self.pre.module().image_range();
-        (image.end as u64).saturating_sub(image.start as u64)
+        code_bytes(self.pre.module())
     }
 
     fn slots(&self) -> u32 {
-        let needs = self.pre.module().resources_required();
-        needs.num_memories.max(needs.num_tables.div_ceil(2)).max(1)
+        slots(self.pre.module())
     }
 
     async fn instantiate(
@@ -210,7 +212,7 @@ impl Guest {
             .realloc
             .call_async(&mut *store, (0, 0, 1, length(bytes)?))
             .await?;
-        write(&mut *store, self.memory, at, bytes, REALLOC)?;
+        write(&mut *store, self.memory, at, bytes, ROOM)?;
         Ok(at)
     }
 
@@ -308,23 +310,14 @@ fn fill(mut caller: Caller<'_, Cell>, head_at: u32, payload_at: u32) -> wasmtime
         .memory
         .ok_or_else(|| Error::msg("a guest without memory was called"))?;
     let (bytes, cell) = memory.data_and_store_mut(&mut caller);
-    place(bytes, head_at, &cell.scratch, REALLOC)?;
-    place(bytes, payload_at, &cell.payload, REALLOC)
+    place(bytes, head_at, &cell.scratch, ROOM)?;
+    place(bytes, payload_at, &cell.payload, ROOM)
 }
 
 /// The whole of what such a module may import: what the wrapper lowered.
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
     let mut linker = Linker::new(engine);
-    linker.func_wrap(
-        HOST_INTERFACE,
-        "log",
-        |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
-            let memory = memory_of(&mut caller)?;
-            let (memory, cell) = memory.data_and_store_mut(&mut caller);
-            cell.log(slice(memory, at, len, "the log record")?);
-            wasmtime::Result::Ok(())
-        },
-    )?;
+    link_log(&mut linker, HOST_INTERFACE)?;
     linker.func_wrap_async(
         HOST_INTERFACE,
         "call",
@@ -333,7 +326,11 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
             Box::new(async move {
                 let memory = memory_of(&mut caller)?;
                 let cell = caller.data();
-                let request = request(memory.data(&caller), cell, (target_at, target_len), (at, len))?;
+                let data = memory.data(&caller);
+                let request = request(data, cell, (target_at, target_len), (at, len))?;
+                // Looked at before anything is done that would be lost.
+                check_alignment(result)?;
+                slice(data, result, 12, RESULT_PLACE)?;
                 let answer = cell.call_host(request).await.map_err(Error::new)?;
                 let (tag, bytes) = match answer {
                     Ok(bytes) => (0_u32, bytes),
@@ -346,15 +343,12 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                 let at = realloc
                     .call_async(&mut caller, (0, 0, 1, length(&bytes)?))
                     .await?;
-                write(&mut caller, memory, at, &bytes, REALLOC)?;
+                write(&mut caller, memory, at, &bytes, ROOM)?;
                 let mut outcome = [0; 12];
                 for (word, value) in [tag, at, length(&bytes)?].into_iter().enumerate() {
                     outcome[4 * word..][..4].copy_from_slice(&value.to_le_bytes());
                 }
-                check_alignment(result)?;
-                let place = memory.data_mut(&mut caller);
-                slice(place, result, 12, "the place for the result")?;
-                place[result as usize..][..12].copy_from_slice(&outcome);
+                write(&mut caller, memory, result, &outcome, RESULT_PLACE)?;
                 wasmtime::Result::Ok(())
             })
         },

@@ -1,10 +1,13 @@
-//! A guest's memory as a core module's host sees it: whatever the guest says about it is checked before it is used.
+//! What the hosts of core modules share. Whatever a guest says about its memory is checked before it is used.
 
 use bytes::Bytes;
 use mortise_wire::Status;
-use wasmtime::{AsContextMut, Caller, Error, Extern, Memory};
+use wasmtime::{AsContextMut, Caller, Error, Extern, Linker, Memory, Module};
 
 use crate::store::Cell;
+
+/// Where a guest wants a call's result, for messages.
+pub(super) const RESULT_PLACE: &str = "the place for the result";
 
 /// A length as a 32-bit guest knows it.
 pub(super) fn length(bytes: &[u8]) -> wasmtime::Result<u32> {
@@ -20,21 +23,14 @@ pub(super) fn slice<'a>(memory: &'a [u8], at: u32, len: u32, what: &str) -> wasm
         .ok_or_else(|| outside(what, at, len as usize, memory.len()))
 }
 
-/// Copies `bytes` to `at`, which the guest's `allocator` gave.
-pub(super) fn place(memory: &mut [u8], at: u32, bytes: &[u8], allocator: &str) -> wasmtime::Result<()> {
+/// Copies `bytes` to `at`; `what` that is stands in the error.
+pub(super) fn place(memory: &mut [u8], at: u32, bytes: &[u8], what: &str) -> wasmtime::Result<()> {
     let range = at as usize..(at as usize).saturating_add(bytes.len());
     let size = memory.len();
-    match memory.get_mut(range) {
-        Some(place) => place.copy_from_slice(bytes),
-        None => {
-            return Err(outside(
-                &format!("what `{allocator}` gave"),
-                at,
-                bytes.len(),
-                size,
-            ));
-        }
-    }
+    let place = memory
+        .get_mut(range)
+        .ok_or_else(|| outside(what, at, bytes.len(), size))?;
+    place.copy_from_slice(bytes);
     Ok(())
 }
 
@@ -44,9 +40,9 @@ pub(super) fn write(
     memory: Memory,
     at: u32,
     bytes: &[u8],
-    allocator: &str,
+    what: &str,
 ) -> wasmtime::Result<()> {
-    place(memory.data_mut(&mut store), at, bytes, allocator)
+    place(memory.data_mut(&mut store), at, bytes, what)
 }
 
 /// The little-endian word at `at` of a slice that is known to have it.
@@ -79,6 +75,29 @@ pub(super) fn request(
         .map_err(|_| Error::msg("the target of a host call is not UTF-8"))?
         .to_owned();
     Ok(Ok((target, Bytes::copy_from_slice(payload))))
+}
+
+/// The import `log`, which both kinds of core module have alike.
+pub(super) fn link_log(linker: &mut Linker<Cell>, interface: &str) -> wasmtime::Result<()> {
+    let log = |mut caller: Caller<'_, Cell>, at: u32, len: u32| {
+        let memory = memory_of(&mut caller)?;
+        let (memory, cell) = memory.data_and_store_mut(&mut caller);
+        cell.log(slice(memory, at, len, "the log record")?);
+        wasmtime::Result::Ok(())
+    };
+    linker.func_wrap(interface, "log", log).map(drop)
+}
+
+/// Machine code of a module.
+pub(super) fn code_bytes(module: &Module) -> u64 {
+    let image = module.image_range();
+    (image.end as u64).saturating_sub(image.start as u64)
+}
+
+/// How many of the engine's slots an instance takes.
+pub(super) fn slots(module: &Module) -> u32 {
+    let needs = module.resources_required();
+    needs.num_memories.max(needs.num_tables.div_ceil(2)).max(1)
 }
 
 fn outside(what: &str, at: u32, len: usize, size: usize) -> Error {
