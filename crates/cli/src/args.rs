@@ -65,9 +65,11 @@ pub(crate) enum Command {
     /// Load a plugin into the running host, or replace it without losing a call
     Load(Load),
     /// Drain and stop a plugin
-    Unload(OnePlugin),
+    Unload(Unload),
     /// List the plugins
     List(Remote),
+    /// Show who requires what of whom, and in which order plugins start
+    Graph(Graph),
     /// Show everything about a plugin
     Inspect(OnePlugin),
     /// Show the moves in a plugin's life
@@ -319,7 +321,11 @@ pub(crate) struct Remote {
 #[derive(Debug, Args)]
 pub(crate) struct Load {
     /// A package folder, builtin:NAME or embedded:NAME
-    pub(crate) source: String,
+    #[arg(required = true, num_args = 1..)]
+    pub(crate) source: Vec<String>,
+    /// Load all of them as one change: all take over, or none. The options hold for each of them
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) together: bool,
     /// The name to register it under [default: its own]
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -342,6 +348,40 @@ pub(crate) struct Load {
     pub(crate) terms: Terms,
     #[command(flatten)]
     pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unload {
+    /// NAME or NAME@VERSION
+    pub(crate) plugin: String,
+    /// Before it, drain and stop the plugins that require it, in place of refusing
+    #[arg(long)]
+    pub(crate) cascade: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Graph {
+    /// How to draw it; `svg` needs nothing but a browser
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        hide_possible_values = true,
+        value_name = "text|dot|svg"
+    )]
+    pub(crate) format: Drawing,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+/// How to draw a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Drawing {
+    Text,
+    Dot,
+    Svg,
 }
 
 #[derive(Debug, Args)]

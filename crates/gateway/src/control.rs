@@ -9,7 +9,9 @@
 //! | method | parameters | answer |
 //! |---|---|---|
 //! | `mortise.load` | [`Load`] | [`Plugin`] |
+//! | `mortise.load_all` | [`LoadAll`] | `[`[`Plugin`]`]` |
 //! | `mortise.unload` | [`Unload`] | [`Unloaded`] |
+//! | `mortise.graph` | [`Graph`] | [`Chart`](mortise_host::Chart) |
 //! | `mortise.list` | [`List`] | `[`[`Plugin`]`]` |
 //! | `mortise.inspect` | [`Inspect`] | [`PluginDetail`] |
 //! | `mortise.call` | [`Call`] | the reply, as JSON |
@@ -34,7 +36,7 @@ pub use client::{Client, ClientError};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Denial, Doctor, DoctorReport, Grant, History, Inspect, Lack, Layer, Limits, List, Load,
-    Method, Move, NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved, RuntimeSupport,
-    Shutdown, Stopping, StreamCall, Supports, Unload, Unloaded,
+    Ask, Call, Denial, Doctor, DoctorReport, Grant, Graph, History, Inspect, Lack, Layer, Limits, List, Load,
+    LoadAll, Method, Move, NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved,
+    RuntimeSupport, Shutdown, Stopping, StreamCall, Supports, Unload, Unloaded,
 };

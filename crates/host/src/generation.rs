@@ -24,7 +24,7 @@ use mortise_manifest::{Limits, Manifest, Permissions, Restart, RuntimeName};
 use mortise_runtime::{CallError, CallErrorKind, Digest, DirectCall, Instance, MethodIndex, PluginId};
 use mortise_store::Recorded;
 use mortise_wire::{Metadata, MethodKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     admission::Admission,
@@ -85,6 +85,8 @@ pub(crate) struct Address {
     pub(crate) cell: Cell<Occupant>,
     pub(crate) status: ArcSwap<Status>,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// Told when the host closes and it is this address's turn.
+    pub(crate) closing: watch::Sender<bool>,
     methods: Mutex<Vec<(Box<str>, Box<str>)>>,
 }
 
@@ -130,6 +132,7 @@ impl Generation {
             version: self.plugin.version.clone(),
             contract: self.contract.clone(),
             metadata: self.metadata.clone(),
+            manifest: self.manifest.clone(),
             generation: self.number,
         }
     }
@@ -182,6 +185,7 @@ impl Address {
             name,
             status: ArcSwap::from_pointee(status),
             commands,
+            closing: watch::Sender::new(false),
             methods: Mutex::default(),
         }
     }

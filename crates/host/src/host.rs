@@ -31,17 +31,20 @@ use tokio::{
 use tracing::trace_span;
 
 use crate::{
-    BoundMethod, CallOptions, CheckReport, Counters, HostBuilder, HostError, HostErrorKind, LoadRequest,
-    MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
+    BoundMethod, CallOptions, Chart, CheckReport, Counters, HostBuilder, HostError, HostErrorKind,
+    LoadRequest, MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
+    depend,
     generation::{Address, Generation},
-    load,
+    load::{self, Entrance},
     reload::Configured,
     remember,
     services::NameLookup,
     stream,
     supervisor::{Command, Supervisor},
     table::{Table, Target},
+    together,
+    waiting::Waiting,
 };
 
 /// A running host. Cheap to clone; all clones are the same host. When the last one is dropped, its plugins are stopped in the background; call
@@ -86,6 +89,10 @@ pub(crate) struct Shared {
     pub(crate) tokio: Handle,
     /// What the configuration named last; held during a reload.
     pub(crate) configured: tokio::sync::Mutex<Configured>,
+    /// What is to run when its providers do.
+    pub(crate) waiting: Waiting,
+    /// Held while several plugins are loaded together: two such loads could wait for each other.
+    pub(crate) together: tokio::sync::Mutex<()>,
     addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
     instances: AtomicU64,
 }
@@ -104,8 +111,10 @@ impl Host {
     }
 
     pub(crate) fn new(parts: Parts) -> Self {
+        let shared = Arc::new(Shared::new(parts));
+        shared.watch_over_what_waits();
         Self {
-            owner: Arc::new(Owner(Arc::new(Shared::new(parts)))),
+            owner: Arc::new(Owner(shared)),
         }
     }
 
@@ -123,44 +132,43 @@ impl Host {
         let shared = self.shared();
         let package = load::fetch(shared, &request.source).await?;
         let remembered = shared.parts.remembers.then(|| request.clone());
-        let loaded = self.load_package(package, request).await?;
+        let loaded = shared.load_package(package, request, Entrance::Alone).await?;
         if let Some(request) = remembered {
             remember::keep(shared, &loaded.name, request).await?;
         }
         Ok(loaded)
     }
 
-    pub(crate) async fn load_package(
-        &self,
-        package: Package,
-        request: LoadRequest,
-    ) -> Result<PluginInfo, HostError> {
-        let shared = self.shared();
-        let name = request
-            .name
-            .clone()
-            .unwrap_or_else(|| package.plugin().name.to_string());
-        check_plugin_name(&name).map_err(|error| {
-            HostError::new(HostErrorKind::Invalid, error.to_string())
-                .with_hint(error.hint().unwrap_or_default())
-        })?;
-        let name = if request.beside {
-            shared.name_beside(&name, &package)?
-        } else {
-            name
-        };
-        loop {
-            let address = shared.address(&name, &request.source)?;
-            let (reply, answer) = oneshot::channel();
-            let command = Command::Load(Box::new(package.clone()), Box::new(request.clone()), reply);
-            if address.commands.send(command).await.is_ok()
-                && let Ok(answer) = answer.await
-            {
-                return answer;
-            }
-            // An unload came in between; the next supervisor of this name takes it.
-            shared.gone(&address).await;
-        }
+    /// Loads several plugins, all or none: each is checked with all the others in place, all are prepared and started, what requires another after
+    /// it, and only when all of them are healthy they take over, providers first. Until then nothing has changed for any caller. If one of them
+    /// fails its probation, all of them go back together.
+    ///
+    /// While the cells are changed one right after another, and for calls that began before, an old plugin may call a new provider, and hears
+    /// `Incompatible` if that is out of its range; no new plugin ever meets an old provider that it was loaded with. A plugin that calls another
+    /// one while it starts meets what serves then.
+    ///
+    /// # Errors
+    /// All reasons against any of them, or what kept the first from starting. What served before still does, and what was new is gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo the load.
+    pub async fn load_all(&self, requests: Vec<LoadRequest>) -> Result<Vec<PluginInfo>, HostError> {
+        let loading = self
+            .shared()
+            .tokio
+            .spawn(together::load(self.shared().clone(), requests));
+        loading.await.unwrap_or_else(|_| {
+            Err(HostError::new(
+                HostErrorKind::ShuttingDown,
+                "the load was given up, because the host's executor ends",
+            ))
+        })
+    }
+
+    /// Who requires what of whom, and in which order they start.
+    #[must_use]
+    pub fn graph(&self) -> Chart {
+        self.shared().chart()
     }
 
     /// Lists a plugin that could not even be read, with the reasons.
@@ -176,23 +184,40 @@ impl Host {
     /// Drains and stops a plugin: `name`, or `name@version`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is none, and `Conflict` if a plugin that runs requires it: [`HostError::reasons`] lists them all.
     ///
     /// # Cancel safety
     /// Dropping the future does not undo the unload.
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport, HostError> {
-        let address = self.shared().find(plugin)?;
-        if self.shared().parts.remembers {
-            remember::forget(self.shared(), &address.name).await?;
+        let shared = self.shared();
+        let address = shared.find(plugin)?;
+        let dependents = shared.dependents(&address);
+        if !dependents.is_empty() {
+            return Err(depend::still_required(plugin, &dependents));
         }
-        let (reply, answer) = oneshot::channel();
-        let gone = || self.shared().unknown_plugin(plugin);
-        address
-            .commands
-            .send(Command::Unload(reply))
-            .await
-            .map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        shared.unload(&address).await
+    }
+
+    /// Drains and stops a plugin and every plugin that cannot run without it, one after another, each before those it requires. The reports are in
+    /// that order; the last is the plugin's own.
+    ///
+    /// # Errors
+    /// If there is none, or the first unload that fails; what went before is gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not undo what was begun, and begins nothing more.
+    pub async fn unload_cascade(&self, plugin: &str) -> Result<Vec<UnloadReport>, HostError> {
+        let shared = self.shared();
+        let address = shared.find(plugin)?;
+        let mut reports = Vec::new();
+        for dependent in shared.dependents(&address) {
+            // One that is gone already was unloaded by somebody else in between.
+            if let Ok(dependent) = shared.find(&dependent.address) {
+                reports.push(shared.unload(&dependent).await?);
+            }
+        }
+        reports.push(shared.unload(&address).await?);
+        Ok(reports)
     }
 
     /// All plugins, by name; also those that failed or were rejected.
@@ -339,15 +364,13 @@ impl Host {
         made.as_ref().ok()?.enclosure()
     }
 
-    /// Drains and stops everything. Later calls answer `Unavailable`. Twice is the same as once.
+    /// Drains and stops everything, each plugin before those it requires: until its turn comes, a plugin can still call them. Later calls
+    /// answer `Unavailable`. Twice is the same as once.
     ///
     /// # Cancel safety
     /// Dropping the future does not undo the shutdown.
     pub async fn shutdown(&self) {
-        self.shared().closing.send_replace(true);
-        for address in self.shared().all() {
-            address.commands.closed().await;
-        }
+        self.shared().close().await;
     }
 
     /// Whether [`Host::shutdown`] was called.
@@ -390,6 +413,8 @@ impl Deref for Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.closing.send_replace(true);
+        let shared = self.0.clone();
+        self.tokio.spawn(async move { shared.close().await });
     }
 }
 
@@ -473,6 +498,8 @@ impl Shared {
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
             configured: tokio::sync::Mutex::default(),
+            waiting: Waiting::new(),
+            together: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
             instances: AtomicU64::new(0),
         }
@@ -507,7 +534,7 @@ impl Shared {
     // --- addresses ---
 
     /// The address of this name; made, with its supervisor, if there is none.
-    fn address(self: &Arc<Self>, name: &str, source: &Source) -> Result<Arc<Address>, HostError> {
+    pub(crate) fn address(self: &Arc<Self>, name: &str, source: &Source) -> Result<Arc<Address>, HostError> {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if *self.closing.borrow() {
             return Err(HostError::new(
@@ -526,6 +553,89 @@ impl Shared {
         self.tokio
             .spawn(Supervisor::new(self.clone(), address.clone(), inbox).run());
         Ok(address)
+    }
+
+    /// Has the supervisor of its name load a package.
+    pub(crate) async fn load_package(
+        self: &Arc<Self>,
+        package: Package,
+        request: LoadRequest,
+        entrance: Entrance,
+    ) -> Result<PluginInfo, HostError> {
+        let name = self.name_for(&package, &request)?;
+        self.waiting.remove(&name);
+        loop {
+            let address = self.address(&name, &request.source)?;
+            let (reply, answer) = oneshot::channel();
+            let (package, request) = (Box::new(package.clone()), Box::new(request.clone()));
+            let command = Command::Load(package, request, entrance.clone(), reply);
+            if address.commands.send(command).await.is_ok()
+                && let Ok(answer) = answer.await
+            {
+                return answer;
+            }
+            // An unload came in between; the next supervisor of this name takes it.
+            self.gone(&address).await;
+        }
+    }
+
+    /// The address that a load is for.
+    pub(crate) fn name_for(&self, package: &Package, request: &LoadRequest) -> Result<String, HostError> {
+        let own = || package.plugin().name.to_string();
+        let name = request.name.clone().unwrap_or_else(own);
+        check_plugin_name(&name).map_err(|error| {
+            HostError::new(HostErrorKind::Invalid, error.to_string())
+                .with_hint(error.hint().unwrap_or_default())
+        })?;
+        if request.beside {
+            self.name_beside(&name, package)
+        } else {
+            Ok(name)
+        }
+    }
+
+    /// Has the supervisor of an address unload it, whoever may require it.
+    pub(crate) async fn unload(&self, address: &Address) -> Result<UnloadReport, HostError> {
+        if self.parts.remembers {
+            remember::forget(self, &address.name).await?;
+        }
+        self.waiting.remove(&address.name);
+        let (reply, answer) = oneshot::channel();
+        let gone = || self.unknown_plugin(&address.name);
+        address
+            .commands
+            .send(Command::Unload(reply))
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Stops everything, what is required after what requires it. Nothing new comes in from the first moment on.
+    pub(crate) async fn close(&self) {
+        self.closing.send_replace(true);
+        let all = self.all();
+        let known = self.known();
+        let find = |index: &usize| all.iter().find(|it| it.name == known[*index].address);
+        // First what never served: it may hang in its start.
+        let fresh = all
+            .iter()
+            .filter(|it| !known.iter().any(|known| known.address == it.name));
+        let mut levels: Vec<Vec<&Arc<Address>>> = vec![fresh.collect()];
+        let order = depend::stop_order(&known);
+        levels.extend(order.iter().map(|level| level.iter().filter_map(find).collect()));
+        for level in levels {
+            for address in &level {
+                address.closing.send_replace(true);
+            }
+            for address in level {
+                address.commands.closed().await;
+            }
+        }
+        // One that came while the list was made.
+        for address in self.all() {
+            address.closing.send_replace(true);
+            address.commands.closed().await;
+        }
     }
 
     /// Where a version runs beside the one that has the name; the plain name if nothing runs there.
@@ -576,7 +686,7 @@ impl Shared {
             .with_hint(hint)
     }
 
-    fn all(&self) -> Vec<Arc<Address>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Address>> {
         self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -598,15 +708,18 @@ impl Shared {
     }
 
     /// Waits until an address is forgotten.
-    async fn gone(&self, address: &Address) {
+    pub(crate) async fn gone(&self, address: &Address) {
         address.commands.closed().await;
         self.forget(address);
     }
 
     /// Publishes what all addresses serve now.
     pub(crate) fn rebuild_table(&self) {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        self.store_table(&addresses);
+        {
+            let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            self.store_table(&addresses);
+        }
+        self.waiting.look();
     }
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.
@@ -681,7 +794,7 @@ impl Shared {
                     it.manifest
                         .requires
                         .iter()
-                        .map(|required| required.service.clone())
+                        .map(mortise_manifest::Requirement::target)
                         .collect()
                 })
                 .unwrap_or_default(),

@@ -12,13 +12,14 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `table`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `life`, `supervisor`, `reload`, `services`.
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `reload`, `services`.
 #![forbid(unsafe_code)]
 
 mod admission;
 mod bound;
 mod builder;
 mod call;
+mod depend;
 mod error;
 mod generation;
 mod host;
@@ -34,6 +35,8 @@ mod stats;
 mod stream;
 mod supervisor;
 mod table;
+mod together;
+mod waiting;
 
 /// The package that this crate's build script embedded under this name (`mortise_build::embed`), for [`HostBuilder::embed`].
 ///
@@ -67,6 +70,7 @@ pub use info::{
     VariantReport,
 };
 pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
+pub use mortise_routing::{Chart, ChartEdge, ChartPlugin, Tie};
 pub use mortise_runtime::{ReceiveHalf, SendError, SendHalf, StreamHandle};
 pub use mortise_store::{EmbeddedPackage, Package};
 pub use reload::ReloadReport;

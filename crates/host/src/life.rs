@@ -80,6 +80,33 @@ impl Life {
         Ok(effects)
     }
 
+    /// The moves of a cutover, for somebody who writes those of several generations at once. Nothing is entered until
+    /// [`Life::cut_over_written`].
+    ///
+    /// # Errors
+    /// `Conflict` if the generation is not starting.
+    pub(crate) fn cut_over_rows(&self, instance: &str) -> Result<Vec<Transition>, HostError> {
+        let (ready, _) = self.ask(Event::Started)?;
+        let started = self.transition("supervisor", Event::Started, ready, instance);
+        let cut_over = Transition {
+            from: ready.to_string(),
+            ..self.transition("supervisor", Event::CutOver, State::Probation, "")
+        };
+        let mut rows = self.noted.clone();
+        rows.extend([started, cut_over]);
+        Ok(rows)
+    }
+
+    /// The rows of [`Life::cut_over_rows`] are in the journal.
+    pub(crate) fn cut_over_written(&mut self, instance: &str) {
+        self.noted.clear();
+        for (event, detail) in [(Event::Started, instance), (Event::CutOver, "")] {
+            if let Ok((to, _)) = step(self.state, event) {
+                self.enter(event, to, detail);
+            }
+        }
+    }
+
     /// A move that must happen whatever the disk says: the instance is gone, or is going.
     pub(crate) async fn must_step(&mut self, actor: &'static str, event: Event, detail: &str) -> Vec<Effect> {
         match self.step(actor, event, detail).await {

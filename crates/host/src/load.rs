@@ -19,12 +19,14 @@ use tracing::{Instrument as _, info_span};
 use crate::{
     CheckReport, HostError, HostErrorKind, LoadRequest, Source, VariantReport,
     admission::Admission,
+    depend::{self, Known, MISSING},
     generation::{Address, Generation, Seat},
     host::Shared,
     life::Life,
     services::{About, Parts, Services},
     stats::Stats,
     stream::Streams,
+    together::Ticket,
 };
 
 /// Everything that is needed to start a plugin, and to start it again after a crash.
@@ -38,6 +40,17 @@ pub(crate) struct Launch {
     pub(crate) limits: Limits,
     pub(crate) config_json: Arc<str>,
     pub(crate) source: Arc<str>,
+}
+
+/// In whose company a plugin is loaded.
+#[derive(Clone)]
+pub(crate) enum Entrance {
+    /// By itself: what it requires is there, or it is refused.
+    Alone,
+    /// As `Alone`; if it is refused for what is missing, it is loaded again when that is there.
+    Waits,
+    /// With others, all or none.
+    Together(Ticket),
 }
 
 /// How often a fresh instance is asked whether it is healthy.
@@ -134,8 +147,10 @@ pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 /// The static checks: runs none of the plugin's code, takes nothing, and finds all reasons.
 pub(crate) async fn verify(
     shared: &Shared,
+    address: &str,
     package: &Package,
     request: &LoadRequest,
+    entrance: &Entrance,
 ) -> Result<Launch, Vec<Refusal>> {
     let span = info_span!(target: "mortise::load", "verify", plugin = %package.plugin());
     async {
@@ -143,7 +158,7 @@ pub(crate) async fn verify(
         let mut refusals = Vec::new();
         let config_json = config(request, &mut refusals);
         ungranted(&manifest, &request.grant, &mut refusals);
-        unprovided(shared, &manifest, &mut refusals);
+        refusals.extend(undependable(shared, address, package, entrance));
         let verified = match choose(shared, package, request.runtime) {
             Ok((runtime, artifact)) => {
                 let checked = verify_artifact(&runtime, artifact).await;
@@ -288,26 +303,21 @@ fn ungranted(manifest: &Manifest, grant: &Grant, refusals: &mut Vec<Refusal>) {
     );
 }
 
-fn unprovided(shared: &Shared, manifest: &Manifest, refusals: &mut Vec<Refusal>) {
-    let table = shared.table.load();
-    for required in manifest.requires.iter().filter(|it| !it.optional && !it.lazy) {
-        let Err(found) = table.offers(&required.service, &required.version) else {
-            continue;
-        };
-        let (service, range) = (&required.service, &required.version);
-        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-        let why = if found.is_empty() {
-            "no plugin provides it".to_owned()
-        } else {
-            format!("there is only {}", found.join(", "))
-        };
-        refusals.push(Refusal {
-            what: "requires".to_owned(),
-            why: format!("it needs `{service}` {range}, and {why}"),
-            hint: format!(
-                "load a plugin that provides `{service}` first, or mark the requirement `lazy` or `optional`"
-            ),
-        });
+/// What its dependencies, and those of others on it, say against it.
+fn undependable(shared: &Shared, address: &str, package: &Package, entrance: &Entrance) -> Vec<Refusal> {
+    let now = shared.known();
+    match entrance {
+        Entrance::Alone => depend::refusals(&now, &[Known::of_package(address, package)], 0),
+        Entrance::Waits => {
+            let mut refusals = depend::refusals(&now, &[Known::of_package(address, package)], 0);
+            if refusals.iter().all(|it| it.what == MISSING) {
+                for refusal in &mut refusals {
+                    refusal.why += "; it starts by itself when a provider is there";
+                }
+            }
+            refusals
+        }
+        Entrance::Together(ticket) => depend::refusals(&now, ticket.candidates(), ticket.index()),
     }
 }
 
@@ -509,6 +519,8 @@ pub(crate) struct Attempt {
     pub(crate) life: Life,
     pub(crate) launch: Option<Arc<Launch>>,
     pub(crate) outcome: Result<Arc<Generation>, AttemptError>,
+    /// It was loaded with others, and all of them are ready: its cutover is in the journal already.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// Why an attempt came to nothing.
@@ -520,26 +532,38 @@ pub(crate) enum AttemptError {
 }
 
 /// Takes a new generation from `Absent` to `Starting` and, if all is well, to an instance that is healthy.
+///
+/// With a ticket it stops twice to wait for the others: before it starts, and before it would be cut over.
 pub(crate) async fn first_attempt(
     shared: Arc<Shared>,
     address: Arc<Address>,
     mut life: Life,
     package: Package,
     request: LoadRequest,
+    entrance: Entrance,
 ) -> Attempt {
-    match checked(&shared, &address, &mut life, &package, &request).await {
+    match checked(&shared, &address, &mut life, &package, &request, &entrance).await {
         Ok((launch, prepared)) => {
-            let outcome = begin(&shared, &address, &mut life, Event::Activate, &launch, prepared).await;
+            let mut outcome = begin(&shared, &address, &mut life, Event::Activate, &launch, prepared).await;
+            let mut ticket = None;
+            if let (Entrance::Together(it), Ok(generation)) = (entrance, &outcome) {
+                match it.agree(&mut life, generation).await {
+                    Ok(()) => ticket = Some(it),
+                    Err(error) => outcome = Err(AttemptError::NotStarted(error)),
+                }
+            }
             Attempt {
                 life,
                 launch: Some(launch),
                 outcome,
+                ticket,
             }
         }
         Err(error) => Attempt {
             life,
             launch: None,
             outcome: Err(AttemptError::Over(error)),
+            ticket: None,
         },
     }
 }
@@ -565,6 +589,7 @@ pub(crate) async fn next_attempt(
         life,
         launch: Some(launch),
         outcome,
+        ticket: None,
     }
 }
 
@@ -574,9 +599,10 @@ async fn checked(
     life: &mut Life,
     package: &Package,
     request: &LoadRequest,
+    entrance: &Entrance,
 ) -> Result<(Arc<Launch>, Prepared), HostError> {
     life.note("operator", Event::Load, &request.source.to_string())?;
-    let launch = match verify(shared, package, request).await {
+    let launch = match verify(shared, &address.name, package, request, entrance).await {
         Ok(launch) => Arc::new(launch),
         Err(refusals) => return Err(rejected(address, life, refusals).await),
     };
@@ -592,6 +618,11 @@ async fn checked(
         Ok(prepared) => prepared,
         Err(refusal) => return Err(rejected(address, life, vec![refusal]).await),
     };
+    if let Entrance::Together(ticket) = entrance
+        && let Err(refusal) = ticket.may_start().await
+    {
+        return Err(rejected(address, life, vec![refusal]).await);
+    }
     life.note("supervisor", Event::Prepared, "")?;
     Ok((launch, prepared))
 }

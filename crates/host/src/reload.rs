@@ -8,18 +8,21 @@
 //! - R1: what serves goes on serving until its successor does; a new entry that cannot be loaded changes nothing else.
 //! - R2: an entry counts as done only if it was loaded; one that failed is tried again by the next reload, even unchanged.
 //! - R3: reloads come one after another.
+//! - R4: providers are loaded before those that require them and unloaded after them; one whose provider is missing waits for it ([`crate::waiting`]).
 
 use std::collections::{BTreeMap, HashSet};
 
 use futures_util::future::join_all;
 use mortise_manifest::PluginEntry;
+use mortise_routing::{Participant, Plan, plan};
 use mortise_runtime::Refusal;
 use mortise_store::Package;
 
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, PluginInfo, Source, call,
+    depend::{self, Known},
     host::{Shared, is_well},
-    load,
+    load::{self, Entrance},
 };
 
 /// What became of the configuration's plugins. Each is in one list, by name.
@@ -102,7 +105,7 @@ impl Host {
                 }),
             }
         }
-        for Outcome { name, served, loaded } in load_in_waves(self, changed).await {
+        for Outcome { name, served, loaded } in load_in_levels(self, changed).await {
             match loaded {
                 Ok(info) if is_well(info.state) => {
                     configured.done(&name, &entries[&name]);
@@ -119,13 +122,38 @@ impl Host {
                 Err(error) => report.failed.push((name, reasons(&error))),
             }
         }
-        for name in configured.replace(entries) {
-            // One that an operator unloaded is gone already.
-            if self.unload(&name).await.is_ok() {
-                report.unloaded.push(name);
+        let gone = configured.replace(entries);
+        self.unload_gone(gone, &mut configured, &mut report).await;
+        report
+    }
+
+    /// Unloads what the configuration names no longer, each before those it requires. What another plugin requires that runs stays, and the next
+    /// reload tries again.
+    async fn unload_gone(
+        &self,
+        gone: BTreeMap<String, Named>,
+        configured: &mut Configured,
+        report: &mut ReloadReport,
+    ) {
+        let known = self.shared().known();
+        let ordered = depend::stop_order(&known).into_iter().flatten();
+        let addresses = ordered.map(|index| known[index].address.to_string());
+        let mut names: Vec<String> = addresses.filter(|it| gone.contains_key(it)).collect();
+        let others = gone.keys().filter(|it| !names.contains(it));
+        names.extend(others.cloned().collect::<Vec<_>>());
+        for name in names {
+            match self.unload(&name).await {
+                Ok(_) => report.unloaded.push(name),
+                // One that an operator unloaded is gone already.
+                Err(error) if error.kind() == HostErrorKind::NotFound => {}
+                Err(error) => {
+                    report.failed.push((name.clone(), reasons(&error)));
+                    if let Some(named) = gone.get(&name) {
+                        configured.keep(name, named);
+                    }
+                }
             }
         }
-        report
     }
 
     /// Lists an entry that could not even be read.
@@ -162,7 +190,7 @@ pub(crate) async fn load_remembered(host: &Host, requests: Vec<LoadRequest>) {
             }
         }
     }
-    load_in_waves(host, entries).await;
+    load_in_levels(host, entries).await;
 }
 
 // === impl Configured ===
@@ -193,15 +221,25 @@ impl Configured {
         self.0.insert(name.to_owned(), Named { entry, done: true });
     }
 
-    /// Keeps what `entries` names; the names of the others.
-    fn replace(&mut self, entries: BTreeMap<String, PluginEntry>) -> Vec<String> {
-        let gone: Vec<_> = self
-            .0
-            .keys()
-            .filter(|it| !entries.contains_key(*it))
-            .cloned()
-            .collect();
-        self.0.retain(|name, _| entries.contains_key(name));
+    /// One that waited for its providers serves now.
+    pub(crate) fn came_true(&mut self, name: &str) {
+        if let Some(named) = self.0.get_mut(name) {
+            named.done = true;
+        }
+    }
+
+    /// Remembers one that could not be unloaded.
+    fn keep(&mut self, name: String, named: &Named) {
+        let (entry, done) = (named.entry.clone(), false);
+        self.0.insert(name, Named { entry, done });
+    }
+
+    /// Keeps what `entries` names; the others.
+    fn replace(&mut self, entries: BTreeMap<String, PluginEntry>) -> BTreeMap<String, Named> {
+        let (kept, gone) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|(name, _)| entries.contains_key(name));
+        self.0 = kept;
         for (name, entry) in entries {
             self.0.entry(name).or_insert(Named { entry, done: false });
         }
@@ -234,52 +272,65 @@ fn runs(shared: &Shared, name: &str, package: &Package) -> bool {
     })
 }
 
-/// Loads everything, in waves: first what needs nothing that another one provides, then what the first wave provides for, and so on.
-async fn load_in_waves(host: &Host, mut entries: Vec<Entry>) -> Vec<Outcome> {
+/// Loads everything, in levels: first what needs nothing that another one provides, then what the first level provides for, and so on. What
+/// stands in a circle is not loaded; what misses a provider waits for it.
+async fn load_in_levels(host: &Host, entries: Vec<Entry>) -> Vec<Outcome> {
+    let mut participants: Vec<Participant> = entries
+        .iter()
+        .map(|it| Known::of_package(&it.name, &it.package).participant)
+        .collect();
+    // What runs already provides, and waits for nobody.
+    let runs = host.shared().known().into_iter();
+    let others = runs.filter(|it| entries.iter().all(|entry| *entry.name != *it.address));
+    participants.extend(others.map(|it| Participant {
+        requires: Vec::new(),
+        ..it.participant
+    }));
+    let Plan { mut levels, held } = plan(&participants);
+    let circles = |index: usize| -> Vec<Refusal> {
+        let faults = held.get(&index).into_iter().flatten();
+        faults.filter_map(depend::cycle).collect()
+    };
+    levels.push(held.keys().copied().collect());
+    let mut entries: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
     let mut outcomes = Vec::new();
-    while !entries.is_empty() {
-        let waits = |(index, entry): (usize, &Entry)| {
-            let others = || {
-                entries
-                    .iter()
-                    .enumerate()
-                    .filter(move |(other, _)| *other != index)
-            };
-            let provided =
-                |service: &String| others().any(|(_, it)| it.package.manifest().provides.contains(service));
-            let hard = entry
-                .package
-                .manifest()
-                .requires
-                .iter()
-                .filter(|it| !it.optional && !it.lazy);
-            hard.into_iter().any(|it| provided(&it.service))
-        };
-        let waiting: Vec<bool> = entries.iter().enumerate().map(waits).collect();
-        // In a cycle all wait for each other; their checks say so better than we could.
-        let stuck = waiting.iter().all(|it| *it);
-        let (later, now): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .zip(waiting)
-            .partition(|(_, waits)| *waits && !stuck);
-        outcomes.extend(join_all(now.into_iter().map(|(entry, _)| load_one(host, entry))).await);
-        entries = later.into_iter().map(|(entry, _)| entry).collect();
+    for level in levels {
+        let now = level.into_iter().filter_map(|index| {
+            let entry = entries.get_mut(index)?.take()?;
+            Some(load_one(host, entry, circles(index)))
+        });
+        outcomes.extend(join_all(now.collect::<Vec<_>>()).await);
     }
     outcomes
 }
 
-async fn load_one(host: &Host, entry: Entry) -> Outcome {
+async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>) -> Outcome {
     let Entry {
         name,
         package,
         request,
     } = entry;
+    let shared = host.shared();
     let source = request.source.clone();
-    let served = host
-        .shared()
-        .find(&name)
-        .is_ok_and(|it| call::serving(&it).is_ok());
-    let loaded = host.load_package(package, request).await;
+    let served = shared.find(&name).is_ok_and(|it| call::serving(&it).is_ok());
+    let loaded = if circles.is_empty() {
+        let loaded = shared
+            .load_package(package.clone(), request.clone(), Entrance::Waits)
+            .await;
+        if let Err(error) = &loaded {
+            let address = if request.beside {
+                format!("{name}@{}", package.plugin().version)
+            } else {
+                name.clone()
+            };
+            shared.waiting.add_if_missing(&address, package, request, error);
+        }
+        loaded
+    } else {
+        host.reject(&name, &source, HostError::refused(&name, circles.clone()))
+            .await;
+        Err(HostError::refused(&name, circles))
+    };
     match &loaded {
         Ok(info) if is_well(info.state) => {}
         Ok(info) => {

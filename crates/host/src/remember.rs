@@ -61,15 +61,19 @@ struct Limits {
 
 /// Keeps a load that succeeded, under its address.
 pub(crate) async fn keep(shared: &Shared, address: &str, request: LoadRequest) -> Result<(), HostError> {
-    let request_json =
-        serde_json::to_string(&Remembered::from(request)).expect("strings and numbers serialize");
-    let desired = Desired {
-        name: address.to_owned(),
-        request_json,
-    };
+    let desired = desired(address, request);
     shared
         .with_journal(move |it| it.desire(SystemTime::now(), &desired))
         .await
+}
+
+/// A load, as it is kept.
+pub(crate) fn desired(address: &str, request: LoadRequest) -> Desired {
+    Desired {
+        name: address.to_owned(),
+        request_json: serde_json::to_string(&Remembered::from(request))
+            .expect("strings and numbers serialize"),
+    }
 }
 
 /// Forgets an address that is unloaded.

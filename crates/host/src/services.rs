@@ -5,7 +5,7 @@
 //! | `mortise.host.v1.Kv/*` | permission `kv` |
 //! | `mortise.host.v1.Http/Send` | permission `net.connect` for every hop, see [`egress`] |
 //! | `mortise.host.v1.Config/Get`, `mortise.host.v1.Clock/Now` | nothing |
-//! | any other `package.Service/Method` | a `[[requires]]` for that service in the manifest |
+//! | any other `package.Service/Method` | a `[[requires]]` for that service, or that method of it, in the manifest |
 //!
 //! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
 //! counted and said.
@@ -215,18 +215,23 @@ impl Services {
         target: &str,
         payload: Bytes,
     ) -> Result<Bytes, Status> {
-        let Some((service, _)) = target.split_once('/') else {
+        let Some((service, method)) = target.split_once('/') else {
             return Err(Status::new(
                 Code::InvalidArgument,
                 format!("`{target}` is not `package.Service/Method`"),
             ));
         };
-        let Some(required) = self.requires.iter().find(|it| it.service == service) else {
+        let Some(required) = self.required(service, method) else {
+            let (what, also) = if self.requires.iter().any(|it| it.service == service) {
+                (format!("`{target}`"), format!(" and `method = \"{method}\"`"))
+            } else {
+                (format!("`{service}`"), String::new())
+            };
             return Err(self.refuse(
                 "requires",
                 target,
-                &format!("`{service}`"),
-                &format!("declare `[[requires]]` with `service = \"{service}\"` in its plugin.toml and build it again"),
+                &what,
+                &format!("declare `[[requires]]` with `service = \"{service}\"`{also} in its plugin.toml and build it again"),
             ));
         };
         let gone = || Status::new(Code::Unavailable, "the host is shutting down");
@@ -241,6 +246,12 @@ impl Services {
         call::call(&target, payload, Origin::plugin(&self.about.address, parent))
             .await
             .map_err(to_status)
+    }
+
+    /// The requirement that allows a call; one for the very method comes before one for its service.
+    fn required(&self, service: &str, method: &str) -> Option<&Requirement> {
+        let allowing = self.requires.iter().filter(|it| it.allows(service, method));
+        allowing.max_by_key(|it| it.method.is_some())
     }
 
     fn refuse(&self, capability: &str, target: &str, what: &str, hint: &str) -> Status {

@@ -18,10 +18,12 @@
 //! | a load | [`Supervisor::load`], then [`Supervisor::attempted`] and [`Supervisor::cut_over`] |
 //! | the instance ended | [`Supervisor::crashed`], then [`Supervisor::restart`] when the backoff is over |
 //! | time for a look at a fresh version | [`Supervisor::look`], then [`Supervisor::pass`] or [`Supervisor::roll_back`] |
+//! | others that it was loaded with go back | [`Supervisor::fated`] |
 //! | an unload, or the host's shutdown | [`Supervisor::unload`] |
 
 mod probation;
 mod retire;
+mod trial;
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -46,10 +48,12 @@ use crate::{
     generation::{Address, Generation, Occupant, Status},
     host::Shared,
     life::Life,
-    load::{self, Attempt, AttemptError, Launch},
+    load::{self, Attempt, AttemptError, Entrance, Launch},
+    together::{Fate, Ticket},
 };
 use probation::Watch;
 use retire::{Gone, discard, retire};
+use trial::OnTrial;
 
 /// What a supervisor is asked.
 pub(crate) enum Command {
@@ -57,6 +61,7 @@ pub(crate) enum Command {
     Load(
         Box<Package>,
         Box<LoadRequest>,
+        Entrance,
         oneshot::Sender<Result<PluginInfo, HostError>>,
     ),
     /// Show why this could not even be read, and say when that is done.
@@ -79,6 +84,8 @@ pub(crate) struct Supervisor {
     retiring: FuturesUnordered<BoxFuture<'static, Gone>>,
     restarts: Restarts,
     began: Instant,
+    /// It came with others that went back, and nothing was here before: it goes as well.
+    leaving: bool,
 }
 
 /// The generation in the cell.
@@ -89,6 +96,8 @@ struct Running {
     since: Instant,
     ended: BoxFuture<'static, EndCause>,
     watch: Option<Watch>,
+    /// Its probation is one with that of others.
+    trial: Option<OnTrial>,
 }
 
 /// The generation that comes back if the one in the cell fails its probation.
@@ -124,6 +133,7 @@ enum Happening {
     RestartDue,
     Look,
     Health(Result<(), String>),
+    Fate(Fate),
     Gone(Gone),
 }
 
@@ -132,7 +142,7 @@ enum Happening {
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, address: Arc<Address>, commands: mpsc::Receiver<Command>) -> Self {
         Self {
-            closing: shared.closing.subscribe(),
+            closing: address.closing.subscribe(),
             restarts: Restarts::new(shared.parts.restarts.clone()),
             shared,
             address,
@@ -144,6 +154,7 @@ impl Supervisor {
             attempt: None,
             retiring: FuturesUnordered::new(),
             began: Instant::now(),
+            leaving: false,
         }
     }
 
@@ -160,8 +171,8 @@ impl Supervisor {
                     let _ = reply.send(Ok(report));
                     break;
                 }
-                Happening::Command(Command::Load(package, request, reply)) => {
-                    self.load(*package, *request, reply).await
+                Happening::Command(Command::Load(package, request, entrance, reply)) => {
+                    self.load(*package, *request, entrance, reply).await
                 }
                 Happening::Command(Command::Reject(error, reply)) => {
                     self.reject(&error).await;
@@ -173,7 +184,12 @@ impl Supervisor {
                 Happening::RestartDue => self.restart(),
                 Happening::Look => self.look().await,
                 Happening::Health(answer) => self.health_answered(answer),
+                Happening::Fate(fate) => self.fated(fate).await,
                 Happening::Gone(gone) => self.settle(&gone),
+            }
+            if self.leaving {
+                self.unload("probation").await;
+                break;
             }
         }
     }
@@ -197,9 +213,13 @@ impl Supervisor {
     async fn next(&mut self) -> Happening {
         let free = self.attempt.is_none();
         let due = self.down.as_ref().and_then(|it| it.due).filter(|_| free);
-        let (ended, watch) = match &mut self.running {
-            Some(running) => (Some(&mut running.ended), running.watch.as_mut()),
-            None => (None, None),
+        let (ended, watch, trial) = match &mut self.running {
+            Some(running) => (
+                Some(&mut running.ended),
+                running.watch.as_mut(),
+                running.trial.as_mut(),
+            ),
+            None => (None, None, None),
         };
         let (look, health) = match watch {
             Some(watch) => (Some(watch.next_look), watch.health.as_mut()),
@@ -212,6 +232,7 @@ impl Supervisor {
             Some(cause) = OptionFuture::from(ended) => Happening::Ended(cause),
             Some(cause) = OptionFuture::from(self.standby.as_mut().map(|it| &mut it.ended)) => Happening::StandbyEnded(cause),
             Some(attempt) = OptionFuture::from(self.attempt.as_mut().map(|it| &mut it.attempt)) => Happening::Attempted(Box::new(attempt)),
+            Some(fate) = OptionFuture::from(trial.map(OnTrial::decided)) => Happening::Fate(fate),
             closing = self.closing.wait_for(|it| *it) => { drop(closing); Happening::Closing }
             command = self.commands.recv(), if free => command.map_or(Happening::NobodyAsksAnyMore, Happening::Command),
             Some(answer) = OptionFuture::from(health) => Happening::Health(answer),
@@ -227,6 +248,7 @@ impl Supervisor {
         &mut self,
         package: Package,
         request: LoadRequest,
+        entrance: Entrance,
         reply: oneshot::Sender<Result<PluginInfo, HostError>>,
     ) {
         self.generations += 1;
@@ -250,7 +272,8 @@ impl Supervisor {
         if request.force {
             self.restarts.forgive();
         }
-        let attempt = load::first_attempt(self.shared.clone(), self.address.clone(), life, package, request);
+        let (shared, address) = (self.shared.clone(), self.address.clone());
+        let attempt = load::first_attempt(shared, address, life, package, request, entrance);
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: Some(reply),
@@ -284,10 +307,11 @@ impl Supervisor {
             mut life,
             launch,
             outcome,
+            ticket,
         } = attempt;
         let is_restart = reply.is_none();
         let outcome = match (outcome, launch) {
-            (Ok(generation), Some(launch)) => self.cut_over(life, generation, launch).await,
+            (Ok(generation), Some(launch)) => self.cut_over(life, generation, launch, ticket).await,
             (Ok(_), None) => Err(HostError::new(
                 HostErrorKind::Conflict,
                 "a generation came out of nothing",
@@ -331,10 +355,15 @@ impl Supervisor {
         mut life: Life,
         generation: Arc<Generation>,
         launch: Arc<Launch>,
+        ticket: Option<Ticket>,
     ) -> Result<(), HostError> {
         let journalled = async {
+            if ticket.is_some() {
+                // Written together with those of the others.
+                return Ok(());
+            }
             life.note("supervisor", Event::Started, &generation.instance.id().0)?;
-            life.step("supervisor", Event::CutOver, "").await
+            life.step("supervisor", Event::CutOver, "").await.map(drop)
         };
         if let Err(error) = journalled.await {
             generation.instance.stop(generation.limits.stop).await;
@@ -380,11 +409,12 @@ impl Supervisor {
             launch,
             since: Instant::now(),
             watch: Some(watch),
+            trial: ticket.map(OnTrial::new),
             generation,
         });
         self.shared.rebuild_table();
         if self.shared.parts.probation.time.is_zero() {
-            self.pass().await;
+            self.passed().await;
         }
         Ok(())
     }
@@ -399,6 +429,8 @@ impl Supervisor {
             .unwrap_or_default();
         old.life.shown = false;
         old.watch = None;
+        // Who is replaced keeps nobody waiting.
+        drop(old.trial.take());
         old.generation.stats.sample_all(false);
         if effects.contains(&Effect::ReleasePredecessor) {
             self.release_predecessor().await;
@@ -433,6 +465,9 @@ impl Supervisor {
                 after: elapsed,
             };
             return self.roll_back(&trigger).await;
+        }
+        if running.trial.is_some() && running.watch.is_some() {
+            return self.take_all_back(&cause.to_string()).await;
         }
         let verdict = match running.launch.restart {
             Restart::Always => self.verdict(elapsed),

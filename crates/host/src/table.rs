@@ -11,6 +11,7 @@ use std::{
 };
 
 use mortise_contract::Contract;
+use mortise_manifest::Manifest;
 use mortise_routing::{Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_wire::{Header, Metadata};
@@ -44,6 +45,7 @@ pub(crate) struct Offer {
     pub(crate) version: Version,
     pub(crate) contract: Arc<Contract>,
     pub(crate) metadata: Arc<Metadata>,
+    pub(crate) manifest: Arc<Manifest>,
     pub(crate) generation: u64,
 }
 
@@ -160,21 +162,6 @@ impl Table {
             .get(&address.name)?
             .iter()
             .find(|it| *it.full == *target)
-    }
-
-    /// Whether a service is offered in a version that `range` allows; else the versions it is offered in.
-    pub(crate) fn offers(&self, service: &str, range: &VersionReq) -> Result<(), Vec<Version>> {
-        let mut found = Vec::new();
-        for provider in self.routing.providers() {
-            if provider.methods.iter().any(|it| *it.service == *service) {
-                found.push(provider.version.clone());
-            }
-        }
-        if found.iter().any(|it| range.matches(it)) {
-            Ok(())
-        } else {
-            Err(found)
-        }
     }
 
     fn look_up(

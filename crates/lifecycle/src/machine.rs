@@ -41,7 +41,7 @@
 //!                                                                                   Standby ◄──────────┘
 //!                                                     Drained          Superseded         │
 //!   Absent ◄──── Retired ◄──── Stopped ◄──── Draining ◄───────────────────────────────────┘
-//!         Forget     Released                   ▲ Unload (Probation, Active)
+//!         Forget     Released                   ▲ Unload (Probation, Active), Withdrawn (Probation)
 //! ```
 //!
 //! # Edges
@@ -57,6 +57,7 @@
 //! | Ready | CutOver | Probation | `Watch`: `supervisor::watch` |
 //! | Probation | ProbationPassed | Active | `ReleasePredecessor`: `supervisor::release_predecessor` |
 //! | Probation | ProbationFailed | Quarantined | `RestorePredecessor`: `supervisor::roll_back`; `Discard`, `QuarantineDigest` |
+//! | Probation | Withdrawn | Draining | `RestorePredecessor`: `supervisor::put_back`; `Drain` |
 //! | Probation | Replaced | Standby | `ReleasePredecessor` |
 //! | Active | Replaced | Standby | - |
 //! | Standby | Restored | Active | `Route`: `supervisor::roll_back` |
@@ -131,6 +132,8 @@ pub enum Event {
     ProbationPassed,
     /// It is worse than what it replaced, and that still stands by.
     ProbationFailed,
+    /// Another one is worse that it was put into service with; what it replaced comes back.
+    Withdrawn,
     /// A successor serves in its place.
     Replaced,
     /// Its successor was rolled back.
@@ -235,6 +238,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Vec<Effect>), InvalidT
             S::Quarantined,
             vec![Do::RestorePredecessor, Do::Discard, Do::QuarantineDigest],
         ),
+        (S::Probation, Event::Withdrawn) => (S::Draining, vec![Do::RestorePredecessor, Do::Drain]),
         (S::Probation, Event::Replaced) => (S::Standby, vec![Do::ReleasePredecessor]),
         (S::Active, Event::Replaced) => (S::Standby, vec![]),
         (S::Standby, Event::Restored) => (S::Active, vec![Do::Route]),
@@ -361,7 +365,7 @@ impl fmt::Display for State {
 
 impl Event {
     /// One of each; `StartFailed` and `Crashed` with the verdict `Stay`.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Load,
         Self::ChecksPassed,
         Self::Refused,
@@ -372,6 +376,7 @@ impl Event {
         Self::CutOver,
         Self::ProbationPassed,
         Self::ProbationFailed,
+        Self::Withdrawn,
         Self::Replaced,
         Self::Restored,
         Self::Superseded,
@@ -398,6 +403,7 @@ impl Event {
             Self::CutOver => "cut_over",
             Self::ProbationPassed => "probation_passed",
             Self::ProbationFailed => "probation_failed",
+            Self::Withdrawn => "withdrawn",
             Self::Replaced => "replaced",
             Self::Restored => "restored",
             Self::Superseded => "superseded",
@@ -423,7 +429,7 @@ fn step_exists(state: State, event: Event) -> bool {
         Event::Activate => &[S::Validated],
         Event::Started | Event::StartFailed(_) => &[S::Starting],
         Event::CutOver => &[S::Ready],
-        Event::ProbationPassed | Event::ProbationFailed => &[S::Probation],
+        Event::ProbationPassed | Event::ProbationFailed | Event::Withdrawn => &[S::Probation],
         Event::Replaced => &[S::Probation, S::Active],
         Event::Restored | Event::Superseded => &[S::Standby],
         Event::Unload => &[S::Probation, S::Active, S::Failed, S::Rejected, S::Quarantined],

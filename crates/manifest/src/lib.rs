@@ -31,7 +31,7 @@ pub use host_config::{
     ProcessSettings, RoutingConfig,
 };
 pub use limits::{Limits, LimitsOverride};
-pub use manifest::{Manifest, Requirement, Variant};
+pub use manifest::{Line, Manifest, Requirement, Variant};
 pub use name::{NameError, check_plugin_name, check_service_name};
 pub use permissions::{Grant, Jail, Permission, Permissions};
 pub use restart::Restart;

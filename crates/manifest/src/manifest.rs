@@ -10,6 +10,8 @@
 //! provides = ["acme.image.v1.Thumbnailer"]
 //! [[requires]]
 //! service = "acme.kv.v1.Store"
+//! method = "Get"                  # optional, any method of the service if left out
+//! from = "acme.image.v1.Thumbnailer/Resize"  # optional, which of its own methods makes the call
 //! version = "^1.1"                # optional, any version if left out
 //! optional = false                # start without it
 //! lazy = false                    # start before it
@@ -44,6 +46,9 @@ use crate::{
     suggest::{nearest, one_of},
 };
 
+/// Longest name of a method.
+const METHOD_CHARS_MAX: usize = 128;
+
 /// A checked `plugin.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -74,13 +79,26 @@ pub struct Manifest {
 pub struct Requirement {
     /// Full name of the service.
     pub service: String,
-    /// Which versions of the provider will do.
+    /// The one method of it; `None`: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Which of its own methods makes the call, as `package.Service/Method`; `None`: any. Only for finding cycles: it permits nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Which versions of the provider will do. A plugin has one version, and its contract has the same.
     pub version: VersionReq,
     /// Start without it; calls to it answer `unavailable`.
     pub optional: bool,
     /// Start before it; a cycle of requirements is legal if one of them is lazy.
     pub lazy: bool,
+    /// Where it is written.
+    #[serde(skip)]
+    pub line: Line,
 }
+
+/// A line of a file, from 1; 0 if there is no file. All lines are equal: where something is written is no part of what it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Line(pub u32);
 
 /// One build of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +110,39 @@ pub struct Variant {
     /// What it speaks, if it was not made with the SDK.
     pub dialect: Option<Dialect>,
 }
+
+// === impl Requirement and Line ===
+
+impl Requirement {
+    /// Whether a call of `method` of `service` is one that it allows.
+    #[must_use]
+    pub fn allows(&self, service: &str, method: &str) -> bool {
+        self.service == service && self.method.as_deref().is_none_or(|it| it == method)
+    }
+
+    /// `package.Service`, or `package.Service/Method` of one method.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match &self.method {
+            Some(method) => format!("{}/{method}", self.service),
+            None => self.service.clone(),
+        }
+    }
+
+    /// Whether its plugin cannot start before a provider serves.
+    #[must_use]
+    pub fn is_hard(&self) -> bool {
+        !self.optional && !self.lazy
+    }
+}
+
+impl PartialEq for Line {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Line {}
 
 // === impl Manifest ===
 
@@ -126,6 +177,11 @@ impl Manifest {
         for requirement in &self.requires {
             out.header("[[requires]]");
             out.string("service", &requirement.service);
+            for (key, text) in [("method", &requirement.method), ("from", &requirement.from)] {
+                if let Some(text) = text {
+                    out.string(key, text);
+                }
+            }
             out.string("version", &requirement.version.to_string());
             for (key, set) in [("optional", requirement.optional), ("lazy", requirement.lazy)] {
                 if set {
@@ -193,10 +249,7 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let contract = root.required_table("contract", &format!("[contract]` and `{example}"), faults);
     let provides = contract.map(|fields| read_contract(fields, example, faults));
     let requires = root.tables("requires", faults);
-    let requires = requires
-        .into_iter()
-        .filter_map(|fields| read_requirement(fields, faults))
-        .collect();
+    let requires = read_requirements(requires, provides.as_deref(), faults);
     let variants = root.tables("variant", faults);
     let variants = read_variants(variants, faults);
     let permissions = root.table("permissions", faults);
@@ -277,9 +330,48 @@ fn read_contract(mut fields: Fields<'_>, example: &str, faults: &mut Faults) -> 
     provides
 }
 
-fn read_requirement(mut fields: Fields<'_>, faults: &mut Faults) -> Option<Requirement> {
+fn read_requirements(
+    tables: Vec<Fields<'_>>,
+    provides: Option<&[String]>,
+    faults: &mut Faults,
+) -> Vec<Requirement> {
+    let mut requires: Vec<Requirement> = Vec::new();
+    for fields in tables {
+        let span = fields.span.clone();
+        let Some(requirement) = read_requirement(fields, provides, faults) else {
+            continue;
+        };
+        let same = |it: &&Requirement| it.target() == requirement.target() && it.from == requirement.from;
+        if let Some(first) = requires.iter().find(same) {
+            let message = format!(
+                "`{}` is required twice, first in line {}",
+                requirement.target(),
+                first.line.0
+            );
+            let hint = "keep one `[[requires]]` with the range that both mean";
+            faults.add(span, message, Some(hint.to_owned()));
+        }
+        requires.push(requirement);
+    }
+    requires
+}
+
+fn read_requirement(
+    mut fields: Fields<'_>,
+    provides: Option<&[String]>,
+    faults: &mut Faults,
+) -> Option<Requirement> {
+    let line = Line(faults.line_of(&fields.span));
     let service = fields.required_string("service", "service = \"acme.kv.v1.Store\"", faults);
     let service = service.and_then(|text| service_name(&text, faults));
+    let method = match fields.string("method", faults) {
+        None => Some(None),
+        Some(text) => method_name(&text, faults).map(Some),
+    };
+    let from = match fields.string("from", faults) {
+        None => Some(None),
+        Some(text) => own_method(&text, provides, faults).map(Some),
+    };
     let version = match fields.string("version", faults) {
         None => Some(VersionReq::STAR),
         Some(text) => {
@@ -300,9 +392,12 @@ fn read_requirement(mut fields: Fields<'_>, faults: &mut Faults) -> Option<Requi
     fields.finish(faults);
     Some(Requirement {
         service: service?,
+        method: method?,
+        from: from?,
         version: version?,
         optional,
         lazy,
+        line,
     })
 }
 
@@ -359,6 +454,48 @@ pub(crate) fn plugin_name(text: &Text<'_>, faults: &mut Faults) -> Option<String
 
 fn service_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
     named(text, check_service_name(text.value), faults)
+}
+
+/// The name of a method alone.
+fn method_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    if is_method_name(text.value) {
+        return Some(text.value.to_owned());
+    }
+    let message = format!("`{}` is not the name of a method", clip(text.value));
+    let hint = "write its name alone, such as `Get`, and its service into `service`";
+    faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    None
+}
+
+/// `package.Service/Method` of a service that the plugin provides.
+fn own_method(text: &Text<'_>, provides: Option<&[String]>, faults: &mut Faults) -> Option<String> {
+    let parts = text.value.split_once('/');
+    let Some((service, _)) = parts.filter(|(_, method)| is_method_name(method)) else {
+        let message = format!("`{}` is not a method", clip(text.value));
+        let hint = "write `package.Service/Method`, one that this plugin provides";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+        return None;
+    };
+    // What it provides may itself be at fault; that is told already.
+    let Some(provides) = provides else {
+        return Some(text.value.to_owned());
+    };
+    if provides.iter().any(|it| it == service) {
+        return Some(text.value.to_owned());
+    }
+    let message = format!("this plugin does not provide `{}`", clip(service));
+    let hint = format!(
+        "`from` names the method that makes the call, of one of {}",
+        provides.join(", ")
+    );
+    faults.add(text.span.clone(), message, Some(hint));
+    None
+}
+
+/// As protobuf has it: a letter or `_`, then letters, digits and `_`.
+fn is_method_name(text: &str) -> bool {
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    begins && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && text.len() <= METHOD_CHARS_MAX
 }
 
 fn named(text: &Text<'_>, checked: Result<(), NameError>, faults: &mut Faults) -> Option<String> {

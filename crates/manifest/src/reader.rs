@@ -135,6 +135,11 @@ impl Faults {
         }
     }
 
+    /// The line, from 1, in which `span` begins.
+    pub(crate) fn line_of(&self, span: &Range<usize>) -> u32 {
+        self.source.diagnostic(span.clone(), String::new(), None).line
+    }
+
     /// Something that should be there is not. Kept back while the text is not TOML: it may well be there, unread.
     fn missing(&mut self, span: Range<usize>, message: String, hint: Option<String>) {
         if !self.broken_syntax {

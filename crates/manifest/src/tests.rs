@@ -52,15 +52,21 @@ fn whole() -> Manifest {
         requires: vec![
             Requirement {
                 service: "acme.kv.v1.Store".to_owned(),
+                method: None,
+                from: None,
                 version: VersionReq::parse("^1.1").expect("a range"),
                 optional: false,
                 lazy: false,
+                line: Line(8),
             },
             Requirement {
                 service: "acme.mail.v1.Mailer".to_owned(),
+                method: None,
+                from: None,
                 version: VersionReq::STAR,
                 optional: true,
                 lazy: true,
+                line: Line(11),
             },
         ],
         variants: vec![
@@ -758,7 +764,7 @@ prop_compose! {
         api in 1u32..9,
         description in proptest::option::of("[^\\r\\n]{0,20}"),
         provides in proptest::collection::btree_set(services(), 1..4),
-        requires in proptest::collection::vec((services(), 0u64..9, any::<bool>(), any::<bool>()), 0..3),
+        requires in proptest::collection::btree_map((services(), proptest::option::of("[A-Z][a-z]{1,5}")), (0u64..9, any::<bool>(), any::<bool>()), 0..3),
         runtimes in proptest::sample::subsequence(RuntimeName::BUILT.to_vec(), 0..=3),
         ports in proptest::collection::btree_set(1u16.., 0..3),
         paths in proptest::collection::btree_set("/[^\0/.]{1,8}", 0..3),
@@ -775,8 +781,11 @@ prop_compose! {
             api,
             description,
             provides: provides.into_iter().collect(),
-            requires: requires.into_iter().map(|(service, major, optional, lazy)| Requirement {
+            requires: requires.into_iter().map(|((service, method), (major, optional, lazy))| Requirement {
                 service,
+                method,
+                from: None,
+                line: Line(0),
                 version: VersionReq::parse(&format!(">={major}, <99")).expect("a range"),
                 optional,
                 lazy,
@@ -854,4 +863,45 @@ fn the_lane_of_processes_is_one_of_a_few_words() {
         .unwrap_err()
         .to_string();
     assert!(faults.contains("`turbo` is no lane"), "{faults}");
+}
+
+#[test]
+fn requirements_name_methods_and_know_their_lines() {
+    let begin = "[plugin]\nname = \"a-b\"\nversion = \"1.0.0\"\napi = 1\n[contract]\nprovides = [\"x.A\"]\n";
+    let parse = |more: &str| Manifest::parse(&format!("{begin}{more}"), "plugin.toml");
+    let good = parse(
+        "\n[[requires]]\nservice = \"x.B\"\nmethod = \"Get\"\nfrom = \"x.A/Do\"\nversion = \"^1\"\n\
+         [[requires]]\nservice = \"x.B\"\nlazy = true\n",
+    )
+    .expect("it is good");
+    let lines: Vec<u32> = good.requires.iter().map(|it| it.line.0).collect();
+    assert_eq!(lines, [8, 13]);
+    let [one, any] = good.requires.as_slice() else {
+        panic!("two")
+    };
+    assert_eq!(
+        (one.target(), one.from.as_deref()),
+        ("x.B/Get".to_owned(), Some("x.A/Do"))
+    );
+    assert!(one.allows("x.B", "Get") && !one.allows("x.B", "Set") && any.allows("x.B", "Set"));
+    assert!(one.is_hard() && !any.is_hard());
+    let again = Manifest::parse(&good.to_toml(), "plugin.toml").expect("it is its own text");
+    assert_eq!(again, good, "where it is written is no part of what it says");
+    let bad = "[[requires]]\nservice = \"x.B\"\nmethod = \"Get/Set\"\n[[requires]]\nservice = \"x.B\"\nfrom = \"Resize\"\n\
+               [[requires]]\nservice = \"x.B\"\nfrom = \"x.C/M\"\n[[requires]]\nservice = \"x.B\"\nmethod = \"Get\"\n\
+               [[requires]]\nservice = \"x.B\"\nmethod = \"Get\"\nversion = \"^2\"\n";
+    assert_snapshot!(short(&faults(&format!("{begin}{bad}"))), @r"
+    error: `Get/Set` is not the name of a method
+      --> plugin.toml:9:10
+    hint: write its name alone, such as `Get`, and its service into `service`
+    error: `Resize` is not a method
+      --> plugin.toml:12:8
+    hint: write `package.Service/Method`, one that this plugin provides
+    error: this plugin does not provide `x.C`
+      --> plugin.toml:15:8
+    hint: `from` names the method that makes the call, of one of x.A
+    error: `x.B/Get` is required twice, first in line 16
+      --> plugin.toml:19:1
+    hint: keep one `[[requires]]` with the range that both mean
+    ");
 }

@@ -13,19 +13,21 @@
 //!
 //! [`RoutingTable::explain`] runs the same steps and says what each of them did.
 //!
-//! **Who may call whom** ([`check_dependencies`]): providers that are missing, and cycles as their shortest path; else the order to
-//! start in.
+//! **Who may call whom** ([`plan`]): the order to start in, providers that are missing, and cycles as their shortest path with the
+//! smallest set of requirements that breaks them. [`Chart`] draws it: as text, for `dot`, as SVG.
 #![forbid(unsafe_code)]
 
+mod chart;
 mod choose;
 mod explain;
 mod graph;
 mod table;
 mod target;
 
+pub use chart::{Chart, ChartEdge, ChartPlugin, Tie};
 pub use choose::{HeaderMatch, Key, Reason, Rule};
 pub use explain::{Candidate, Explanation, Step};
-pub use graph::{DependencyFault, Hop, Need, Participant, check_dependencies};
+pub use graph::{Cut, DependencyFault, Hop, Need, Participant, Plan, check_dependencies, plan};
 pub use table::{
     BuildError, Choice, LookupError, Method, Provider, Query, RoutingTable, RoutingTableBuilder,
 };

@@ -268,7 +268,7 @@ fn sticky_keys_never_move_between_releases() {
 // === the graph ===
 
 /// `a -> b/M^1` lines: who requires which method of whom. Every plugin provides `x.{name}/M` and `x.{name}/N`, version 1.0.0.
-fn check(lines: &str) -> String {
+fn participants(lines: &str) -> Vec<Participant> {
     let mut plugins: BTreeMap<&str, Participant> = BTreeMap::new();
     for (number, line) in lines
         .lines()
@@ -300,7 +300,11 @@ fn check(lines: &str) -> String {
             place: Some(format!("{name}/plugin.toml:{}", number + 1)),
         });
     }
-    let plugins: Vec<Participant> = plugins.into_values().collect();
+    plugins.into_values().collect()
+}
+
+fn check(lines: &str) -> String {
+    let plugins = participants(lines);
     match check_dependencies(&plugins) {
         Ok(levels) => {
             let names = |level: &Vec<usize>| {
@@ -337,14 +341,14 @@ fn missing_providers_are_all_named() {
 
 #[test]
 fn a_circle_of_calls_is_shown_as_its_shortest_path() {
-    assert_snapshot!(check("a b\nb c\nc d\nd a\nc b"), @"calls go in a circle: b@1.0.0 x.b/M -> `x.c` ^1 (b/plugin.toml:2), provided by c@1.0.0 x.c/N -> `x.b` ^1 (c/plugin.toml:5), provided by b@1.0.0 x.b/M; mark one of these requirements `lazy = true`, or remove it");
+    assert_snapshot!(check("a b\nb c\nc d\nd a\nc b"), @"calls go in a circle: b@1.0.0 x.b/M -> `x.c` ^1 (b/plugin.toml:2), provided by c@1.0.0 x.c/N -> `x.b` ^1 (c/plugin.toml:5), provided by b@1.0.0 x.b/M; mark this requirement `lazy = true`, or remove it: b@1.0.0 -> `x.c` ^1 (b/plugin.toml:2)");
 }
 
 #[test]
 fn methods_that_only_cross_are_a_circle_of_starts() {
     // a.M calls b.N and b.M calls a.N: no call comes back to itself, but neither can start before the other.
     let crossed = "a b/N from=M\nb a/N from=M";
-    assert_snapshot!(check(crossed), @"each waits for the next to start: a@1.0.0 -> `x.b` ^1 (a/plugin.toml:1), provided by b@1.0.0 -> `x.a` ^1 (b/plugin.toml:2), provided by a@1.0.0; mark one of these requirements `lazy = true`");
+    assert_snapshot!(check(crossed), @"each waits for the next to start: a@1.0.0 -> `x.b` ^1 (a/plugin.toml:1), provided by b@1.0.0 -> `x.a` ^1 (b/plugin.toml:2), provided by a@1.0.0; mark this requirement `lazy = true`, or remove it: a@1.0.0 -> `x.b` ^1 (a/plugin.toml:1)");
     assert_eq!(check("a b/N from=M lazy\nb a/N from=M"), "a, then b");
 }
 
@@ -364,6 +368,85 @@ fn what_a_plugin_can_do_without_is_no_circle() {
 fn separate_circles_are_reported_separately() {
     let faults = check("a b\nb a\nc d\nd c\ne a");
     assert_eq!(faults.lines().count(), 2, "{faults}");
+}
+
+#[test]
+fn circles_that_hang_together_are_cut_with_the_fewest_requirements() {
+    // Two circles with one plugin in common, and none with one requirement in common.
+    let faults = check("a b\nb a\na c\nc a\nc d\nd c");
+    let (_, cut) = faults.split_once("; ").expect("a path, then what to cut");
+    assert_snapshot!(cut, @"mark these requirements `lazy = true`, or remove them; no smaller set will do: a@1.0.0 -> `x.b` ^1 (a/plugin.toml:1), a@1.0.0 -> `x.c` ^1 (a/plugin.toml:3), c@1.0.0 -> `x.d` ^1 (c/plugin.toml:5)");
+}
+
+#[test]
+fn a_plan_starts_what_can_start_and_says_why_the_rest_cannot() {
+    let plugins = participants("a b\nb c\nc b\nd nobody\ne d\nf g\ng\nh a\nh a optional");
+    let planned = plan(&plugins);
+    let names = |level: &Vec<usize>| level.iter().map(|it| &*plugins[*it].name).collect::<String>();
+    assert_eq!(planned.levels.iter().map(names).collect::<Vec<_>>(), ["g", "f"]);
+    let held: Vec<String> = planned
+        .held
+        .iter()
+        .map(|(index, why)| {
+            let why: Vec<String> = why.iter().map(ToString::to_string).collect();
+            format!("{}: {}", plugins[*index].name, why.join(" AND "))
+        })
+        .collect();
+    assert_snapshot!(held.join("\n"), @r"
+    a: a@1.0.0 requires `x.b` ^1 (a/plugin.toml:1), and b@1.0.0 cannot start
+    b: calls go in a circle: b@1.0.0 x.b/M -> `x.c` ^1 (b/plugin.toml:2), provided by c@1.0.0 x.c/N -> `x.b` ^1 (c/plugin.toml:3), provided by b@1.0.0 x.b/M; mark this requirement `lazy = true`, or remove it: b@1.0.0 -> `x.c` ^1 (b/plugin.toml:2)
+    c: calls go in a circle: b@1.0.0 x.b/M -> `x.c` ^1 (b/plugin.toml:2), provided by c@1.0.0 x.c/N -> `x.b` ^1 (c/plugin.toml:3), provided by b@1.0.0 x.b/M; mark this requirement `lazy = true`, or remove it: b@1.0.0 -> `x.c` ^1 (b/plugin.toml:2)
+    d: d@1.0.0 requires `x.nobody` ^1 (d/plugin.toml:4), and no plugin provides it
+    e: e@1.0.0 requires `x.d` ^1 (e/plugin.toml:5), and d@1.0.0 cannot start
+    h: h@1.0.0 requires `x.a` ^1 (h/plugin.toml:8), and a@1.0.0 cannot start
+    ");
+    assert_eq!(plan(&[]), Plan::default());
+}
+
+#[test]
+fn a_chart_is_drawn_with_lines_that_pass_between_boxes() {
+    let plugins = participants("a b\na d\nb c\nc d\nd a lazy\nd mail optional\ne d\nf nobody");
+    let chart = Chart::of(&plugins, |index| ChartPlugin {
+        name: plugins[index].name.to_string(),
+        state: "ACTIVE".to_owned(),
+        ..ChartPlugin::default()
+    });
+    assert_snapshot!(chart.to_text(), @r"
+    level 0: needs nobody to start
+      d 1.0.0 (-, ACTIVE)
+        x.a ^1 (lazy) -> a
+        x.mail ^1 (optional) -> nobody
+    level 1: after level 0
+      c 1.0.0 (-, ACTIVE)
+        x.d ^1 -> d
+      e 1.0.0 (-, ACTIVE)
+        x.d ^1 -> d
+    level 2: after level 1
+      b 1.0.0 (-, ACTIVE)
+        x.c ^1 -> c
+    level 3: after level 2
+      a 1.0.0 (-, ACTIVE)
+        x.b ^1 -> b
+        x.d ^1 -> d
+    cannot start
+      f 1.0.0 (-, ACTIVE)
+        x.nobody ^1 -> nobody
+        ! f@1.0.0 requires `x.nobody` ^1 (f/plugin.toml:8), and no plugin provides it
+    ");
+    if let Some(path) = std::env::var_os("MORTISE_TEST_SVG") {
+        std::fs::write(path, chart.to_svg()).expect("it is written");
+    }
+    let svg = chart.to_svg();
+    // The line from `a` to `d` has two levels between: its path has three curves.
+    let line = svg
+        .lines()
+        .find(|it| it.contains("<title>a requires x.d ^1 of d"))
+        .expect("it is drawn");
+    assert_eq!(line.matches(" C").count(), 3, "{line}");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+    let empty = Chart::default();
+    assert_eq!(empty.to_text(), "no plugins\n");
+    assert!(empty.to_svg().ends_with("</svg>\n") && empty.to_dot().ends_with("}\n"));
 }
 
 // === properties ===
@@ -481,7 +564,9 @@ proptest! {
                 }
             }
             Err(faults) => for fault in faults {
-                let DependencyFault::CallCycle { hops } = fault else { panic!("only circles of calls: {fault}") };
+                let planned = plan(&plugins);
+                prop_assert_eq!(planned.levels.iter().map(Vec::len).sum::<usize>() + planned.held.len(), plugins.len());
+                let DependencyFault::CallCycle { hops, .. } = fault else { panic!("only circles of calls: {fault}") };
                 for (index, hop) in hops.iter().enumerate() {
                     let from = hop.from.split('@').next().expect("a name").to_owned();
                     let next = hops[(index + 1) % hops.len()].from.split('@').next().expect("a name").to_owned();

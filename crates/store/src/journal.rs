@@ -12,7 +12,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mortise_runtime::Digest;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::{
     StoreError,
@@ -124,33 +124,7 @@ impl Journal {
     /// What the disk says; none of the transitions must happen then.
     pub fn append_all(&self, at: SystemTime, transitions: &[Transition]) -> Result<u64, StoreError> {
         self.link.write_to_survive(Survives::Crash, "append to", |db| {
-            let mut insert = db.prepare_cached(
-                "INSERT INTO transitions (at_ms, plugin, version, digest, actor, from_state, event, to_state, detail)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )?;
-            for transition in transitions {
-                let Transition {
-                    plugin,
-                    version,
-                    digest,
-                    actor,
-                    from,
-                    event,
-                    to,
-                    detail,
-                } = transition;
-                insert.execute(params![
-                    millis(at),
-                    plugin,
-                    version,
-                    digest,
-                    actor,
-                    from,
-                    event,
-                    to,
-                    detail
-                ])?;
-            }
+            insert(db, at, transitions)?;
             Ok(u64::try_from(db.last_insert_rowid()).unwrap_or(0))
         })
     }
@@ -216,12 +190,45 @@ impl Journal {
     /// # Errors
     /// What the disk says.
     pub fn desire(&self, at: SystemTime, desired: &Desired) -> Result<(), StoreError> {
+        self.link.write("write to", |db| Ok(note(db, at, desired)?))
+    }
+
+    /// Writes transitions down and notes what should run, all in one transaction: a change of several plugins that is there as a whole or not at
+    /// all. It survives a power cut, as every note of what should run.
+    ///
+    /// # Errors
+    /// What the disk says; none of it must happen then.
+    pub fn append_and_desire(
+        &self,
+        at: SystemTime,
+        transitions: &[Transition],
+        desired: &[Desired],
+    ) -> Result<(), StoreError> {
         self.link.write("write to", |db| {
-            db.execute(
-                "INSERT INTO desired (name, request, at_ms) VALUES (?, ?, ?)
-                 ON CONFLICT (name) DO UPDATE SET request = excluded.request, at_ms = excluded.at_ms",
-                params![desired.name, desired.request_json, millis(at)],
-            )?;
+            insert(db, at, transitions)?;
+            for desired in desired {
+                note(db, at, desired)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes what should run what it was before, name by name, in one transaction; `None` for what should not run.
+    ///
+    /// # Errors
+    /// What the disk says; nothing has changed then.
+    pub fn desire_again(
+        &self,
+        at: SystemTime,
+        before: &[(String, Option<Desired>)],
+    ) -> Result<(), StoreError> {
+        self.link.write("write to", |db| {
+            for (name, desired) in before {
+                match desired {
+                    Some(desired) => note(db, at, desired)?,
+                    None => drop(db.execute("DELETE FROM desired WHERE name = ?", params![name])?),
+                }
+            }
             Ok(())
         })
     }
@@ -314,6 +321,46 @@ impl Journal {
             )? > 0)
         })
     }
+}
+
+fn insert(db: &Connection, at: SystemTime, transitions: &[Transition]) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO transitions (at_ms, plugin, version, digest, actor, from_state, event, to_state, detail)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for transition in transitions {
+        let Transition {
+            plugin,
+            version,
+            digest,
+            actor,
+            from,
+            event,
+            to,
+            detail,
+        } = transition;
+        insert.execute(params![
+            millis(at),
+            plugin,
+            version,
+            digest,
+            actor,
+            from,
+            event,
+            to,
+            detail
+        ])?;
+    }
+    Ok(())
+}
+
+fn note(db: &Connection, at: SystemTime, desired: &Desired) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT INTO desired (name, request, at_ms) VALUES (?, ?, ?)
+         ON CONFLICT (name) DO UPDATE SET request = excluded.request, at_ms = excluded.at_ms",
+        params![desired.name, desired.request_json, millis(at)],
+    )
+    .map(drop)
 }
 
 fn recorded(row: &Row<'_>) -> rusqlite::Result<Recorded> {

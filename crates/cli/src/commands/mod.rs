@@ -33,6 +33,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::Load(args) => remote::load(args, output),
         Command::Unload(args) => remote::unload(args, output),
         Command::List(args) => remote::list(&args, output),
+        Command::Graph(args) => remote::graph(&args, output),
         Command::Inspect(args) => remote::inspect(args, output),
         Command::History(args) => remote::history(args, output),
         Command::Reload(args) => remote::reload(&args, output),

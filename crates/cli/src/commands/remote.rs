@@ -10,7 +10,7 @@ use mortise_gateway::control::{self, Ask, Client};
 use serde_json::value::RawValue;
 
 use crate::{
-    args::{Jail, Load, OnePlugin, Remote, Restart, Terms},
+    args::{Drawing, Graph, Jail, Load, OnePlugin, Remote, Restart, Terms, Unload},
     commands::{call, show},
     config,
     exit::{Exit, Failure, Fault},
@@ -18,9 +18,32 @@ use crate::{
 };
 
 pub(crate) fn load(args: Load, output: &Output) -> anyhow::Result<()> {
-    let load = control::Load {
-        source: absolute(&args.source)?,
-        name: args.name,
+    let plugins = args.source.iter().map(|it| load_of(&args, it));
+    let mut plugins: Vec<_> = plugins.collect::<Result<_, _>>()?;
+    if args.together {
+        let loaded = ask(&args.remote, &control::LoadAll { plugins })?;
+        for it in &loaded {
+            warn_of_jail(&args.terms, &it.name, it.runtime.as_deref());
+        }
+        return output.answer(&loaded, |all| {
+            let lines: Vec<_> = all.iter().map(loaded_line).collect();
+            lines.join("\n")
+        });
+    }
+    let (Some(load), true) = (plugins.pop(), plugins.is_empty()) else {
+        let fault = Fault::new(format!("{} packages are named", args.source.len()));
+        let hint = "load them one by one, or as one change with `--together`";
+        return Err(Failure::usage(fault.hint(hint)).into());
+    };
+    let loaded = ask(&args.remote, &load)?;
+    warn_of_jail(&args.terms, &loaded.name, loaded.runtime.as_deref());
+    output.answer(&loaded, loaded_line)
+}
+
+fn load_of(args: &Load, source: &str) -> Result<control::Load, Failure> {
+    Ok(control::Load {
+        source: absolute(source)?,
+        name: args.name.clone(),
         runtime: args.terms.runtime.clone(),
         grant: grant(&args.terms)?,
         jail: (args.terms.jail == Jail::Off).then(|| "off".to_owned()),
@@ -33,31 +56,50 @@ pub(crate) fn load(args: Load, output: &Output) -> anyhow::Result<()> {
         config: plugin_config(&args.terms)?,
         beside: args.beside,
         force: args.force,
-    };
-    let loaded = ask(&args.remote, &load)?;
-    warn_of_jail(&args.terms, &loaded.name, loaded.runtime.as_deref());
-    output.answer(&loaded, |it| {
-        let runtime = it.runtime.as_deref().unwrap_or("no runtime");
-        format!(
-            "loaded `{}`: {} in {runtime}, generation {}, {}",
-            it.name, it.plugin, it.generation, it.state
-        )
     })
 }
 
-pub(crate) fn unload(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
-    let gone = ask(&args.remote, &control::Unload { plugin: args.plugin })?;
+fn loaded_line(it: &control::Plugin) -> String {
+    let runtime = it.runtime.as_deref().unwrap_or("no runtime");
+    format!(
+        "loaded `{}`: {} in {runtime}, generation {}, {}",
+        it.name, it.plugin, it.generation, it.state
+    )
+}
+
+pub(crate) fn unload(args: Unload, output: &Output) -> anyhow::Result<()> {
+    let Unload {
+        plugin,
+        cascade,
+        remote,
+    } = args;
+    let gone = ask(&remote, &control::Unload { plugin, cascade })?;
     output.answer(&gone, |it| {
-        let mut text = format!("unloaded `{}`", it.name);
-        if it.cancelled > 0 {
-            text += &format!("; {} calls did not end in time and were cancelled", it.cancelled);
+        let all: Vec<_> = it.before.iter().chain([it]).map(unloaded_lines).collect();
+        all.join("\n")
+    })
+}
+
+fn unloaded_lines(it: &control::Unloaded) -> String {
+    let mut text = format!("unloaded `{}`", it.name);
+    if it.cancelled > 0 {
+        text += &format!("; {} calls did not end in time and were cancelled", it.cancelled);
+    }
+    for (word, why) in [("force was needed", &it.forced), ("left on purpose", &it.left)] {
+        if let Some(why) = why {
+            text += &format!("\n{word}: {why}");
         }
-        for (word, why) in [("force was needed", &it.forced), ("left on purpose", &it.left)] {
-            if let Some(why) = why {
-                text += &format!("\n{word}: {why}");
-            }
+    }
+    text
+}
+
+pub(crate) fn graph(args: &Graph, output: &Output) -> anyhow::Result<()> {
+    output.answer(&ask(&args.remote, &control::Graph {})?, |chart| {
+        match args.format {
+            Drawing::Text => chart.to_text(),
+            Drawing::Dot => chart.to_dot(),
+            Drawing::Svg => chart.to_svg(),
         }
-        text
     })
 }
 

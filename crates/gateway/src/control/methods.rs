@@ -16,8 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::types::{
-    Ask, Call, Doctor, DoctorReport, Grant, History, Inspect, Limits, List, Load, METHODS, Reload, Reloaded,
-    Resolve, Resolved, Shutdown, Stopping, Supports, Unload,
+    Ask, Call, Doctor, DoctorReport, Grant, Graph, History, Inspect, Limits, List, Load, LoadAll, METHODS,
+    Reload, Reloaded, Resolve, Resolved, Shutdown, Stopping, Supports, Unload, Unloaded,
 };
 use crate::{
     error::{Detail, FailedCall, RpcError, code},
@@ -102,6 +102,22 @@ impl ControlMethods {
         }
     }
 
+    async fn unload(&self, plugin: &str, cascade: bool) -> Result<Unloaded, RpcError> {
+        let of_host = |error| RpcError::from(&error);
+        if !cascade {
+            return Ok(self.host.unload(plugin).await.map_err(of_host)?.into());
+        }
+        let mut reports = self.host.unload_cascade(plugin).await.map_err(of_host)?;
+        let own = reports.pop().map(Unloaded::from).ok_or_else(|| {
+            let why = format!("nothing was unloaded for `{plugin}`");
+            RpcError::protocol(code::INTERNAL, "host_bug", why, "report it")
+        })?;
+        Ok(Unloaded {
+            before: reports.into_iter().map(Unloaded::from).collect(),
+            ..own
+        })
+    }
+
     fn resolve(&self, asked: Resolve) -> Result<Resolved, RpcError> {
         let caller = caller(asked.headers, None);
         let call = FailedCall {
@@ -167,10 +183,25 @@ impl Methods for ControlMethods {
                 tracing::info!(source = %load.source, uid = peer.uid, pid = peer.pid, "load asked for over the control socket");
                 write(out, &host.load(load_request(load)?).await.map_err(of_host)?)
             }
+            LoadAll::METHOD => {
+                let LoadAll { plugins } = params(request)?;
+                tracing::info!(
+                    count = plugins.len(),
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    "load of several plugins asked for over the control socket"
+                );
+                let requests: Vec<_> = plugins.into_iter().map(load_request).collect::<Result<_, _>>()?;
+                write(out, &host.load_all(requests).await.map_err(of_host)?)
+            }
             Unload::METHOD => {
-                let Unload { plugin } = params(request)?;
-                tracing::info!(%plugin, uid = peer.uid, pid = peer.pid, "unload asked for over the control socket");
-                write(out, &host.unload(&plugin).await.map_err(of_host)?)
+                let Unload { plugin, cascade } = params(request)?;
+                tracing::info!(%plugin, cascade, uid = peer.uid, pid = peer.pid, "unload asked for over the control socket");
+                write(out, &self.unload(&plugin, cascade).await?)
+            }
+            Graph::METHOD => {
+                params::<Graph>(request)?;
+                write(out, &host.graph())
             }
             List::METHOD => {
                 params::<List>(request)?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use mortise_host::{Host, ReloadReport};
+use mortise_host::{Chart, Host, ReloadReport, UnloadReport};
 use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -103,13 +103,29 @@ pub struct Limits {
     pub cpu_percent: Option<u32>,
 }
 
-/// Drains and stops a plugin.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Loads several plugins as one change: all take over, or none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadAll {
+    /// The plugins, in any order.
+    pub plugins: Vec<Load>,
+}
+
+/// Drains and stops a plugin. Refused while another one that runs requires it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unload {
     /// `name` or `name@version`.
     pub plugin: String,
+    /// Drains and stops those that require it before it, in place of refusing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cascade: bool,
 }
+
+/// Who requires what of whom.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {}
 
 /// Lists all plugins.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -204,7 +220,9 @@ macro_rules! asks {
 
 asks! {
     Load => "mortise.load", Plugin;
+    LoadAll => "mortise.load_all", Vec<Plugin>;
     Unload => "mortise.unload", Unloaded;
+    Graph => "mortise.graph", Chart;
     List => "mortise.list", Vec<Plugin>;
     Inspect => "mortise.inspect", PluginDetail;
     Call => "mortise.call", Box<RawValue>;
@@ -356,6 +374,9 @@ pub struct Unloaded {
     pub forced: Option<String>,
     /// What is left on purpose, and why.
     pub left: Option<String>,
+    /// Plugins that required it and went before it, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<Unloaded>,
 }
 
 /// What became of the configuration's plugins, by name.
@@ -457,6 +478,24 @@ pub struct DoctorReport {
     pub plugins: BTreeMap<String, u32>,
     /// What each runtime can do.
     pub runtimes: Vec<RuntimeSupport>,
+}
+
+impl From<UnloadReport> for Unloaded {
+    fn from(report: UnloadReport) -> Self {
+        let UnloadReport {
+            name,
+            cancelled,
+            forced,
+            left,
+        } = report;
+        Self {
+            name,
+            cancelled,
+            forced,
+            left,
+            before: Vec::new(),
+        }
+    }
 }
 
 impl From<ReloadReport> for Reloaded {

@@ -126,6 +126,7 @@ async fn load_and_unload() {
     let gone = client
         .ask(&control::Unload {
             plugin: "second".to_owned(),
+            cascade: false,
         })
         .await
         .unwrap();
@@ -155,6 +156,7 @@ async fn refusals_have_a_kind_and_a_hint() {
             client
                 .ask(&control::Unload {
                     plugin: "nobody".to_owned(),
+                    cascade: false,
                 })
                 .await
                 .unwrap_err(),

@@ -20,6 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a fresh version is asked how it is.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
 
+/// Why a fresh version goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is worse than what it replaced.
+    Own,
+    /// Another one is that it was loaded with.
+    Another,
+}
+
 /// A probation under way.
 pub(super) struct Watch {
     judge: Probation,
@@ -75,8 +84,11 @@ impl Supervisor {
         };
         match watch.judge.judge(&sample) {
             ProbationVerdict::Pending => {}
-            ProbationVerdict::Passed => self.pass().await,
+            ProbationVerdict::Passed => self.passed().await,
             ProbationVerdict::Failed(trigger) if self.standby.is_some() => self.roll_back(&trigger).await,
+            ProbationVerdict::Failed(trigger) if self.is_on_trial() => {
+                self.take_all_back(&trigger.to_string()).await;
+            }
             // There is nothing to go back to, and a plugin that is ill serves better than none.
             ProbationVerdict::Failed(trigger) => {
                 self.address
@@ -109,6 +121,7 @@ impl Supervisor {
     pub(super) async fn pass(&mut self) {
         let Some(running) = &mut self.running else { return };
         running.watch = None;
+        running.trial = None;
         running.generation.stats.sample_all(false);
         running
             .life
@@ -135,22 +148,27 @@ impl Supervisor {
 
     /// Puts the predecessor back into the cell and the digest of the fresh version into quarantine.
     pub(super) async fn roll_back(&mut self, trigger: &Trigger) {
-        let (Some(mut bad), Some(mut good)) = (self.running.take(), self.standby.take()) else {
-            return;
-        };
-        let last_bad = bad
-            .watch
-            .as_ref()
-            .map(|it| it.last_bad.clone())
-            .filter(|it| !it.is_empty());
+        let watch = self.running.as_ref().and_then(|it| it.watch.as_ref());
+        let last_bad = watch.map(|it| it.last_bad.clone()).filter(|it| !it.is_empty());
         let reason = match (trigger, last_bad) {
             (Trigger::Health { .. }, Some(why)) => format!("{trigger}: {why}"),
             _ => trigger.to_string(),
         };
+        self.fail_all(&reason).await;
+        self.put_back(reason, Fault::Own).await;
+    }
+
+    /// Puts the predecessor back into the cell.
+    pub(super) async fn put_back(&mut self, reason: String, fault: Fault) {
+        let (Some(mut bad), Some(mut good)) = (self.running.take(), self.standby.take()) else {
+            return;
+        };
+        let event = match fault {
+            Fault::Own => Event::ProbationFailed,
+            Fault::Another => Event::Withdrawn,
+        };
         bad.life.shown = false;
-        bad.life
-            .must_step("probation", Event::ProbationFailed, &reason)
-            .await;
+        bad.life.must_step("probation", event, &reason).await;
         good.life.shown = true;
         good.life.must_step("probation", Event::Restored, &reason).await;
         // S2: open, put back, close.
@@ -159,7 +177,12 @@ impl Supervisor {
         bad.generation.admission.close();
         let (from, to) = (&bad.generation.plugin.version, &good.generation.plugin.version);
         tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}");
-        let told = format!("version {from} was rolled back to {to} and quarantined: {reason}");
+        let quarantined = if fault == Fault::Own {
+            " and quarantined"
+        } else {
+            ""
+        };
+        let told = format!("version {from} was rolled back to {to}{quarantined}: {reason}");
         self.address.publish(|status| {
             status.offer = Some(good.generation.offer());
             status.current = Some(good.generation.clone());
@@ -168,7 +191,9 @@ impl Supervisor {
             (status.source, status.restart) = (good.launch.source.clone(), good.launch.restart);
             status.reasons = vec![told];
         });
-        self.quarantine(&bad.generation, &reason).await;
+        if fault == Fault::Own {
+            self.quarantine(&bad.generation, &reason).await;
+        }
         self.running = Some(Running {
             life: good.life,
             generation: good.generation,
@@ -176,9 +201,14 @@ impl Supervisor {
             since: good.since,
             ended: good.ended,
             watch: None,
+            trial: None,
         });
         self.shared.rebuild_table();
-        self.retiring.push(Box::pin(discard(bad.generation, retired)));
+        self.retiring.push(match fault {
+            Fault::Own => Box::pin(discard(bad.generation, retired)),
+            // It did nothing wrong: its calls may end.
+            Fault::Another => Box::pin(retire(bad.life, bad.generation, retired, None)),
+        });
     }
 }
 

@@ -5,8 +5,10 @@
 mod calls;
 mod closures;
 mod crash;
+mod depend;
 mod http;
 mod load;
 mod observe;
 mod probation;
 mod swap;
+mod together;
