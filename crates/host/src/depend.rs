@@ -405,7 +405,7 @@ pub(crate) fn still_required(plugin: &str, dependents: &[Dependent]) -> HostErro
     let reasons = dependents.iter().map(|it| Refusal {
         what: "dependents".to_owned(),
         why: format!("plugin `{}` would miss {}", it.address, it.misses.join(", ")),
-        hint: format!("unload `{}` first", it.address),
+        hint: format!("unload `{}` first, or all at once with `--cascade`", it.address),
     });
     HostError::new(HostErrorKind::Conflict, what)
         .with_plugin(plugin)

@@ -11,5 +11,7 @@ mod go_plugin;
 mod jail;
 mod life;
 mod pages;
+mod pair;
 mod reload;
 mod shipped;
+mod together;
