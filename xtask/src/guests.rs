@@ -216,10 +216,11 @@ pub(crate) enum Mortise {
 }
 
 fn mortise(workspace: &Workspace, which: Mortise) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
     let (title, arguments, path): (_, &[&str], _) = match which {
         Mortise::OfTests => (
             "the workspace, with its tests",
-            &["test", "--workspace", "--no-run"],
+            &["test", "--workspace", "--all-targets", "--no-run"],
             "debug/mortise",
         ),
         Mortise::Release => (
@@ -228,7 +229,10 @@ fn mortise(workspace: &Workspace, which: Mortise) -> Result<PathBuf> {
             "release/mortise",
         ),
     };
-    Step::new(workspace, title).run(workspace.cargo().args(arguments))?;
+    if let Mortise::OfTests = which {
+        cargo.args(workspace.linting());
+    }
+    Step::new(workspace, title).run(cargo.args(arguments))?;
     Ok(workspace.target().join(path))
 }
 

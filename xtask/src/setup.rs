@@ -179,7 +179,11 @@ impl Prepared {
         }
         let root = workspace.target().join("tools");
         let mut cargo = workspace.cargo();
-        cargo.args(["install", "--locked", "--root"]).arg(&root).arg(name);
+        // They look at files and start programs: compiling them takes longer than optimised code would ever save.
+        cargo
+            .args(["install", "--locked", "--debug", "--root"])
+            .arg(&root)
+            .arg(name);
         // Its own folder for what it compiles: ours is locked while a task of ours runs.
         cargo.env("CARGO_TARGET_DIR", root.join("build"));
         let installed =

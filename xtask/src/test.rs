@@ -73,13 +73,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         }
         Ok(())
     });
-    report.phase("lints", |_| {
-        let mut clippy = workspace.cargo();
-        clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-        Step::new(workspace, "cargo clippy --workspace --all-targets")
-            .run(&mut clippy)
-            .map(drop)
-    });
+    report.phase("lints", |report| lints(workspace, report));
     let guests = report.phase("guests", |report| {
         for line in guests::build(workspace, &[], guests::Mortise::OfTests)?.skipped {
             report.skip(line);
@@ -96,12 +90,34 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     report.close()
 }
 
+/// Builds the workspace with its tests, and hears what Clippy says of it meanwhile. Cargo repeats what was said of a crate that is not built again.
+fn lints(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let linting = workspace.linting();
+    if linting.is_empty() {
+        report.skip("skipped: needs clippy (rustup component add clippy)".to_owned());
+        return Ok(());
+    }
+    let mut build = workspace.cargo();
+    build
+        .args(linting)
+        .args(["test", "--workspace", "--all-targets", "--no-run"]);
+    let said = Step::new(workspace, "the workspace with its tests, with lints").run(&mut build)?;
+    let lines: Vec<&str> = said.lines().collect();
+    match lines
+        .iter()
+        .position(|line| line.trim_start().starts_with("warning: "))
+    {
+        Some(first) => bail!("{}", lines[first..].join("\n")),
+        None => Ok(()),
+    }
+}
+
 /// Every test of the workspace, end-to-end ones included.
 fn tests(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let Some(nextest) = cargo_tool(workspace, "cargo-nextest") else {
         report.skip("skipped: needs cargo-nextest (tests ran with `cargo test`)".to_owned());
         let mut command = workspace.cargo();
-        command.args([
+        command.args(workspace.linting()).args([
             "test",
             "--workspace",
             "--lib",
@@ -127,7 +143,9 @@ fn run_nextest(
     let junit = workspace.target().join("nextest/ci/junit.xml");
     let _ = fs::remove_file(&junit);
     command.current_dir(workspace.root());
-    command.args(["--workspace", "--profile", "ci"]);
+    command
+        .args(workspace.linting())
+        .args(["--workspace", "--profile", "ci"]);
     let outcome = Step::new(workspace, title).aloud().run(command);
     report.read_junit(&junit);
     outcome.map(drop)
@@ -185,7 +203,9 @@ fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {
     // The whole workspace, although few of its crates have examples: another selection would mean other features, and with them another
     // build of everything below.
     let mut command = workspace.cargo();
-    command.args(["test", "--workspace", "--doc"]);
+    command
+        .args(workspace.linting())
+        .args(["test", "--workspace", "--doc"]);
     libtest(workspace, report, "cargo test --doc", &mut command)
 }
 
