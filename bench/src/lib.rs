@@ -5,11 +5,12 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`rpc`]: the rows.
+//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`rpc`], [`greedy`]: the rows.
 //! - [`load`]: the load generator.
 //! - [`bare`]: what needs unsafe code.
 
 pub mod bare;
+pub mod greedy;
 pub mod lanes;
 pub mod load;
 pub mod loading;

@@ -271,6 +271,42 @@ async fn what_is_required_goes_only_with_those_that_require_it() {
 }
 
 #[tokio::test]
+async fn a_reload_unloads_in_order_and_keeps_what_is_still_required() {
+    let world = World::new();
+    let (store, _) = package(&world, ("store", "1.0.0"), "Store", &[]);
+    let (middle, _) = package(&world, ("middle", "1.0.0"), "Middle", &["Store ^1"]);
+    let (top, _) = package(&world, ("top", "1.0.0"), "Top", &["Middle ^1"]);
+    let (other, _) = package(&world, ("other", "1.0.0"), "Other", &[]);
+    let all = config(&[&top, &middle, &store, &other]);
+    let host = world.builder().config(all).start().await.unwrap();
+    // The store is no longer named, and what requires it is.
+    let report = host.reload(config(&[&top, &middle, &other]).plugins).await;
+    assert_eq!(report.unloaded, [""; 0]);
+    assert_eq!(report.failed.len(), 1, "{report:?}");
+    assert_eq!(report.failed[0].0, "store");
+    assert!(state(&host, "store").is_routed());
+    // Now nobody of them is; what could not go before goes with them.
+    let report = host.reload(config(&[&other]).plugins).await;
+    assert_eq!(report.unloaded, ["top", "middle", "store"], "{report:?}");
+    assert_eq!(report.unchanged, ["other"]);
+    // They come back, and so does what waits for them.
+    let report = host.reload(config(&[&top, &store, &other]).plugins).await;
+    assert_eq!(
+        (&report.loaded[..], report.failed.len()),
+        (&["store".to_owned()][..], 1)
+    );
+    let report = host
+        .reload(config(&[&middle, &top, &store, &other]).plugins)
+        .await;
+    assert_eq!(report.failed, [], "{report:?}");
+    assert!(["top", "middle"].iter().all(|it| state(&host, it).is_routed()));
+    let report = host
+        .reload(config(&[&middle, &top, &store, &other]).plugins)
+        .await;
+    assert_eq!(report.unchanged.len(), 4, "{report:?}");
+}
+
+#[tokio::test]
 async fn a_second_provider_sets_the_first_one_free() {
     let world = World::new();
     let host = world.host().await;
