@@ -433,7 +433,7 @@ impl Supervisor {
         drop(old.trial.take());
         old.generation.stats.sample_all(false);
         if effects.contains(&Effect::ReleasePredecessor) {
-            self.release_predecessor().await;
+            self.release_predecessor_later();
         }
         Some(old)
     }

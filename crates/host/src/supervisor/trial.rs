@@ -3,9 +3,10 @@
 //! Each supervisor judges its own member as ever; here it hears of the others. Whoever fails first says so to all ([`Supervisor::fail_all`]),
 //! everybody hears it ([`Supervisor::fated`]) and goes back by itself: to its predecessor, or away if there was none.
 
+use mortise_lifecycle::Event;
 use tokio::sync::watch;
 
-use super::{Running, Supervisor, probation::Fault};
+use super::{Running, Standby, Supervisor, probation::Fault, retire::retire};
 use crate::together::{Fate, Ticket};
 
 /// A member on its common probation. Dropped, it keeps nobody waiting any more.
@@ -48,6 +49,24 @@ impl Supervisor {
     /// Whether the fresh version here is still judged together with others.
     pub(super) fn is_on_trial(&self) -> bool {
         self.running.as_ref().is_some_and(|it| it.trial.is_some())
+    }
+
+    /// Lets what stands by go, beside everything else: in a cutover nothing may wait for the disk, because others that are loaded with it wait for
+    /// their turn, and callers meet old and new ones meanwhile.
+    pub(super) fn release_predecessor_later(&mut self) {
+        let Some(standby) = self.standby.take() else {
+            return;
+        };
+        let Standby {
+            mut life,
+            generation,
+            retired,
+            ..
+        } = standby;
+        self.retiring.push(Box::pin(async move {
+            life.must_step("supervisor", Event::Superseded, "").await;
+            retire(life, generation, retired, None).await
+        }));
     }
 
     /// The fresh version has proved itself. If it came with others, it waits for them.

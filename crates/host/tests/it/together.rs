@@ -365,6 +365,50 @@ async fn callers_lose_nothing_while_all_are_swapped() {
     }
 }
 
+/// What the documentation says of the moment of the flips, and nothing worse: an old caller may be refused by a new provider.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_calls_is_answered_or_refused_by_a_new_provider() {
+    let world = World::new();
+    let host = world.host().await;
+    host.load_all(stack(&world, 1).requests).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let caller = tokio::spawn({
+        let (host, over) = (host.clone(), over.clone());
+        async move {
+            let (mut answered, mut refused) = (0_u64, 0_u64);
+            while !over.load(Ordering::Relaxed) {
+                match call(
+                    &host,
+                    "plugin.top.Relay",
+                    "test.v1.Middle/Relay test.v1.Store/Call x",
+                )
+                .await
+                {
+                    Ok(reply) => {
+                        assert_eq!(reply, "x");
+                        answered += 1;
+                    }
+                    Err(error) => {
+                        assert!(
+                            error.to_string().contains(", and the caller requires ^"),
+                            "{error}"
+                        );
+                        refused += 1;
+                    }
+                }
+            }
+            (answered, refused)
+        }
+    });
+    for major in 2..32 {
+        host.load_all(stack(&world, major).requests).await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    let (answered, refused) = caller.await.unwrap();
+    println!("30 changes of three plugins: {answered} chains answered, {refused} refused");
+    assert!(answered > 0);
+}
+
 #[tokio::test]
 async fn two_such_loads_at_once_do_not_wait_for_each_other() {
     let world = World::new();

@@ -168,6 +168,32 @@ fn desired_is_replaced_and_forgotten() {
 }
 
 #[test]
+fn a_change_of_several_is_written_as_one_and_taken_back_as_one() {
+    let (_dir, _data, journal) = journal();
+    let desired = |name: &str, json: &str| Desired {
+        name: name.to_owned(),
+        request_json: json.to_owned(),
+    };
+    let row = |plugin: &str| Transition {
+        plugin: plugin.to_owned(),
+        event: "cut_over".to_owned(),
+        ..Transition::default()
+    };
+    journal.desire(at(0), &desired("a", "1")).unwrap();
+    let before = [("a".to_owned(), Some(desired("a", "1"))), ("b".to_owned(), None)];
+    let after = [desired("a", "2"), desired("b", "2")];
+    journal
+        .append_and_desire(at(1), &[row("a"), row("b")], &after)
+        .unwrap();
+    assert_eq!(journal.desired().unwrap(), after);
+    let rows = journal.history(&History::default()).unwrap();
+    let plugins: Vec<_> = rows.iter().map(|it| it.transition.plugin.as_str()).collect();
+    assert_eq!(plugins, ["b", "a"]);
+    journal.desire_again(at(2), &before).unwrap();
+    assert_eq!(journal.desired().unwrap(), [desired("a", "1")]);
+}
+
+#[test]
 fn quarantine_until_it_is_released() {
     let (_dir, _data, journal) = journal();
     let digest = Digest::of(b"bad");
