@@ -179,20 +179,11 @@ async fn measure(
         Some(child),
     )];
     for (name, lane) in LANES {
-        let mut config = ProcessConfig::new(data.join(name));
-        config.lane = lane;
-        let runtime = ProcessRuntime::new(config)?;
-        let executable = match lane {
-            ProcessLane::CallStream | ProcessLane::Grpc => &executables.echo_grpc,
-            _ => &executables.echo,
-        };
-        let artifact = echo(&runtime, executable)?;
-        let (subject, least) = begin(&runtime, &artifact, Subject::Lane).await?;
+        let (subject, least) = over(data, executables, name, lane).await?;
         subjects.push((name.to_owned(), subject, least, None));
     }
     if let Some((plugin, _)) = &executables.go {
-        let runtime = ProcessRuntime::new(ProcessConfig::new(data.join("go")))?;
-        let (subject, least) = begin(&runtime, &go_kv(&runtime, plugin)?, Subject::Go).await?;
+        let (subject, least) = over_go(data, plugin).await?;
         subjects.push((GO.to_owned(), subject, least, None));
     }
     let mut go_host = GoHost::new()?;
@@ -238,6 +229,53 @@ async fn measure(
     Ok((figures, go_host))
 }
 
+/// The echo plugin over one lane, and the least time from its start to the first reply.
+async fn over(
+    data: &Path,
+    executables: &Executables,
+    name: &str,
+    lane: ProcessLane,
+) -> Result<(Subject, f64)> {
+    let mut config = ProcessConfig::new(data.join(name));
+    config.lane = lane;
+    let runtime = ProcessRuntime::new(config)?;
+    let executable = match lane {
+        ProcessLane::CallStream | ProcessLane::Grpc => &executables.echo_grpc,
+        _ => &executables.echo,
+    };
+    begin(&runtime, &echo(&runtime, executable)?, Subject::Lane).await
+}
+
+/// The plugin in Go, likewise.
+async fn over_go(data: &Path, plugin: &Path) -> Result<(Subject, f64)> {
+    let runtime = ProcessRuntime::new(ProcessConfig::new(data.join("go")))?;
+    begin(&runtime, &go_kv(&runtime, plugin)?, Subject::Go).await
+}
+
+/// Calls over one lane, for a profiler; prints what they took.
+///
+/// # Errors
+/// If the plugin does not start, or answers wrong.
+pub async fn alone(
+    data: &Path,
+    executables: &Executables,
+    name: &str,
+    bytes: usize,
+    calls: u32,
+) -> Result<()> {
+    std::fs::create_dir_all(data)?;
+    let (subject, _) = match LANES.iter().find(|(known, _)| *known == name) {
+        Some((name, lane)) => over(data, executables, name, *lane).await?,
+        None => {
+            let (plugin, _) = executables.go.as_ref().context("needs a compiler of Go")?;
+            over_go(data, plugin).await?
+        }
+    };
+    let (p50, p99) = pair(&one_caller(&subject, bytes, calls).await?);
+    println!("{name}, {bytes} B, {calls} calls: p50 {p50} us, p99 {p99} us");
+    Ok(())
+}
+
 /// The lanes, and what pins each.
 const LANES: [(&str, ProcessLane); 4] = [
     ("grpc", ProcessLane::Grpc),
@@ -261,6 +299,8 @@ async fn begin(
     let mut least = f64::MAX;
     let mut running = None;
     for _ in 0..STARTS {
+        // A host has a moment between two starts, in which it makes the next launcher. `starting` has the figures without one.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let started = Instant::now();
         let subject = subject(Arc::new(start(runtime, artifact).await?));
         subject.echo(b"first").await?;

@@ -26,6 +26,16 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Calls over one process lane and nothing else: something for a profiler to look at
+    Lane {
+        #[arg(value_parser = ["grpc", "call-stream", "raw", "shm", "go"])]
+        lane: String,
+        /// Bytes of the message that is echoed
+        #[arg(long, default_value_t = 64)]
+        bytes: usize,
+        #[arg(long, default_value_t = 20_000)]
+        calls: u32,
+    },
     #[command(hide = true)]
     ServeAxum,
     #[command(hide = true)]
@@ -45,6 +55,7 @@ async fn main() -> Result<()> {
     let data = tempfile::tempdir()?;
     let data = data.path();
     match Arguments::parse().task {
+        Task::Lane { lane, bytes, calls } => lanes::alone(data, &executables()?, &lane, bytes, calls).await,
         Task::ServeAxum => rpc::serve_axum().await,
         Task::ServeTonic { socket } => lanes::serve_tonic(&socket).await,
         Task::ServeMortise => rpc::serve_mortise(data).await,
@@ -69,14 +80,9 @@ async fn main() -> Result<()> {
             if wanted("lanes") {
                 let mut anchor = std::process::Command::new(std::env::current_exe()?);
                 anchor.arg("serve-tonic");
-                let executables = lanes::Executables {
-                    echo: subject::package("echo")?.join("echo"),
-                    echo_grpc: subject::package("echo-grpc")?.join("echo"),
-                    go: lanes::go_programs(),
-                };
                 groups.push((
                     "Process lanes",
-                    lanes::rows(&data.join("lanes"), &executables, anchor).await?,
+                    lanes::rows(&data.join("lanes"), &executables()?, anchor).await?,
                 ));
             }
             #[cfg(target_os = "linux")]
@@ -99,4 +105,12 @@ async fn main() -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn executables() -> Result<lanes::Executables> {
+    Ok(lanes::Executables {
+        echo: subject::package("echo")?.join("echo"),
+        echo_grpc: subject::package("echo-grpc")?.join("echo"),
+        go: lanes::go_programs(),
+    })
 }

@@ -36,12 +36,13 @@ use crate::{
     client::Client,
     exchange::{CLAIM_WITHIN, Exchange, Received},
     handshake::NetAddress,
+    http2::Http2,
     mux::Mux,
     plugin::{Service, serve_wires},
     proto::{ConnInfo, Knock},
     socket::{self, Audience},
     tls::Session,
-    transport::{Dial, Wire, lazy_channel},
+    transport::{Dial, Wire},
 };
 
 /// Messages to the other broker that wait to be sent.
@@ -151,7 +152,7 @@ impl Broker {
                 let broker = broker.clone();
                 Box::pin(async move { broker.knock_and_open(id).await })
             });
-            return Ok(Client::new(lazy_channel(dial, tls)));
+            return Ok(Client::new(Http2::lazy(dial), tls));
         }
         let info = self.claim(id).await?;
         let address = NetAddress::parse(&info.network, &info.address)
@@ -174,7 +175,7 @@ impl Broker {
             Some(wire) => Box::pin(std::future::ready(Ok(wire))),
             None => dial(),
         });
-        Ok(Client::new(lazy_channel(dial, tls)))
+        Ok(Client::new(Http2::lazy(dial), tls))
     }
 
     /// Ends everything that is served through it.

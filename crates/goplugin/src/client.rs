@@ -1,32 +1,34 @@
 //! Calls by path, with messages as bytes.
 
 use std::{
-    io,
+    fmt, io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http::uri::PathAndQuery;
+use http::{Uri, uri::PathAndQuery};
 use prost::Message;
 use tokio::net::UnixStream;
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
     metadata::{MetadataKey, MetadataMap, MetadataValue},
-    transport::Channel,
 };
 
 use crate::{
     codec::{BytesCodec, MESSAGE_BYTES_MAX},
-    transport::{Dial, Wire, channel},
+    http2::Http2,
+    transport::{Dial, Wire},
 };
 
 /// A side's services, as the other side calls them. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
-    channel: Channel,
+    http2: Http2,
+    /// What the callee sees as the authority.
+    origin: Uri,
     message_bytes_max: usize,
 }
 
@@ -42,9 +44,12 @@ pub struct CallHeaders {
 // === impl Client ===
 
 impl Client {
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(http2: Http2, tls: bool) -> Self {
+        // What Go's host calls it. TLS is below this: the scheme is HTTP's in either case.
+        let origin = if tls { "http://localhost" } else { "http://unused" };
         Self {
-            channel,
+            http2,
+            origin: Uri::from_static(origin),
             message_bytes_max: MESSAGE_BYTES_MAX,
         }
     }
@@ -65,7 +70,7 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket.
-    pub async fn over(socket: UnixStream) -> Result<Self, tonic::transport::Error> {
+    pub async fn over(socket: UnixStream) -> io::Result<Self> {
         let socket = Arc::new(Mutex::new(Some(socket)));
         let dial: Dial = Arc::new(move || {
             let socket = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -76,7 +81,7 @@ impl Client {
                     .ok_or_else(|| io::ErrorKind::NotConnected.into())
             })
         });
-        Ok(Self::new(channel(dial, false).await?))
+        Ok(Self::new(Http2::connect(dial).await?, false))
     }
 
     /// Calls the unary method at `path`, `/package.Service/Method`.
@@ -88,7 +93,7 @@ impl Client {
     /// Dropping the future resets the call's stream, and the callee sees its context cancelled.
     pub async fn call(&self, path: &str, headers: &CallHeaders, payload: Bytes) -> Result<Bytes, Status> {
         let path = parse_path(path)?;
-        let mut grpc = self.grpc().await?;
+        let mut grpc = self.grpc();
         let response = grpc.unary(headers.request(payload), path, BytesCodec).await?;
         Ok(response.into_inner())
     }
@@ -109,7 +114,7 @@ impl Client {
         payloads: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Result<Streaming<Bytes>, Status> {
         let path = parse_path(path)?;
-        let mut grpc = self.grpc().await?;
+        let mut grpc = self.grpc();
         let response = grpc
             .streaming(headers.request(payloads), path, BytesCodec)
             .await?;
@@ -135,14 +140,18 @@ impl Client {
             .map_err(|error| Status::internal(format!("the reply of `{path}` does not parse: {error}")))
     }
 
-    async fn grpc(&self) -> Result<Grpc<Channel>, Status> {
-        let mut grpc = Grpc::new(self.channel.clone())
+    fn grpc(&self) -> Grpc<Http2> {
+        Grpc::with_origin(self.http2.clone(), self.origin.clone())
             .max_decoding_message_size(self.message_bytes_max)
-            .max_encoding_message_size(self.message_bytes_max);
-        grpc.ready()
-            .await
-            .map_err(|error| Status::unavailable(format!("the connection is gone: {}", causes(&error))))?;
-        Ok(grpc)
+            .max_encoding_message_size(self.message_bytes_max)
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     client::{CallHeaders, Client, causes},
     descriptors::{Collector, ReflectError, Reflected},
     handshake::{Agreed, NetAddress},
+    http2::Http2,
     mux::{Mux, Side},
     proto::{
         Empty, HEALTH_SERVICE, HealthCheckRequest, HealthCheckResponse, ReflectionRequest,
@@ -35,7 +36,7 @@ use crate::{
     socket::Audience,
     stdio,
     tls::{Identity, Session, TlsError},
-    transport::{Dial, channel},
+    transport::Dial,
 };
 
 pub use crate::stdio::OutputChunk;
@@ -138,12 +139,12 @@ impl Connection {
             (None, None)
         };
         let dial = dial_of(address.clone(), policy.clone(), tls.clone(), mux.clone());
-        let connecting = timeout(CONNECT_WITHIN, channel(dial, tls.is_some()));
-        let channel = connecting
+        let connecting = timeout(CONNECT_WITHIN, Http2::connect(dial));
+        let http2 = connecting
             .await
             .map_err(|_| failed(format!("it took longer than {CONNECT_WITHIN:?}")))?
             .map_err(|error| failed(causes(&error)))?;
-        let client = Client::new(channel);
+        let client = Client::new(http2, tls.is_some());
         let broker = Broker::new(BrokerConfig {
             directory: options.directory,
             audience: Audience::OwnerOfDirectory,

@@ -47,6 +47,8 @@ pub mod client;
 #[cfg(unix)]
 pub mod connection;
 #[cfg(unix)]
+mod http2;
+#[cfg(unix)]
 pub mod mux;
 #[cfg(unix)]
 pub mod plugin;

@@ -9,22 +9,19 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
 };
-use tonic::transport::{Channel, Endpoint, Server, server::Connected};
-use tower::service_fn;
+use tonic::transport::{Server, server::Connected};
 
 use crate::{
     BoxFuture,
+    http2::WINDOW_BYTES,
     tls::{SERVER_NAME, Session},
 };
 
-/// Window of a stream and, twice that, of a connection: a message of several MiB flows without waiting.
-const WINDOW_BYTES: u32 = 8 << 20;
 /// Larger frames than the default of 16 KiB halve the cost of large messages.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
 /// A TLS handshake that takes longer is none.
@@ -127,39 +124,6 @@ impl Connected for Wire {
     type ConnectInfo = ();
 
     fn connect_info(&self) {}
-}
-
-/// Connects, so that a place where nobody listens is an error now.
-pub(crate) async fn channel(dial: Dial, tls: bool) -> Result<Channel, tonic::transport::Error> {
-    endpoint(tls).connect_with_connector(connector(dial)).await
-}
-
-/// Connects with the first call.
-pub(crate) fn lazy_channel(dial: Dial, tls: bool) -> Channel {
-    endpoint(tls).connect_with_connector_lazy(connector(dial))
-}
-
-fn connector(
-    dial: Dial,
-) -> impl tower::Service<
-    http::Uri,
-    Response = TokioIo<Wire>,
-    Error = io::Error,
-    Future = BoxFuture<'static, io::Result<TokioIo<Wire>>>,
-> + Send
-+ 'static {
-    service_fn(move |_: http::Uri| {
-        let dial = dial.clone();
-        Box::pin(async move { dial().await.map(TokioIo::new) }) as BoxFuture<'static, _>
-    })
-}
-
-fn endpoint(tls: bool) -> Endpoint {
-    // What Go's host calls it; a plugin sees it as the authority. TLS is below this, in the connector.
-    let name = if tls { "http://localhost" } else { "http://unused" };
-    Endpoint::from_static(name)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(2 * WINDOW_BYTES)
 }
 
 pub(crate) fn server() -> Server {

@@ -69,9 +69,8 @@ pub(crate) struct Cgroup {
 
 /// Ends and removes what a dead host left at `place`.
 pub fn sweep(place: &Path) {
-    let children = fs::read_dir(place).into_iter().flatten().filter_map(Result::ok);
-    for child in children.filter(|it| it.file_type().is_ok_and(|it| it.is_dir())) {
-        sweep(&child.path());
+    for child in directories(place) {
+        sweep(&child);
     }
     end_all(place);
     remove(place);
@@ -181,6 +180,22 @@ impl CgroupRoot {
     /// Directories that are removed with this, or by [`sweep`] if the host can't.
     pub fn places(&self) -> impl Iterator<Item = &Path> {
         self.places.iter().map(|it| it.base.as_path())
+    }
+
+    /// Removes, beside its own places, at most `max` places of others that `is_of_the_dead` says so of by their names. One with a process in it or
+    /// below it stays: the kernel refuses.
+    pub fn remove_empty(&self, max: usize, is_of_the_dead: impl Fn(&str) -> bool) {
+        let beside = self.places.iter().filter_map(|it| it.base.parent());
+        let others = beside.flat_map(directories).filter(|it| {
+            let name = it.file_name().unwrap_or_default();
+            is_of_the_dead(&name.to_string_lossy())
+        });
+        for other in others.take(max) {
+            for below in directories(&other) {
+                let _ = fs::remove_dir(below);
+            }
+            let _ = fs::remove_dir(other);
+        }
     }
 
     /// Makes the cgroups of one program. They have no limits yet.
@@ -486,6 +501,12 @@ fn enable(base: &Path, controllers: &[Controller]) -> io::Result<()> {
 }
 
 // === files ===
+
+fn directories(place: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(place).into_iter().flatten().filter_map(Result::ok);
+    let directories = entries.filter(|it| it.file_type().is_ok_and(|it| it.is_dir()));
+    directories.map(|it| it.path())
+}
 
 fn make_dir(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {

@@ -100,7 +100,7 @@ pub(crate) async fn error(
 
 /// Whether a status was made on this side because the connection broke: then it has a cause.
 pub(crate) fn is_broken(status: &tonic::Status) -> bool {
-    status.source().is_some() || status.message() == "transport error"
+    status.source().is_some()
 }
 
 /// Whether a status is the method's, so that it has returned. gRPC makes others by itself: at the deadline, and when the connection breaks or the call is reset.

@@ -19,6 +19,7 @@ use std::{
 };
 
 use mortise_runtime::{RuntimeError, RuntimeErrorKind};
+use rustix::process::{Pid, test_kill_process};
 
 const CGROUPS: &str = "cgroups";
 
@@ -56,10 +57,11 @@ impl RunDir {
         Ok((path, number))
     }
 
-    /// A name for this part that no other host of the machine has.
+    /// A name for this part that no other host of the machine has. [`is_of_the_dead`] reads it.
     pub(crate) fn unique_name(&self) -> io::Result<String> {
         let inode = self.path.symlink_metadata()?.ino();
-        Ok(format!("mortise-{}-{inode:x}", process::id()))
+        let namespace = pid_namespace()?;
+        Ok(format!("mortise-{}-{inode:x}-{namespace:x}", process::id()))
     }
 
     /// Writes down what must be swept if this host dies, before it is made.
@@ -73,6 +75,32 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         // What a plugin left behind there is removed at the latest by the next host.
         let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Whether a host that is gone gave something this name. Only one of this process's own pid namespace is ever known to be gone: another's numbers
+/// mean other processes.
+pub(crate) fn is_of_the_dead(unique_name: &str) -> bool {
+    let Some(fields) = unique_name.strip_prefix("mortise-") else {
+        return false;
+    };
+    let mut fields = fields.split('-');
+    let (Some(pid), Some(_inode), Some(namespace), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return false;
+    };
+    let is_here =
+        pid_namespace().is_ok_and(|own| u64::from_str_radix(namespace, 16).is_ok_and(|of| of == own));
+    let pid = pid.parse().ok().and_then(Pid::from_raw);
+    is_here && pid.is_some_and(|pid| test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
+/// Which numbers of processes those of this process are; 0 where there is only one kind.
+fn pid_namespace() -> io::Result<u64> {
+    match Path::new("/proc/self/ns/pid").metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        found => Ok(found?.ino()),
     }
 }
 
@@ -138,4 +166,25 @@ fn prepare(root: &Path) -> io::Result<RunDir> {
         }
     }
     Err(io::Error::other("every name for this host's part is taken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_of_a_process_that_is_gone_here_is_of_the_dead() {
+        let namespace = pid_namespace().unwrap();
+        let living = format!("mortise-{}-1a-{namespace:x}", process::id());
+        assert!(!is_of_the_dead(&living));
+        let mut child = process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let gone = child.id();
+        assert!(is_of_the_dead(&format!("mortise-{gone}-1a-{namespace:x}")));
+        let elsewhere = namespace + 1;
+        assert!(!is_of_the_dead(&format!("mortise-{gone}-1a-{elsewhere:x}")));
+        for other in ["mortise-", "mortise-1", "mortise-probe-1-2", "user.slice", ""] {
+            assert!(!is_of_the_dead(other), "{other}");
+        }
+    }
 }

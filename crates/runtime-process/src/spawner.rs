@@ -33,14 +33,17 @@ use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 
 /// How often a killed process is looked at until it can be reaped. Only then does this thread wake by itself.
 const REAP_INTERVAL: Duration = Duration::from_millis(5);
 /// After a start the next launcher is made when nothing was asked for so long: a program that has just been started has the processors to itself.
 const READY_AFTER: Duration = Duration::from_millis(100);
-/// How long the end of the last [`Spawner`] waits until the waiting launcher is gone. It takes a millisecond unless the thread is busy.
+/// How long the end of the last [`Spawner`] waits until the waiting launcher is gone and what was killed is reaped. It takes milliseconds unless the
+/// thread is busy.
 const RETIRE_WAIT: Duration = Duration::from_millis(250);
+/// How many cgroups of others are removed at most: each takes up to a millisecond, and a program may be waiting to be started.
+const LEFTOVERS_MAX: usize = 64;
 
 /// What to start.
 #[derive(Debug)]
@@ -142,6 +145,8 @@ struct Yard {
     run_dir: RunDir,
     machine: &'static Machine,
     cgroups: Option<CgroupRoot>,
+    /// Whether others' leftovers were looked for.
+    is_clear: bool,
 }
 
 /// The launcher that waits for the next program.
@@ -325,11 +330,13 @@ impl Yard {
             run_dir,
             machine,
             cgroups,
+            is_clear: false,
         }
     }
 
     fn run(&mut self, inbox: &mpsc::Receiver<Job>) {
         let mut dying: Vec<(Jailed, PathBuf)> = Vec::new();
+        let mut retiring: Vec<mpsc::Sender<()>> = Vec::new();
         let mut open = true;
         while open || !dying.is_empty() {
             let pause = match (dying.is_empty(), self.waiting.due) {
@@ -355,11 +362,12 @@ impl Yard {
                 Ok(Job::Retire(gone)) => {
                     self.waiting.launcher = None;
                     self.waiting.due = None;
-                    let _ = gone.send(());
+                    retiring.push(gone);
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if self.waiting.due.is_some_and(|due| due <= Instant::now()) {
                         self.make_ready();
+                        self.clear_up();
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => open = false,
@@ -369,6 +377,11 @@ impl Yard {
                     dying.push((jailed, dir));
                 } else {
                     remove(jailed, &dir);
+                }
+            }
+            if dying.is_empty() {
+                for gone in retiring.drain(..) {
+                    let _ = gone.send(());
                 }
             }
         }
@@ -389,6 +402,13 @@ impl Yard {
         match Launcher::begin(self.machine, &waiting.like, cgroups) {
             Ok(launcher) => waiting.launcher = Some(launcher),
             Err(error) => tracing::debug!(%error, "no launcher waits for the next program"),
+        }
+    }
+
+    /// Removes empty cgroups of hosts that are gone and whose run directory is too: nobody else ever would. Once, while nothing else is to be done.
+    fn clear_up(&mut self) {
+        if let (Some(root), false) = (&self.cgroups, std::mem::replace(&mut self.is_clear, true)) {
+            root.remove_empty(LEFTOVERS_MAX, run_dir::is_of_the_dead);
         }
     }
 

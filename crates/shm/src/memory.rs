@@ -18,13 +18,14 @@ pub const RING_BYTES: usize = 256 << 10;
 pub const RING_BYTES: usize = 32;
 /// Slabs per direction.
 #[cfg(not(loom))]
-pub const SLABS: usize = 4;
+pub const SLABS: usize = 16;
 /// Small enough for a model checker.
 #[cfg(loom)]
 pub const SLABS: usize = 1;
-/// Size of a slab. A larger payload takes several, or what is left of it goes through the ring.
+/// Size of a slab. A larger payload takes several, or what is left of it goes through the ring. Small enough that the reader copies the first slab of a
+/// payload out while the writer copies the next one in; what it costs to wake somebody is small beside it.
 #[cfg(not(loom))]
-pub const SLAB_BYTES: usize = 1 << 20;
+pub const SLAB_BYTES: usize = 256 << 10;
 /// Small enough for a model checker.
 #[cfg(loom)]
 pub const SLAB_BYTES: usize = 16;

@@ -104,7 +104,8 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    /// Writes as much of `pieces`, in order, as there is room for.
+    /// Writes as much of `pieces`, in order, as there is room for, up to the first part that goes to a slab: its reader is to be woken before the next
+    /// part is copied. So less than all does not mean that there is no more room.
     ///
     /// # Errors
     /// If the consumer's cursor makes no sense.
@@ -115,10 +116,13 @@ impl<M: Memory> Producer<M> {
             let mut piece = &piece[..];
             while !piece.is_empty() {
                 match self.write_some(piece)? {
-                    0 => break 'pieces,
-                    written => {
+                    (0, _) => break 'pieces,
+                    (written, is_slab) => {
                         bytes += written;
                         piece = &piece[written..];
+                        if is_slab {
+                            break 'pieces;
+                        }
                     }
                 }
             }
@@ -147,7 +151,8 @@ impl<M: Memory> Producer<M> {
         self.mine.word(Word::Cramped).store(0, Ordering::Relaxed);
     }
 
-    fn write_some(&mut self, piece: &[u8]) -> Result<usize, Broken> {
+    /// How much was written, and whether it went to a slab.
+    fn write_some(&mut self, piece: &[u8]) -> Result<(usize, bool), Broken> {
         if piece.len() > INLINE_BYTES_MAX
             && self.has_room(SLAB_RECORD)?
             && let Some(slab) = self.free_slab()
@@ -159,12 +164,12 @@ impl<M: Memory> Producer<M> {
             self.mine
                 .write(ring_offset(self.tail), &self.filled[slab].to_ne_bytes());
             self.tail += 8;
-            return Ok(bytes);
+            return Ok((bytes, true));
         }
         let wanted = HEADER + (piece.len().min(RING_BYTES / 2) as u64).next_multiple_of(8);
         // Looks at the consumer's cursor only if there seems to be too little; less than wanted is still better than nothing.
         if !self.has_room(wanted)? && self.left() <= HEADER {
-            return Ok(0);
+            return Ok((0, false));
         }
         let bytes = piece.len().min((self.left() - HEADER) as usize);
         self.header(bytes, 0);
@@ -174,7 +179,7 @@ impl<M: Memory> Producer<M> {
             self.mine.write(ring_offset(0), &piece[first..bytes]);
         }
         self.tail += (bytes as u64).next_multiple_of(8);
-        Ok(bytes)
+        Ok((bytes, false))
     }
 
     fn header(&mut self, bytes: usize, slab: u64) {

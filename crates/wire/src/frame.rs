@@ -231,8 +231,8 @@ pub fn split_call(mut body: Bytes) -> Result<(u32, Bytes, Bytes), FrameError> {
 pub mod transport {
     /// The unix socket itself.
     pub const RAW: &str = "raw";
-    /// Shared memory, with the socket beside it.
-    pub const SHM: &str = "shm";
+    /// Shared memory, with the socket beside it. The number is that of what lies where in it: sides that know different ones use the socket.
+    pub const SHM: &str = "shm-2";
     /// HTTP/2 on the socket from the byte behind Welcome on, with the plugin as its server. The host opens the stream [`FRAMES`], which carries all frames.
     pub const CALL_STREAM: &str = "call-stream";
     /// The same; but calls are gRPC's own, one HTTP/2 stream each, of the contract's services. The frames beside them are those that belong to no

@@ -14,9 +14,16 @@ fn pair() -> Pair {
     (mine, theirs, producer, consumer)
 }
 
+/// Writes as long as there is room.
 fn write(producer: &mut Producer<Plain>, bytes: &[u8]) -> usize {
-    let written = producer.write(&[IoSlice::new(bytes)]);
-    written.expect("the consumer is honest").bytes
+    let mut all = 0;
+    loop {
+        let written = producer.write(&[IoSlice::new(&bytes[all..])]);
+        match written.expect("the consumer is honest").bytes {
+            0 => return all,
+            written => all += written,
+        }
+    }
 }
 
 fn read(consumer: &mut Consumer<Plain>) -> Vec<u8> {
@@ -50,7 +57,7 @@ fn a_large_piece_takes_slabs_and_gives_them_back() {
     for _ in 0..3 {
         assert_eq!(write(&mut producer, &large), large.len());
         // Slabs leave the ring to small frames.
-        assert!(producer.tail - producer.head < 200);
+        assert!(producer.tail - producer.head < 400);
         assert_eq!(read(&mut consumer), large);
         assert!(producer.room().unwrap() == RING_BYTES as u64);
     }

@@ -188,7 +188,7 @@ pub struct Hello {
     /// Highest number of calls the plugin works on at once.
     #[prost(uint32, tag = "5")]
     pub concurrency: u32,
-    /// Transports of frames that the plugin can use, best first: "shm", "raw", "call-stream", "grpc". Empty means "raw" only. A name that the
+    /// Transports of frames that the plugin can use, best first: "shm-2", "raw", "call-stream", "grpc". Empty means "raw" only. A name that the
     /// host does not know is not an error.
     #[prost(string, repeated, tag = "6")]
     pub lanes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -205,7 +205,7 @@ pub struct Welcome {
     /// Credit, in units of 4 KiB: what each side may have on the way to the other.
     #[prost(uint32, tag = "4")]
     pub window_units: u32,
-    /// The transport of everything that follows, in both directions. With "shm" the descriptors come with this frame.
+    /// The transport of everything that follows, in both directions. With "shm-2" the descriptors come with this frame.
     #[prost(string, tag = "5")]
     pub lane: ::prost::alloc::string::String,
     /// What a stream may have on the way per direction.
