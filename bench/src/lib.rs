@@ -5,7 +5,7 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`rpc`], [`greedy`]: the rows.
+//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`rpc`], [`greedy`]: the rows.
 //! - [`load`]: the load generator.
 //! - [`bare`]: what needs unsafe code.
 
@@ -21,3 +21,4 @@ pub mod starting;
 pub mod subject;
 pub mod table;
 pub mod wasm;
+pub mod watching;

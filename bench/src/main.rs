@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{lanes, loading, native, rpc, subject, table, wasm};
+use mortise_bench::{lanes, loading, native, rpc, subject, table, wasm, watching};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "rpc"])]
+        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "watching", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -93,6 +93,12 @@ async fn main() -> Result<()> {
             }
             if wanted("loading") {
                 groups.push(("Loading and memory", loading::rows()?));
+            }
+            if wanted("watching") {
+                groups.push((
+                    "Watching a directory",
+                    watching::rows(&data.join("watching")).await?,
+                ));
             }
             if wanted("rpc") {
                 groups.push(("JSON-RPC over HTTP", rpc::rows(seconds).await?));

@@ -133,10 +133,18 @@ const RINGS: &[Ring] = &[
         bans: &["tokio"],
         pure: false,
     },
+    // Knows folders, files and times, and nothing of what they mean.
+    Ring {
+        name: "watch",
+        crates: &["mortise-watch"],
+        looks_at: &[],
+        bans: HOST_SIDE,
+        pure: false,
+    },
     Ring {
         name: "host",
         crates: &["mortise-host"],
-        looks_at: &["words", "hazard", "port", "store"],
+        looks_at: &["words", "hazard", "port", "store", "watch"],
         bans: &["wasmtime"],
         pure: false,
     },

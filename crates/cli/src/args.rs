@@ -72,8 +72,12 @@ pub(crate) enum Command {
     Graph(Graph),
     /// Show everything about a plugin
     Inspect(OnePlugin),
-    /// Show the moves in a plugin's life
-    History(OnePlugin),
+    /// Show who changed what, newest first; or the moves in a plugin's life
+    History(History),
+    /// Bring back what a plugin was before: its package, grants, limits and configuration
+    Rollback(Rollback),
+    /// Show what differs between two changes of the history
+    Diff(Diff),
     /// Call a method of a plugin in the running host; of a stream each message is a line
     Call(Call),
     /// Say what each runtime can do on this machine, and how the host is
@@ -388,6 +392,44 @@ pub(crate) enum Drawing {
 pub(crate) struct OnePlugin {
     /// NAME or NAME@VERSION
     pub(crate) plugin: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// NAME or NAME@VERSION [default: all plugins]
+    pub(crate) plugin: Option<String>,
+    /// The moves in the plugin's life instead: what its states were, and why
+    #[arg(long, requires = "plugin")]
+    pub(crate) moves: bool,
+    /// Only changes before this number
+    #[arg(long, value_name = "NUMBER", conflicts_with = "moves")]
+    pub(crate) before: Option<u64>,
+    /// At most so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, conflicts_with = "moves", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// NAME or NAME@VERSION
+    pub(crate) plugin: String,
+    /// The number of the change to go back to, as `mortise history` has it [default: what the plugin was before what it is]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) to: Option<u64>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The number of a change, as `mortise history` has it
+    pub(crate) from: u64,
+    /// The number of another [default: shows what the first one changed]
+    pub(crate) to: Option<u64>,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }

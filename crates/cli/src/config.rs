@@ -64,6 +64,7 @@ impl ConfigFile {
         let resolve = |it: &mut String| *it = folder.join(&*it).to_string_lossy().into_owned();
         config.host.data_dir.iter_mut().for_each(resolve);
         config.host.control_socket.iter_mut().for_each(resolve);
+        config.watch.iter_mut().for_each(|it| resolve(&mut it.dir));
         for plugin in &mut config.plugins {
             if let PackageSource::Folder(path) = &mut plugin.source {
                 resolve(path);
@@ -83,7 +84,9 @@ impl Live {
     pub(crate) async fn reload(&self) -> Result<Reloaded, Failure> {
         let config = self.file.read().map_err(Failure::of_any)?;
         let needs_restart = self.needs_restart(&config);
-        let mut reloaded = Reloaded::from(self.host.reload(config.plugins).await);
+        let mut report = self.host.reload(config.plugins).await;
+        report.merge(self.host.watch(config.watch).await);
+        let mut reloaded = Reloaded::from(report);
         reloaded.needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
         Ok(reloaded)
     }
@@ -144,6 +147,10 @@ impl Live {
         let old = &self.begun;
         let settings = [
             ("host.data_dir", old.host.data_dir != new.host.data_dir),
+            (
+                "host.keep_packages",
+                old.host.keep_packages != new.host.keep_packages,
+            ),
             (
                 "host.control_socket",
                 old.host.control_socket != new.host.control_socket,

@@ -17,6 +17,9 @@
 //! | `mortise.call` | [`Call`] | the reply, as JSON |
 //! | `mortise.resolve` | [`Resolve`] | [`Resolved`] |
 //! | `mortise.history` | [`History`] | `[`[`Move`]`]` |
+//! | `mortise.changes` | [`Changes`] | `[`[`Change`]`]` |
+//! | `mortise.rollback` | [`Rollback`] | [`Plugin`] |
+//! | `mortise.diff` | [`Diff`] | [`Differences`] |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
 //! | `mortise.reload` | [`Reload`] | [`Reloaded`] |
@@ -36,7 +39,8 @@ pub use client::{Client, ClientError};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Denial, Doctor, DoctorReport, Grant, Graph, History, Inspect, Lack, Layer, Limits, List, Load,
-    LoadAll, Method, Move, NotReloaded, Plugin, PluginDetail, Reload, Reloaded, Resolve, Resolved,
-    RuntimeSupport, Shutdown, Stopping, StreamCall, Supports, Unload, Unloaded,
+    Ask, Call, Change, Changes, Denial, Diff, Difference, Differences, Doctor, DoctorReport, Grant, Graph,
+    History, Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move, NotReloaded, Plugin,
+    PluginDetail, Reload, Reloaded, Resolve, Resolved, Rollback, RuntimeSupport, Shutdown, Stopping,
+    StreamCall, Supports, Unload, Unloaded,
 };

@@ -12,7 +12,7 @@ use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName};
 use mortise_routing::Rule;
 use mortise_runtime::{Runtime, RuntimeError};
-use mortise_store::{DataDir, EmbeddedPackage, KvLimits, Package, StoreError};
+use mortise_store::{DataDir, EmbeddedPackage, Journal, KvLimits, Package, StoreError, WriteHook};
 
 use crate::{
     Host, HostError, HostErrorKind,
@@ -27,6 +27,8 @@ use crate::{
 pub struct HostBuilder {
     runtimes: HashMap<RuntimeName, MakeRuntime>,
     remembers: bool,
+    keep_packages: Option<usize>,
+    journal_hook: Option<WriteHook>,
     data_dir: Option<PathBuf>,
     config: HostConfig,
     embedded: BTreeMap<String, EmbeddedPackage>,
@@ -42,6 +44,8 @@ impl Default for HostBuilder {
         Self {
             runtimes: HashMap::new(),
             remembers: false,
+            keep_packages: None,
+            journal_hook: None,
             data_dir: None,
             config: HostConfig::default(),
             embedded: BTreeMap::new(),
@@ -105,6 +109,20 @@ impl HostBuilder {
         self
     }
 
+    /// Keeps so many packages of each plugin in the data directory, the last that were loaded, so that [`Host::rollback`] can go back to them;
+    /// `host.keep_packages` of the configuration wins. Costs their size on the disk, at most 512 MiB for a plugin beside the one that serves. Default: 5 with
+    /// [`HostBuilder::remember_loads`], else none.
+    pub fn keep_packages(mut self, number: usize) -> Self {
+        self.keep_packages = Some(number);
+        self
+    }
+
+    /// Tells `hook` of every write of the journal, before, within and after it: for tests that end the host at any step. The host waits for it.
+    pub fn journal_hook(mut self, hook: WriteHook) -> Self {
+        self.journal_hook = Some(hook);
+        self
+    }
+
     /// Makes a package that is compiled into this program known as `embedded:NAME`.
     pub fn embed(mut self, package: EmbeddedPackage) -> Self {
         self.embedded.insert(package.name.to_owned(), package);
@@ -158,7 +176,10 @@ impl HostBuilder {
             lookup,
             rules,
             remembers,
+            keep_packages,
+            journal_hook,
         } = self;
+        let configured = config.host.keep_packages.map(|it| it as usize);
         let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
         // What a process does once takes milliseconds; better beside the opening of the disk than in the first load.
         let preparing = tokio::task::spawn_blocking(|| {
@@ -196,23 +217,49 @@ impl HostBuilder {
             probation,
             restarts,
             lookup,
-            journal: data.journal().map_err(of_store)?,
+            journal: match journal_hook {
+                Some(hook) => data.journal_hooked(hook),
+                None => data.journal(),
+            }
+            .map_err(of_store)?,
             kv: data.kv(KvLimits::default()).map_err(of_store)?,
             data,
             _temporary: temporary,
             remembers,
+            keep_packages: configured
+                .or(keep_packages)
+                .unwrap_or(if remembers { KEEP_PACKAGES } else { 0 }),
         };
         let host = Host::new(parts);
+        host.shared()
+            .with_journal(|journal| {
+                journal.interrupt_begun()?;
+                journal.prune_changes(CHANGES_MAX)
+            })
+            .await?;
         host.reload(config.plugins).await;
+        if let Some(watch) = config.watch {
+            if remembers {
+                let watched = host.shared().with_journal(Journal::watched).await?;
+                host.shared().brought.recall(watched);
+            }
+            host.watch(Some(watch)).await;
+        }
         if remembers {
             let recalled = remember::recall(host.shared()).await?;
             let (beside, plain): (Vec<_>, Vec<_>) = recalled.into_iter().partition(|it| it.beside);
             load_remembered(&host, plain).await;
             load_remembered(&host, beside).await;
+            host.try_failed_again().await;
         }
         Ok(host)
     }
 }
+
+/// Packages that a daemon keeps of each plugin, if nobody says.
+const KEEP_PACKAGES: usize = 5;
+/// Changes that the history goes back; the last one of each plugin stays longer.
+const CHANGES_MAX: u32 = 10_000;
 
 /// Makes a runtime that may keep something in the data directory.
 type MakeRuntime = Box<dyn FnOnce(&Path) -> Result<Arc<dyn Runtime>, RuntimeError> + Send>;

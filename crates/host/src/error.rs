@@ -106,6 +106,18 @@ impl HostError {
         self
     }
 
+    /// The same in another place, with its causes in its words.
+    pub(crate) fn retold(&self) -> Self {
+        Self {
+            kind: self.kind,
+            plugin: self.plugin.clone(),
+            message: crate::load::with_causes(self),
+            hint: self.hint.clone(),
+            reasons: self.reasons.clone(),
+            source: None,
+        }
+    }
+
     pub(crate) fn of_kind(mut self, kind: HostErrorKind) -> Self {
         self.kind = kind;
         self

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use mortise_runtime::{
     CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, ReceiveHalf, Runtime,
     RuntimeError, SendHalf, StreamHandle, Support,
 };
-use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition};
+use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition, WatchedName};
 use mortise_wire::{
     Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status,
     client::{Caller, StreamCaller},
@@ -35,10 +35,11 @@ use crate::{
     LoadRequest, MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
     depend,
+    directory::{Brought, Directory},
     generation::{Address, Generation},
+    history::{self, Word},
     load::{self, Entrance},
     reload::Configured,
-    remember,
     services::NameLookup,
     stream,
     supervisor::{Command, Supervisor},
@@ -52,10 +53,12 @@ use crate::{
 #[derive(Clone)]
 pub struct Host {
     owner: Arc<Owner>,
+    /// Who holds this handle, for the history.
+    actor: Arc<str>,
 }
 
 /// Closes the host when the last handle is gone; supervisors hold [`Shared`] themselves.
-struct Owner(Arc<Shared>);
+pub(crate) struct Owner(Arc<Shared>);
 
 /// What the embedder added, or why it could not be made.
 pub(crate) type Runtimes = HashMap<RuntimeName, Result<Arc<dyn Runtime>, RuntimeError>>;
@@ -76,6 +79,8 @@ pub(crate) struct Parts {
     pub(crate) kv: Kv,
     /// Whether loads are kept for the host's next life.
     pub(crate) remembers: bool,
+    /// Packages that are kept of each plugin, for rollbacks.
+    pub(crate) keep_packages: usize,
     /// Where `data` is, if the host was not given a directory; removed with the host.
     pub(crate) _temporary: Option<tempfile::TempDir>,
 }
@@ -89,6 +94,10 @@ pub(crate) struct Shared {
     pub(crate) tokio: Handle,
     /// What the configuration named last; held during a reload.
     pub(crate) configured: tokio::sync::Mutex<Configured>,
+    /// The directory that is watched; locked after `configured`.
+    pub(crate) directory: tokio::sync::Mutex<Directory>,
+    /// What the directory brought, and where an operator had a word since.
+    pub(crate) brought: Brought,
     /// What is to run when its providers do.
     pub(crate) waiting: Waiting,
     /// Held while several plugins are loaded together: two such loads could wait for each other.
@@ -115,7 +124,33 @@ impl Host {
         shared.watch_over_what_waits();
         Self {
             owner: Arc::new(Owner(shared)),
+            actor: "api".into(),
         }
+    }
+
+    /// The same host, held by somebody of this name: it stands in the history beside everything that is asked through this handle.
+    #[must_use]
+    pub fn acting_as(&self, actor: impl Into<Arc<str>>) -> Self {
+        Self {
+            owner: self.owner.clone(),
+            actor: actor.into(),
+        }
+    }
+
+    pub(crate) fn actor(&self) -> &Arc<str> {
+        &self.actor
+    }
+
+    /// For a task that must not keep the host open.
+    pub(crate) fn downgrade(&self) -> Weak<Owner> {
+        Arc::downgrade(&self.owner)
+    }
+
+    pub(crate) fn upgrade(owner: &Weak<Owner>) -> Option<Self> {
+        Some(Self {
+            owner: owner.upgrade()?,
+            actor: "host".into(),
+        })
     }
 
     /// Loads a plugin and returns when it serves. If one runs under the same name, it is replaced without losing a call (or stays beside the new
@@ -131,12 +166,11 @@ impl Host {
     pub async fn load(&self, request: LoadRequest) -> Result<PluginInfo, HostError> {
         let shared = self.shared();
         let package = load::fetch(shared, &request.source).await?;
-        let remembered = shared.parts.remembers.then(|| request.clone());
-        let loaded = shared.load_package(package, request, Entrance::Alone).await?;
-        if let Some(request) = remembered {
-            remember::keep(shared, &loaded.name, request).await?;
-        }
-        Ok(loaded)
+        let name = shared.name_for(&package, &request)?;
+        let word = Word::from_operator(self);
+        shared
+            .load_at(&name, package, request, Entrance::Alone, &word)
+            .await
     }
 
     /// Loads several plugins, all or none: each is checked with all the others in place, all are prepared and started, what requires another after
@@ -153,10 +187,11 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future does not undo the load.
     pub async fn load_all(&self, requests: Vec<LoadRequest>) -> Result<Vec<PluginInfo>, HostError> {
-        let loading = self
-            .shared()
-            .tokio
-            .spawn(together::load(self.shared().clone(), requests));
+        let loading = self.shared().tokio.spawn(together::load(
+            self.shared().clone(),
+            requests,
+            Word::from_operator(self),
+        ));
         loading.await.unwrap_or_else(|_| {
             Err(HostError::new(
                 HostErrorKind::ShuttingDown,
@@ -181,6 +216,15 @@ impl Host {
         }
     }
 
+    /// Lists reasons under what serves at an address, in place of those that are listed.
+    pub(crate) async fn explain(&self, name: &str, reasons: Vec<String>) {
+        if let Ok(address) = self.shared().find(name) {
+            let (reply, listed) = oneshot::channel();
+            let _ = address.commands.send(Command::Explain(reasons, reply)).await;
+            let _ = listed.await;
+        }
+    }
+
     /// Drains and stops a plugin: `name`, or `name@version`.
     ///
     /// # Errors
@@ -191,11 +235,9 @@ impl Host {
     pub async fn unload(&self, plugin: &str) -> Result<UnloadReport, HostError> {
         let shared = self.shared();
         let address = shared.find(plugin)?;
-        let dependents = shared.dependents(&address);
-        if !dependents.is_empty() {
-            return Err(depend::still_required(plugin, &dependents));
-        }
-        shared.unload(&address).await
+        shared
+            .unload_unrequired(&address, plugin, &Word::from_operator(self))
+            .await
     }
 
     /// Drains and stops a plugin and every plugin that cannot run without it, one after another, each before those it requires. The reports are in
@@ -209,14 +251,15 @@ impl Host {
     pub async fn unload_cascade(&self, plugin: &str) -> Result<Vec<UnloadReport>, HostError> {
         let shared = self.shared();
         let address = shared.find(plugin)?;
+        let word = Word::from_operator(self);
         let mut reports = Vec::new();
         for dependent in shared.dependents(&address) {
             // One that is gone already was unloaded by somebody else in between.
             if let Ok(dependent) = shared.find(&dependent.address) {
-                reports.push(shared.unload(&dependent).await?);
+                reports.push(shared.unload(&dependent, &word).await?);
             }
         }
-        reports.push(shared.unload(&address).await?);
+        reports.push(shared.unload(&address, &word).await?);
         Ok(reports)
     }
 
@@ -370,6 +413,8 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future does not undo the shutdown.
     pub async fn shutdown(&self) {
+        self.shared().closing.send_replace(true);
+        self.shared().directory.lock().await.end().await;
         self.shared().close().await;
     }
 
@@ -413,6 +458,10 @@ impl Deref for Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.closing.send_replace(true);
+        if self.all().is_empty() {
+            // As after a shutdown: nothing is left that would hold the data directory a moment longer.
+            return;
+        }
         let shared = self.0.clone();
         self.tokio.spawn(async move { shared.close().await });
     }
@@ -498,6 +547,8 @@ impl Shared {
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
             configured: tokio::sync::Mutex::default(),
+            directory: tokio::sync::Mutex::default(),
+            brought: Brought::default(),
             waiting: Waiting::new(),
             together: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
@@ -556,16 +607,36 @@ impl Shared {
     }
 
     /// Has the supervisor of its name load a package.
-    pub(crate) async fn load_package(
+    pub(crate) async fn load_at(
         self: &Arc<Self>,
+        name: &str,
         package: Package,
         request: LoadRequest,
         entrance: Entrance,
+        word: &Word,
     ) -> Result<PluginInfo, HostError> {
-        let name = self.name_for(&package, &request)?;
-        self.waiting.remove(&name);
+        let begun = history::begin_load(self, word, name, &package, &request).await?;
+        let (loaded, keeps_one_more) = tokio::join!(
+            self.load_unrecorded(name, &package, &request, entrance),
+            history::keep_package(self, &package)
+        );
+        begun.conclude(self, loaded.as_ref().err()).await?;
+        if keeps_one_more {
+            history::prune_packages(self).await;
+        }
+        loaded
+    }
+
+    async fn load_unrecorded(
+        self: &Arc<Self>,
+        name: &str,
+        package: &Package,
+        request: &LoadRequest,
+        entrance: Entrance,
+    ) -> Result<PluginInfo, HostError> {
+        self.waiting.remove(name);
         loop {
-            let address = self.address(&name, &request.source)?;
+            let address = self.address(name, &request.source)?;
             let (reply, answer) = oneshot::channel();
             let (package, request) = (Box::new(package.clone()), Box::new(request.clone()));
             let command = Command::Load(package, request, entrance.clone(), reply);
@@ -595,10 +666,30 @@ impl Shared {
     }
 
     /// Has the supervisor of an address unload it, whoever may require it.
-    pub(crate) async fn unload(&self, address: &Address) -> Result<UnloadReport, HostError> {
-        if self.parts.remembers {
-            remember::forget(self, &address.name).await?;
+    pub(crate) async fn unload(&self, address: &Address, word: &Word) -> Result<UnloadReport, HostError> {
+        let begun = history::begin_unload(self, word, &address.name).await?;
+        let unloaded = self.unload_unrecorded(address).await;
+        begun.conclude(self, unloaded.as_ref().err()).await?;
+        unloaded
+    }
+
+    /// The same, unless what runs requires it.
+    pub(crate) async fn unload_unrequired(
+        &self,
+        address: &Arc<Address>,
+        plugin: &str,
+        word: &Word,
+    ) -> Result<UnloadReport, HostError> {
+        let dependents = self.dependents(address);
+        if dependents.is_empty() {
+            self.unload(address, word).await
+        } else {
+            Err(depend::still_required(plugin, &dependents))
         }
+    }
+
+    /// Drains and stops a plugin; nobody hears of it.
+    pub(crate) async fn unload_unrecorded(&self, address: &Address) -> Result<UnloadReport, HostError> {
         self.waiting.remove(&address.name);
         let (reply, answer) = oneshot::channel();
         let gone = || self.unknown_plugin(&address.name);
@@ -738,6 +829,21 @@ impl Shared {
         self.with_journal(move |journal| journal.append_all(at, &run))
             .await
             .map(|_| ())
+    }
+
+    /// Notes what the watched directory has under a name, for the host's next life.
+    pub(crate) async fn note_watched(&self, name: &str, digest: Option<String>, held: bool) {
+        if !self.parts.remembers {
+            return;
+        }
+        let watched = WatchedName {
+            name: name.to_owned(),
+            digest,
+            held,
+        };
+        if let Err(error) = self.with_journal(move |it| it.note_watched(&watched)).await {
+            tracing::warn!(target: "mortise::life", plugin = name, %error, "the next life of this host will not know what the directory had");
+        }
     }
 
     /// The runtime of this name, if the host has it.

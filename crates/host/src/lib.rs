@@ -12,7 +12,7 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `table`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `reload`, `services`.
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `reload`, `directory`, `history`, `services`.
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -20,8 +20,10 @@ mod bound;
 mod builder;
 mod call;
 mod depend;
+mod directory;
 mod error;
 mod generation;
+mod history;
 mod host;
 mod info;
 mod life;
@@ -64,6 +66,7 @@ macro_rules! embedded {
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
 pub use error::{HostError, HostErrorKind};
+pub use history::{ChangeInfo, DiffReport, Difference};
 pub use host::{Host, PluginCaller};
 pub use info::{
     CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport,
@@ -72,7 +75,7 @@ pub use info::{
 pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 pub use mortise_routing::{Chart, ChartEdge, ChartPlugin, Tie};
 pub use mortise_runtime::{ReceiveHalf, SendError, SendHalf, StreamHandle};
-pub use mortise_store::{EmbeddedPackage, Package};
+pub use mortise_store::{EmbeddedPackage, Package, WriteHook, WriteMoment};
 pub use reload::ReloadReport;
 pub use request::{CallOptions, LoadRequest, Source};
 pub use route::Route;

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use mortise_lifecycle::{Event, Verdict};
 use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, Restart, RuntimeName};
 use mortise_runtime::{
-    Artifact, Enforcement, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind, Start,
-    Verified,
+    Artifact, Digest, Enforcement, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind,
+    Start, Verified,
 };
 use mortise_store::{Package, StoreError};
 use mortise_wire::METHOD_IDEMPOTENT;
@@ -93,6 +93,17 @@ pub(crate) async fn fetch(shared: &Shared, source: &Source) -> Result<Package, H
                     .get(name)
                     .ok_or_else(|| unknown_source(source, shared.parts.embedded.keys()))?;
                 read(Box::new(move || Package::embedded(&package))).await
+            }
+            Source::Kept(text) => {
+                let digest = Digest::parse(text).ok_or_else(|| {
+                    HostError::new(
+                        HostErrorKind::NotFound,
+                        format!("`{text}` is no digest of a package"),
+                    )
+                    .with_hint("`mortise history --output json` has the digests of packages that are kept")
+                })?;
+                let shelf = shared.parts.data.packages().clone();
+                read(Box::new(move || shelf.get(digest))).await
             }
             Source::Builtin(name) => shared
                 .parts

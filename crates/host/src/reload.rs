@@ -21,6 +21,7 @@ use mortise_store::Package;
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, PluginInfo, Source, call,
     depend::{self, Known},
+    history::{Giver, Word},
     host::{Shared, is_well},
     load::{self, Entrance},
 };
@@ -53,18 +54,45 @@ struct Named {
 }
 
 /// A plugin to load whose package was read.
-struct Entry {
-    name: String,
-    package: Package,
-    request: LoadRequest,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) package: Package,
+    pub(crate) request: LoadRequest,
 }
 
 /// How the load of an entry went.
-struct Outcome {
-    name: String,
+pub(crate) struct Outcome {
+    pub(crate) name: String,
     /// Something served under its name before.
-    served: bool,
-    loaded: Result<PluginInfo, HostError>,
+    pub(crate) served: bool,
+    pub(crate) loaded: Result<PluginInfo, HostError>,
+}
+
+impl ReloadReport {
+    /// One report of two steps. What one step unloaded and the next one loaded was swapped.
+    pub fn merge(&mut self, other: Self) {
+        let Self {
+            loaded,
+            swapped,
+            unchanged,
+            unloaded,
+            failed,
+        } = other;
+        self.loaded.extend(loaded);
+        self.swapped.extend(swapped);
+        self.unchanged.extend(unchanged);
+        self.unloaded.extend(unloaded);
+        self.failed.extend(failed);
+        let back: Vec<_> = self
+            .unloaded
+            .iter()
+            .filter(|it| self.loaded.contains(it))
+            .cloned()
+            .collect();
+        self.loaded.retain(|it| !back.contains(it));
+        self.unloaded.retain(|it| !back.contains(it));
+        self.swapped.extend(back);
+    }
 }
 
 impl Host {
@@ -105,7 +133,13 @@ impl Host {
                 }),
             }
         }
-        for Outcome { name, served, loaded } in load_in_levels(self, changed).await {
+        for name in entries.keys() {
+            if shared.brought.forget(name) {
+                shared.note_watched(name, None, false).await;
+            }
+        }
+        let word = Word::of(Giver::Config);
+        for Outcome { name, served, loaded } in load_in_levels(self, changed, &word).await {
             match loaded {
                 Ok(info) if is_well(info.state) => {
                     configured.done(&name, &entries[&name]);
@@ -135,16 +169,19 @@ impl Host {
         configured: &mut Configured,
         report: &mut ReloadReport,
     ) {
-        let known = self.shared().known();
+        let shared = self.shared();
+        let known = shared.known();
         let ordered = depend::stop_order(&known).into_iter().flatten();
         let addresses = ordered.map(|index| known[index].address.to_string());
         let mut names: Vec<String> = addresses.filter(|it| gone.contains_key(it)).collect();
         let others = gone.keys().filter(|it| !names.contains(it));
         names.extend(others.cloned().collect::<Vec<_>>());
         for name in names {
-            match self.unload(&name).await {
+            // One that an operator unloaded is gone already.
+            let Ok(address) = shared.find(&name) else { continue };
+            let word = Word::of(Giver::Config);
+            match shared.unload_unrequired(&address, &name, &word).await {
                 Ok(_) => report.unloaded.push(name),
-                // One that an operator unloaded is gone already.
                 Err(error) if error.kind() == HostErrorKind::NotFound => {}
                 Err(error) => {
                     report.failed.push((name.clone(), reasons(&error)));
@@ -190,7 +227,7 @@ pub(crate) async fn load_remembered(host: &Host, requests: Vec<LoadRequest>) {
             }
         }
     }
-    load_in_levels(host, entries).await;
+    load_in_levels(host, entries, &Word::of(Giver::Recalled)).await;
 }
 
 // === impl Configured ===
@@ -210,6 +247,11 @@ impl Configured {
             .or_else(own)
             .or_else(before)
             .unwrap_or_else(|| stand_in(&Source::from(entry.source.clone())))
+    }
+
+    /// Whether an entry has this name.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     fn is_done(&self, name: &str, entry: &PluginEntry) -> bool {
@@ -274,7 +316,7 @@ fn runs(shared: &Shared, name: &str, package: &Package) -> bool {
 
 /// Loads everything, in levels: first what needs nothing that another one provides, then what the first level provides for, and so on. What
 /// stands in a circle is not loaded; what misses a provider waits for it.
-async fn load_in_levels(host: &Host, entries: Vec<Entry>) -> Vec<Outcome> {
+pub(crate) async fn load_in_levels(host: &Host, entries: Vec<Entry>, word: &Word) -> Vec<Outcome> {
     let mut participants: Vec<Participant> = entries
         .iter()
         .map(|it| Known::of_package(&it.name, &it.package).participant)
@@ -297,14 +339,14 @@ async fn load_in_levels(host: &Host, entries: Vec<Entry>) -> Vec<Outcome> {
     for level in levels {
         let now = level.into_iter().filter_map(|index| {
             let entry = entries.get_mut(index)?.take()?;
-            Some(load_one(host, entry, circles(index)))
+            Some(load_one(host, entry, circles(index), word))
         });
         outcomes.extend(join_all(now.collect::<Vec<_>>()).await);
     }
     outcomes
 }
 
-async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>) -> Outcome {
+async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>, word: &Word) -> Outcome {
     let Entry {
         name,
         package,
@@ -314,18 +356,24 @@ async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>) -> Outcome {
     let source = request.source.clone();
     let served = shared.find(&name).is_ok_and(|it| call::serving(&it).is_ok());
     let loaded = if circles.is_empty() {
-        let loaded = shared
-            .load_package(package.clone(), request.clone(), Entrance::Waits)
-            .await;
-        if let Err(error) = &loaded {
-            let address = if request.beside {
-                format!("{name}@{}", package.plugin().version)
-            } else {
-                name.clone()
-            };
-            shared.waiting.add_if_missing(&address, package, request, error);
+        match shared.name_for(&package, &request) {
+            Err(error) => Err(error),
+            Ok(address) => {
+                let (again, asked) = (package.clone(), request.clone());
+                let loaded = shared
+                    .load_at(&address, package, request, Entrance::Waits, word)
+                    .await;
+                if let Err(error) = &loaded {
+                    let address = if asked.beside {
+                        format!("{name}@{}", again.plugin().version)
+                    } else {
+                        name.clone()
+                    };
+                    shared.waiting.add_if_missing(&address, again, asked, word, error);
+                }
+                loaded
+            }
         }
-        loaded
     } else {
         host.reject(&name, &source, HostError::refused(&name, circles.clone()))
             .await;
@@ -346,7 +394,7 @@ async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>) -> Outcome {
 /// A name for something that could not say its own.
 fn stand_in(source: &Source) -> String {
     match source {
-        Source::Builtin(name) | Source::Embedded(name) => name.clone(),
+        Source::Builtin(name) | Source::Embedded(name) | Source::Kept(name) => name.clone(),
         Source::Folder(path) => path.file_name().map_or_else(
             || path.display().to_string(),
             |it| it.to_string_lossy().into_owned(),
@@ -354,7 +402,7 @@ fn stand_in(source: &Source) -> String {
     }
 }
 
-fn reasons(error: &HostError) -> Vec<Refusal> {
+pub(crate) fn reasons(error: &HostError) -> Vec<Refusal> {
     match error.reasons() {
         [] => vec![refusal(
             &load::with_causes(error),

@@ -3,7 +3,7 @@
 //! The store does not look into the text; its form is this file's own, and a text that no longer reads is told and skipped rather than kept from
 //! starting the host.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::path::PathBuf;
 
 use mortise_manifest::{Grant, Jail, LimitsOverride, Permissions, Restart, RuntimeName};
 use mortise_store::Desired;
@@ -15,10 +15,10 @@ use crate::{HostError, LoadRequest, Source, host::Shared};
 const FORMAT: u32 = 1;
 
 /// A load, as it is kept.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remembered {
     format: u32,
-    source: String,
+    pub(crate) source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ struct Remembered {
     beside: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 struct Limits {
     memory_bytes_max: Option<u64>,
@@ -57,32 +57,6 @@ struct Limits {
     term_ms: Option<u64>,
     cpu_percent: Option<u32>,
     log_lines_per_second: Option<u32>,
-}
-
-/// Keeps a load that succeeded, under its address.
-pub(crate) async fn keep(shared: &Shared, address: &str, request: LoadRequest) -> Result<(), HostError> {
-    let desired = desired(address, request);
-    shared
-        .with_journal(move |it| it.desire(SystemTime::now(), &desired))
-        .await
-}
-
-/// A load, as it is kept.
-pub(crate) fn desired(address: &str, request: LoadRequest) -> Desired {
-    Desired {
-        name: address.to_owned(),
-        request_json: serde_json::to_string(&Remembered::from(request))
-            .expect("strings and numbers serialize"),
-    }
-}
-
-/// Forgets an address that is unloaded.
-pub(crate) async fn forget(shared: &Shared, address: &str) -> Result<(), HostError> {
-    let address = address.to_owned();
-    shared
-        .with_journal(move |it| it.forget(&address))
-        .await
-        .map(|_| ())
 }
 
 /// Everything that was loaded and not unloaded; plain names before versions beside them.
@@ -104,6 +78,17 @@ pub(crate) async fn recall(shared: &Shared) -> Result<Vec<LoadRequest>, HostErro
 }
 
 // === impl Remembered ===
+
+impl Remembered {
+    /// The same, wherever the package comes from and under whatever name.
+    pub(crate) fn anywhere(&self) -> Self {
+        Self {
+            source: String::new(),
+            name: None,
+            ..self.clone()
+        }
+    }
+}
 
 impl From<LoadRequest> for Remembered {
     fn from(request: LoadRequest) -> Self {
@@ -252,7 +237,7 @@ mod tests {
         let text = serde_json::to_string(&Remembered::from(request.clone())).expect("serializes");
         let back = LoadRequest::from(serde_json::from_str::<Remembered>(&text).expect("reads"));
         assert_eq!(format!("{back:?}"), format!("{request:?}"));
-        for source in ["builtin:a", "embedded:b"] {
+        for source in ["builtin:a", "embedded:b", "kept:c"] {
             let kept = Remembered::from(LoadRequest::new(Source::parse(source)));
             assert_eq!(LoadRequest::from(kept).source, Source::parse(source));
         }

@@ -16,6 +16,8 @@ pub enum Source {
     Embedded(String),
     /// A plugin that is compiled into this program.
     Builtin(String),
+    /// A package that this host keeps, by its digest: `kept:DIGEST` in a plugin's `source` after a rollback.
+    Kept(String),
 }
 
 impl Source {
@@ -34,12 +36,13 @@ impl Source {
         Self::Builtin(name.into())
     }
 
-    /// Reads `builtin:NAME`, `embedded:NAME` or a path.
+    /// Reads `builtin:NAME`, `embedded:NAME`, `kept:DIGEST` or a path.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
             Some(("builtin", name)) => Self::Builtin(name.to_owned()),
             Some(("embedded", name)) => Self::Embedded(name.to_owned()),
+            Some(("kept", digest)) => Self::Kept(digest.to_owned()),
             _ => Self::Folder(PathBuf::from(text)),
         }
     }
@@ -125,6 +128,7 @@ impl fmt::Display for Source {
         match self {
             Self::Folder(path) => path.display().fmt(f),
             Self::Embedded(name) => write!(f, "embedded:{name}"),
+            Self::Kept(digest) => write!(f, "kept:{digest}"),
             Self::Builtin(name) => write!(f, "builtin:{name}"),
         }
     }

@@ -46,6 +46,7 @@ use tracing::info_span;
 use crate::{
     HostError, HostErrorKind, LoadRequest, PluginInfo, UnloadReport,
     generation::{Address, Generation, Occupant, Status},
+    history,
     host::Shared,
     life::Life,
     load::{self, Attempt, AttemptError, Entrance, Launch},
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     ),
     /// Show why this could not even be read, and say when that is done.
     Reject(HostError, oneshot::Sender<()>),
+    /// List these reasons under what serves, in place of those that are listed; none clears them.
+    Explain(Vec<String>, oneshot::Sender<()>),
     /// Stop everything and end.
     Unload(oneshot::Sender<Result<UnloadReport, HostError>>),
 }
@@ -178,6 +181,12 @@ impl Supervisor {
                     self.reject(&error).await;
                     let _ = reply.send(());
                 }
+                Happening::Command(Command::Explain(reasons, reply)) => {
+                    if self.running.is_some() {
+                        self.address.publish(|status| status.reasons = reasons);
+                    }
+                    let _ = reply.send(());
+                }
                 Happening::Attempted(attempt) => self.attempted(*attempt).await,
                 Happening::Ended(cause) => self.crashed(cause).await,
                 Happening::StandbyEnded(cause) => self.standby_ended(&cause).await,
@@ -189,6 +198,7 @@ impl Supervisor {
             }
             if self.leaving {
                 self.unload("probation").await;
+                history::taken_back(&self.shared, &self.address.name).await;
                 break;
             }
         }
@@ -282,7 +292,8 @@ impl Supervisor {
 
     /// Shows a plugin whose package could not even be read.
     async fn reject(&mut self, error: &HostError) {
-        if self.running.is_some() {
+        let is_coming_back = self.down.as_ref().is_some_and(|it| it.due.is_some());
+        if self.running.is_some() || is_coming_back {
             return;
         }
         self.generations += 1;

@@ -36,10 +36,10 @@ use crate::{
     HostError, HostErrorKind, LoadRequest, PluginInfo,
     depend::Known,
     generation::{Address, Generation},
+    history::{self, Begun, Word},
     host::Shared,
     life::Life,
     load::{self, Entrance},
-    remember,
     supervisor::Command,
 };
 
@@ -331,19 +331,51 @@ struct Leader {
 pub(crate) async fn load(
     shared: Arc<Shared>,
     requests: Vec<LoadRequest>,
+    word: Word,
 ) -> Result<Vec<PluginInfo>, HostError> {
     let members = read(&shared, requests).await?;
     let _one_at_a_time = shared.together.lock().await;
     let existed: BTreeSet<Arc<str>> = shared.all().into_iter().map(|it| it.name.clone()).collect();
-    let loaded = lead(&shared, &members).await;
-    if loaded.is_err() {
+    let begun = begin(&shared, &members, &word).await?;
+    let kept = join_all(
+        members
+            .iter()
+            .map(|it| history::keep_package(&shared, &it.package)),
+    );
+    let (loaded, kept) = tokio::join!(lead(&shared, &members, &begun), kept);
+    if kept.contains(&true) {
+        history::prune_packages(&shared).await;
+    }
+    if let Err(error) = &loaded {
+        for begun in begun {
+            // A disk that does not take this has refused the load; the next life of the host marks it.
+            let _ = begun.conclude(&shared, Some(error)).await;
+        }
         let new = members.iter().filter(|it| !existed.contains(it.name.as_str()));
         join_all(new.map(|it| forget(&shared, &it.name))).await;
     }
     loaded
 }
 
-async fn lead(shared: &Arc<Shared>, members: &[Member]) -> Result<Vec<PluginInfo>, HostError> {
+/// Puts the load of every member on record.
+async fn begin(shared: &Shared, members: &[Member], word: &Word) -> Result<Vec<Begun>, HostError> {
+    let mut begun = Vec::with_capacity(members.len());
+    for Member {
+        name,
+        package,
+        request,
+    } in members
+    {
+        begun.push(history::begin_load(shared, word, name, package, request).await?);
+    }
+    Ok(begun)
+}
+
+async fn lead(
+    shared: &Arc<Shared>,
+    members: &[Member],
+    begun: &[Begun],
+) -> Result<Vec<PluginInfo>, HostError> {
     let (mut leader, last) = Leader::begin(shared, members).await?;
     let everybody: Vec<usize> = (0..members.len()).collect();
     if !leader
@@ -366,7 +398,7 @@ async fn lead(shared: &Arc<Shared>, members: &[Member]) -> Result<Vec<PluginInfo
                 .await);
         }
     }
-    if let Err(error) = leader.decide(members).await {
+    if let Err(error) = leader.decide(members, begun).await {
         let why =
             "the decision could not be written to the journal, or another plugin of the same load ended";
         let first = leader.abort(why, members).await;
@@ -470,23 +502,16 @@ impl Leader {
     }
 
     /// Writes the cutovers of all, and what should run from now on (T2). `Err(None)`: one of them has failed in the meantime.
-    async fn decide(&mut self, members: &[Member]) -> Result<(), Option<HostError>> {
+    async fn decide(&mut self, members: &[Member], begun: &[Begun]) -> Result<(), Option<HostError>> {
         if !self.set.decide() {
             return Err(None);
         }
         let rows: Vec<Transition> = self.rows.values().flatten().cloned().collect();
-        let mut desired: Vec<Desired> = Vec::new();
-        if self.shared.parts.remembers {
-            desired.extend(
-                members
-                    .iter()
-                    .map(|it| remember::desired(&it.name, it.request.clone())),
-            );
-        }
-        let remembered = !desired.is_empty();
+        let done: Vec<_> = begun.iter().map(|it| it.done(&self.shared)).collect();
+        let remembered = self.shared.parts.remembers;
         let written = self.shared.with_journal(move |it| {
             let known = it.desired()?;
-            it.append_and_desire(SystemTime::now(), &rows, &desired)?;
+            it.append_and_conclude(SystemTime::now(), &rows, &done)?;
             Ok(known)
         });
         let known = written.await.map_err(Some)?;

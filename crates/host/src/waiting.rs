@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     HostError, LoadRequest,
     depend::{Known, MISSING},
+    history::{Giver, Word},
     host::Shared,
     load::Entrance,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Waiting {
 struct Entry {
     package: Package,
     request: LoadRequest,
+    word: Word,
 }
 
 impl Waiting {
@@ -46,11 +48,18 @@ impl Waiting {
         address: &str,
         package: Package,
         request: LoadRequest,
+        word: &Word,
         refused: &HostError,
     ) {
         if waits_for_others(refused) {
             tracing::warn!(target: "mortise::life", plugin = address, "a plugin waits for what it requires");
-            self.lock().insert(address.to_owned(), Entry { package, request });
+            let word = word.clone();
+            let entry = Entry {
+                package,
+                request,
+                word,
+            };
+            self.lock().insert(address.to_owned(), entry);
             // Its provider may have come in the meantime.
             self.changed.send_replace(());
         }
@@ -114,19 +123,36 @@ fn waits_for_others(refused: &HostError) -> bool {
 
 async fn start(shared: &Arc<Shared>, name: String, entry: Entry) {
     tracing::info!(target: "mortise::life", plugin = name, "what the plugin requires is there");
-    let Entry { package, request } = entry;
+    let Entry {
+        package,
+        request,
+        word,
+    } = entry;
     let named = LoadRequest {
         name: Some(name.split('@').next().unwrap_or(&name).to_owned()),
         ..request.clone()
     };
-    let loaded = shared.load_package(package.clone(), named, Entrance::Waits).await;
+    let loaded = match shared.name_for(&package, &named) {
+        Ok(address) => {
+            shared
+                .load_at(&address, package.clone(), named, Entrance::Waits, &word)
+                .await
+        }
+        Err(error) => Err(error),
+    };
     match loaded {
+        Ok(_) if word.giver() == Giver::Directory => shared.brought.set(&name, &package, &request),
         Ok(_) => shared.configured.lock().await.came_true(&name),
         Err(error) => {
             tracing::error!(target: "mortise::life", plugin = name, %error, hint = error.hint(), "a plugin that waited does not serve");
             if waits_for_others(&error) {
                 // Its provider went again in this moment; when one comes, that is told.
-                shared.waiting.lock().insert(name, Entry { package, request });
+                let entry = Entry {
+                    package,
+                    request,
+                    word,
+                };
+                shared.waiting.lock().insert(name, entry);
             }
         }
     }

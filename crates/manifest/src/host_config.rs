@@ -4,6 +4,7 @@
 //! [host]
 //! data_dir = "/var/lib/mortise"
 //! control_socket = "/run/mortise/control.sock"
+//! keep_packages = 5                      # of each plugin, for rollbacks
 //! [gateway]
 //! listen = "127.0.0.1:7070"
 //! [runtime]
@@ -12,6 +13,15 @@
 //! require = ["landlock", "seccomp"]      # layers without which nothing starts
 //! [routing]
 //! propagate = ["x-canary-version", "baggage"]
+//! [watch]
+//! dir = "plugins"                        # its package folders are loaded, swapped and unloaded as they come, change and go
+//! quiet_ms = 250                         # how long a folder must rest
+//! poll_ms = 2000                         # look so often instead of listening, for mounts that tell nothing
+//! [watch.defaults]                       # how its plugins are loaded: runtime, jail, restart, grant, limits
+//! runtime = "wasm"
+//! [[plugin]]
+//! name = "resizer"                       # without a source: how the plugin of this name in `watch.dir` is loaded, in place of the defaults
+//! grant = { kv = true }
 //! [[plugin]]
 //! name = "thumbnailer"
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
@@ -25,7 +35,7 @@
 //!
 //! Paths are text here. A relative one is relative to the folder of the file, which only its reader knows.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use crate::{
     diagnostic::Diagnostics,
@@ -53,6 +63,8 @@ pub struct HostConfig {
     pub process: ProcessSettings,
     /// `[routing]`.
     pub routing: RoutingConfig,
+    /// `[watch]`; without it no directory is watched.
+    pub watch: Option<WatchConfig>,
     /// `[[plugin]]`: what to load at start, in the file's order.
     pub plugins: Vec<PluginEntry>,
 }
@@ -64,6 +76,8 @@ pub struct HostSettings {
     pub data_dir: Option<String>,
     /// The socket that `mortise list` and its siblings talk to. Default: `control.sock` in `data_dir`.
     pub control_socket: Option<String>,
+    /// Packages that are kept of each plugin, the last that were loaded, for `mortise rollback`: 0 to 1000, default 5. Each costs its size on the disk.
+    pub keep_packages: Option<u32>,
 }
 
 /// `[gateway]`.
@@ -148,6 +162,37 @@ pub struct RoutingConfig {
     pub propagate: Vec<String>,
 }
 
+/// `[watch]`: a directory whose package folders are loaded, swapped and unloaded as they come, change and go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// `dir`: the directory that the package folders stand in.
+    pub dir: String,
+    /// `quiet_ms`: how long a folder must rest before it is read. 10 ms to 1 min, default 250 ms. Longer for writers that pause; it does not
+    /// keep anybody from a package that was written halfway and left so: that one is refused, and what served serves on.
+    pub quiet: Duration,
+    /// `poll_ms`: look so often, in place of listening to the system. 10 ms to 1 h; default: only where the system tells nothing.
+    pub poll: Option<Duration>,
+    /// `[watch.defaults]`: how plugins without an entry of their own are loaded.
+    pub defaults: PluginTerms,
+    /// `[[plugin]]` without `source`: how the plugins of these names are loaded, in place of the defaults.
+    pub plugins: BTreeMap<String, PluginTerms>,
+}
+
+/// How a plugin is loaded, wherever its package is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginTerms {
+    /// The runtime to use; `None` follows `runtime.prefer`.
+    pub runtime: Option<RuntimeName>,
+    /// What the operator gives it.
+    pub grant: Grant,
+    /// Whether it is started again when its instance ends by itself.
+    pub restart: Restart,
+    /// Limits that replace the plugin's own.
+    pub limits: LimitsOverride,
+    /// Its configuration as a JSON object.
+    pub config_json: Option<String>,
+}
+
 /// `[[plugin]]`: one plugin to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginEntry {
@@ -178,6 +223,31 @@ pub enum PackageSource {
     Builtin(String),
 }
 
+// === impl WatchConfig ===
+
+impl WatchConfig {
+    /// `quiet_ms`, if nobody says.
+    pub const QUIET: Duration = Duration::from_millis(250);
+
+    /// Watches `dir` with everything else at its default.
+    #[must_use]
+    pub fn new(dir: impl Into<String>) -> Self {
+        Self {
+            dir: dir.into(),
+            quiet: Self::QUIET,
+            poll: None,
+            defaults: PluginTerms::default(),
+            plugins: BTreeMap::new(),
+        }
+    }
+
+    /// How the plugin of this name is loaded.
+    #[must_use]
+    pub fn terms(&self, plugin: &str) -> &PluginTerms {
+        self.plugins.get(plugin).unwrap_or(&self.defaults)
+    }
+}
+
 // === impl HostConfig ===
 
 impl HostConfig {
@@ -198,6 +268,7 @@ impl Default for HostConfig {
             prefer: vec![RuntimeName::Wasm, RuntimeName::Process, RuntimeName::Native],
             process: ProcessSettings::default(),
             routing: RoutingConfig::default(),
+            watch: None,
             plugins: Vec::new(),
         }
     }
@@ -212,6 +283,7 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
         config.host.control_socket = fields
             .string("control_socket", faults)
             .and_then(|text| path(&text, faults));
+        config.host.keep_packages = fields.integer("keep_packages", 0..=1000, faults);
         fields.finish(faults);
     }
     if let Some(mut fields) = root.table("gateway", faults) {
@@ -247,14 +319,44 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
             .collect();
         fields.finish(faults);
     }
-    config.plugins = read_plugins(root.tables("plugin", faults), faults);
+    config.watch = root
+        .table("watch", faults)
+        .and_then(|fields| read_watch(fields, faults));
+    let has_watch = root.contains("watch");
+    let (plugins, terms) = read_plugins(root.tables("plugin", faults), has_watch, faults);
+    config.plugins = plugins;
+    if let Some(watch) = &mut config.watch {
+        watch.plugins = terms;
+    }
     root.finish(faults);
     config
 }
 
-fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry> {
+fn read_watch(mut fields: Fields<'_>, faults: &mut Faults) -> Option<WatchConfig> {
+    let dir = fields.required_string("dir", "dir = \"plugins\"", faults);
+    let mut watch = WatchConfig::new(dir.and_then(|text| path(&text, faults)).unwrap_or_default());
+    if let Some(ms) = fields.integer("quiet_ms", 10..=60_000, faults) {
+        watch.quiet = Duration::from_millis(ms);
+    }
+    watch.poll = fields
+        .integer("poll_ms", 10..=3_600_000, faults)
+        .map(Duration::from_millis);
+    if let Some(mut fields) = fields.table("defaults", faults) {
+        watch.defaults = read_terms(&mut fields, &RuntimeName::BUILT, faults);
+        fields.finish(faults);
+    }
+    fields.finish(faults);
+    (!watch.dir.is_empty()).then_some(watch)
+}
+
+/// The entries that name a source; and by name, if a directory is watched, those that do not.
+fn read_plugins(
+    tables: Vec<Fields<'_>>,
+    has_watch: bool,
+    faults: &mut Faults,
+) -> (Vec<PluginEntry>, BTreeMap<String, PluginTerms>) {
     let mut names = BTreeMap::new();
-    let mut plugins = Vec::new();
+    let (mut plugins, mut unsourced) = (Vec::new(), BTreeMap::new());
     for mut fields in tables {
         let name = fields.string("name", faults);
         if let Some(text) = &name
@@ -265,46 +367,66 @@ fn read_plugins(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<PluginEntry
             faults.add(text.span.clone(), message, Some(hint));
         }
         let name = name.and_then(|text| plugin_name(&text, faults));
-        let source = fields.required_string("source", "source = \"plugins/my-plugin-0.1.0\"", faults);
+        let is_of_directory = has_watch && name.is_some() && !fields.contains("source");
+        let source = if is_of_directory {
+            fields.string("source", faults)
+        } else {
+            fields.required_string("source", "source = \"plugins/my-plugin-0.1.0\"", faults)
+        };
         let source = source.and_then(|text| package_source(&text, faults));
-        let runtime = fields.string("runtime", faults).and_then(|text| {
-            let allowed: &[RuntimeName] = match source {
-                Some(PackageSource::Builtin(_)) => &[RuntimeName::Builtin],
-                _ => &RuntimeName::BUILT,
-            };
-            runtime_name(&text, allowed, faults)
-        });
-        let grant = fields.table("grant", faults);
-        let permissions = grant
-            .map(|fields| Permissions::read(fields, faults))
-            .unwrap_or_default();
-        let jail = fields
-            .string("jail", faults)
-            .and_then(|text| jail(&text, faults))
-            .unwrap_or_default();
-        let restart = fields
-            .string("restart", faults)
-            .and_then(|text| restart(&text, faults))
-            .unwrap_or_default();
-        let limits = fields.table("limits", faults);
-        let limits = limits
-            .map(|fields| LimitsOverride::read(fields, faults))
-            .unwrap_or_default();
-        let config_json = fields.json("config", faults);
+        let allowed: &[RuntimeName] = match source {
+            Some(PackageSource::Builtin(_)) => &[RuntimeName::Builtin],
+            _ => &RuntimeName::BUILT,
+        };
+        let terms = read_terms(&mut fields, allowed, faults);
         fields.finish(faults);
-        if let Some(source) = source {
-            plugins.push(PluginEntry {
+        match (source, name) {
+            (Some(source), name) => plugins.push(PluginEntry {
                 name,
                 source,
-                runtime,
-                grant: Grant { permissions, jail },
-                restart,
-                limits,
-                config_json,
-            });
+                runtime: terms.runtime,
+                grant: terms.grant,
+                restart: terms.restart,
+                limits: terms.limits,
+                config_json: terms.config_json,
+            }),
+            (None, Some(name)) if is_of_directory => {
+                unsourced.insert(name, terms);
+            }
+            (None, _) => {}
         }
     }
-    plugins
+    (plugins, unsourced)
+}
+
+fn read_terms(fields: &mut Fields<'_>, runtimes: &[RuntimeName], faults: &mut Faults) -> PluginTerms {
+    let runtime = fields
+        .string("runtime", faults)
+        .and_then(|text| runtime_name(&text, runtimes, faults));
+    let grant = fields.table("grant", faults);
+    let permissions = grant
+        .map(|fields| Permissions::read(fields, faults))
+        .unwrap_or_default();
+    let jail = fields
+        .string("jail", faults)
+        .and_then(|text| jail(&text, faults))
+        .unwrap_or_default();
+    let restart = fields
+        .string("restart", faults)
+        .and_then(|text| restart(&text, faults))
+        .unwrap_or_default();
+    let limits = fields.table("limits", faults);
+    let limits = limits
+        .map(|fields| LimitsOverride::read(fields, faults))
+        .unwrap_or_default();
+    let config_json = fields.json("config", faults);
+    PluginTerms {
+        runtime,
+        grant: Grant { permissions, jail },
+        restart,
+        limits,
+        config_json,
+    }
 }
 
 // === impl PackageSource ===

@@ -27,8 +27,8 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
 pub use host_config::{
-    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, ProcessLane,
-    ProcessSettings, RoutingConfig,
+    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, PluginTerms,
+    ProcessLane, ProcessSettings, RoutingConfig, WatchConfig,
 };
 pub use limits::{Limits, LimitsOverride};
 pub use manifest::{Line, Manifest, Requirement, Variant};

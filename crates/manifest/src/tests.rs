@@ -577,6 +577,61 @@ jail = "off"
 }
 
 #[test]
+fn a_watched_directory_and_the_terms_of_its_plugins() {
+    let text = r#"
+[host]
+keep_packages = 3
+[watch]
+dir = "plugins"
+quiet_ms = 100
+poll_ms = 2000
+[watch.defaults]
+runtime = "wasm"
+jail = "off"
+[[plugin]]
+name = "thumbnailer"
+grant = { kv = true }
+config = { quality = 80 }
+[[plugin]]
+name = "elsewhere"
+source = "builtin:ping"
+"#;
+    let config = HostConfig::parse(text, "mortise.toml").unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!((config.host.keep_packages, config.plugins.len()), (Some(3), 1));
+    let watch = config.watch.expect("given");
+    assert_eq!(
+        (&*watch.dir, watch.quiet.as_millis(), watch.poll),
+        ("plugins", 100, Some(Duration::from_secs(2)))
+    );
+    let terms = watch.terms("thumbnailer");
+    assert_eq!(
+        (terms.runtime, terms.grant.jail, terms.grant.permissions.kv),
+        (None, Jail::On, true)
+    );
+    assert_eq!(terms.config_json.as_deref(), Some("{\"quality\":80}"));
+    let others = watch.terms("other");
+    assert_eq!(
+        (others.runtime, others.grant.jail),
+        (Some(RuntimeName::Wasm), Jail::Off)
+    );
+    let faults =
+        host_faults("[watch]\nquiet_ms = 1\n[watch.defaults]\nsource = \"x\"\n[[plugin]]\ngrant = {}\n");
+    for said in [
+        "`[watch]` has no `dir`",
+        "`quiet_ms` is 1",
+        "unknown key `source`",
+        "`[[plugin]]` has no `source`",
+    ] {
+        assert!(faults.contains(said), "{said} in {faults}");
+    }
+    let faults = host_faults("[[plugin]]\nname = \"thumbnailer\"\n");
+    assert!(
+        faults.contains("`[[plugin]]` has no `source`"),
+        "nothing is watched: {faults}"
+    );
+}
+
+#[test]
 fn restarts_and_the_stop_ladder_are_the_operators_to_say() {
     let text = r#"
 [[plugin]]

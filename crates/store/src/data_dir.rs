@@ -4,6 +4,7 @@
 //! <data>/            0700
 //!   lock             held (flock, LockFileEx) as long as the host lives; holds its process id, for the error message
 //!   artifacts/       by digest, see `ArtifactCache`
+//!   packages/        by digest, see `Shelf`
 //!   mortise.db       SQLite in WAL mode: journal and key-value data
 //! ```
 //!
@@ -16,7 +17,10 @@ use std::{
     process,
 };
 
-use crate::{ArtifactCache, Journal, Kv, KvLimits, StoreError, StoreErrorKind, database::Database};
+use crate::{
+    ArtifactCache, Journal, Kv, KvLimits, Shelf, StoreError, StoreErrorKind,
+    database::{Database, WriteHook},
+};
 
 /// A locked data directory. Dropping it unlocks it.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct DataDir {
     path: PathBuf,
     database: Database,
     artifacts: ArtifactCache,
+    packages: Shelf,
     /// Held, never read again.
     _lock: File,
 }
@@ -40,10 +45,12 @@ impl DataDir {
         let lock = lock(&path)?;
         let database = Database::open(&path.join("mortise.db"))?;
         let artifacts = ArtifactCache::open(&path.join("artifacts"))?;
+        let packages = Shelf::open(&path.join("packages"))?;
         Ok(Self {
             path,
             database,
             artifacts,
+            packages,
             _lock: lock,
         })
     }
@@ -60,12 +67,26 @@ impl DataDir {
         &self.artifacts
     }
 
+    /// Packages that were loaded.
+    #[must_use]
+    pub fn packages(&self) -> &Shelf {
+        &self.packages
+    }
+
     /// What happened, on a connection of its own.
     ///
     /// # Errors
     /// If the database can't be opened again.
     pub fn journal(&self) -> Result<Journal, StoreError> {
         Ok(Journal::new(self.database.first()))
+    }
+
+    /// The same, and `hook` is told of every write of it. For tests that end the host at any step.
+    ///
+    /// # Errors
+    /// As [`DataDir::journal`].
+    pub fn journal_hooked(&self, hook: WriteHook) -> Result<Journal, StoreError> {
+        Ok(Journal::new(self.database.first_hooked(hook)))
     }
 
     /// The plugins' data, on a connection of its own, so that a plugin which writes a lot does not hold up the journal for longer than

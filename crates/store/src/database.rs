@@ -24,7 +24,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Says that the file is ours ("MRTS"), so that another program's database is not taken for one.
 const APPLICATION_ID: i32 = 0x4D52_5453;
 /// Steps from an empty file to the current schema; a step is never changed once released, only followed by another.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// A database file that was opened, checked and brought up to date.
 #[derive(Debug)]
@@ -44,10 +44,31 @@ pub(crate) enum Survives {
 }
 
 /// One connection, used by one thread at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Link {
     path: Arc<Path>,
     connection: Arc<Mutex<Connection>>,
+    hook: Option<WriteHook>,
+}
+
+/// Told of every write of the journal, so that a test can end the host at any step of it.
+pub type WriteHook = Arc<dyn Fn(WriteMoment) + Send + Sync>;
+
+/// A moment of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMoment {
+    /// Nothing is written yet.
+    Before,
+    /// Everything is written, and nothing of it counts yet.
+    Uncommitted,
+    /// Everything counts.
+    After,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Link").field(&self.path).finish()
+    }
 }
 
 impl Database {
@@ -63,6 +84,14 @@ impl Database {
     /// The connection that is there from the beginning.
     pub(crate) fn first(&self) -> Link {
         self.first.clone()
+    }
+
+    /// The same, and `hook` is told of every write.
+    pub(crate) fn first_hooked(&self, hook: WriteHook) -> Link {
+        Link {
+            hook: Some(hook),
+            ..self.first()
+        }
     }
 
     /// Another connection.
@@ -86,6 +115,7 @@ impl Link {
         Ok(Self {
             path: path.into(),
             connection: Arc::new(Mutex::new(connection)),
+            hook: None,
         })
     }
 
@@ -107,6 +137,8 @@ impl Link {
     ) -> Result<T, StoreError> {
         let mut connection = self.lock();
         let named = |source| failure(doing, &self.path, source);
+        let tell = |moment| self.hook.iter().for_each(|hook| hook(moment));
+        tell(WriteMoment::Before);
         // Said anew by every transaction, so none depends on what the one before left behind.
         connection
             .pragma_update(None, "synchronous", end.synchronous())
@@ -119,7 +151,9 @@ impl Link {
             WorkError::Sqlite(source) => named(source),
             WorkError::Refused(refusal) => refusal,
         })?;
+        tell(WriteMoment::Uncommitted);
         transaction.commit().map_err(named)?;
+        tell(WriteMoment::After);
         Ok(done)
     }
 

@@ -99,7 +99,7 @@ pub struct Quarantine {
 /// The journal. Cheap to clone; clones share one connection.
 #[derive(Clone, Debug)]
 pub struct Journal {
-    link: Link,
+    pub(crate) link: Link,
 }
 
 // === impl Journal ===
@@ -191,26 +191,6 @@ impl Journal {
     /// What the disk says.
     pub fn desire(&self, at: SystemTime, desired: &Desired) -> Result<(), StoreError> {
         self.link.write("write to", |db| Ok(note(db, at, desired)?))
-    }
-
-    /// Writes transitions down and notes what should run, all in one transaction: a change of several plugins that is there as a whole or not at
-    /// all. It survives a power cut, as every note of what should run.
-    ///
-    /// # Errors
-    /// What the disk says; none of it must happen then.
-    pub fn append_and_desire(
-        &self,
-        at: SystemTime,
-        transitions: &[Transition],
-        desired: &[Desired],
-    ) -> Result<(), StoreError> {
-        self.link.write("write to", |db| {
-            insert(db, at, transitions)?;
-            for desired in desired {
-                note(db, at, desired)?;
-            }
-            Ok(())
-        })
     }
 
     /// Makes what should run what it was before, name by name, in one transaction; `None` for what should not run.
@@ -323,7 +303,7 @@ impl Journal {
     }
 }
 
-fn insert(db: &Connection, at: SystemTime, transitions: &[Transition]) -> rusqlite::Result<()> {
+pub(crate) fn insert(db: &Connection, at: SystemTime, transitions: &[Transition]) -> rusqlite::Result<()> {
     let mut insert = db.prepare_cached(
         "INSERT INTO transitions (at_ms, plugin, version, digest, actor, from_state, event, to_state, detail)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -354,7 +334,7 @@ fn insert(db: &Connection, at: SystemTime, transitions: &[Transition]) -> rusqli
     Ok(())
 }
 
-fn note(db: &Connection, at: SystemTime, desired: &Desired) -> rusqlite::Result<()> {
+pub(crate) fn note(db: &Connection, at: SystemTime, desired: &Desired) -> rusqlite::Result<()> {
     db.execute(
         "INSERT INTO desired (name, request, at_ms) VALUES (?, ?, ?)
          ON CONFLICT (name) DO UPDATE SET request = excluded.request, at_ms = excluded.at_ms",
@@ -390,11 +370,11 @@ fn quarantine(row: &Row<'_>) -> rusqlite::Result<Quarantine> {
     })
 }
 
-fn millis(at: SystemTime) -> i64 {
+pub(crate) fn millis(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn time(millis: i64) -> SystemTime {
+pub(crate) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }

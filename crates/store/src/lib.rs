@@ -7,12 +7,14 @@
 //! - [`Package`]: a plugin's folder (or one that is [embedded](EmbeddedPackage) in the binary), read, checked and digested.
 //! - [`DataDir`]: the host's own directory, locked against a second host. It opens the rest:
 //!   - [`ArtifactCache`]: artifacts by digest, for runtimes that open a path;
-//!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined;
+//!   - [`Shelf`]: packages that were loaded, by digest, for rollbacks;
+//!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined; who asked for what ([`Change`]);
 //!   - [`Kv`]: each plugin's private key-value data.
 //! - [`StoreError`]: what failed, why, what to do.
 #![forbid(unsafe_code)]
 
 mod artifacts;
+mod changes;
 mod data_dir;
 mod database;
 mod error;
@@ -20,10 +22,14 @@ mod folder;
 mod journal;
 mod kv;
 mod package;
+mod shelf;
 
 pub use artifacts::{ArtifactCache, Placed};
+pub use changes::{Aftermath, Change, ChangeOutcome, ChangeQuery, RecordedChange, WatchedName};
 pub use data_dir::DataDir;
+pub use database::{WriteHook, WriteMoment};
 pub use error::{StoreError, StoreErrorKind};
 pub use journal::{Desired, History, Journal, Quarantine, Recorded, Transition};
 pub use kv::{KeySpace, Kv, KvLimits};
 pub use package::{EmbeddedPackage, Package, PackageLimits};
+pub use shelf::Shelf;

@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// Name of the manifest inside a package.
-const MANIFEST: &str = "plugin.toml";
+pub(crate) const MANIFEST: &str = "plugin.toml";
 /// Name of the contract inside a package.
-const CONTRACT: &str = "contract.binpb";
+pub(crate) const CONTRACT: &str = "contract.binpb";
 
 /// A package folder that is compiled into the host's binary.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,7 @@ pub struct Package {
     manifest: Arc<Manifest>,
     manifest_text: Arc<str>,
     contract: Arc<Contract>,
+    digest: Digest,
     artifacts: Vec<Artifact>,
 }
 
@@ -108,13 +109,7 @@ impl Package {
         let origin = format!("builtin:{name}");
         let manifest = parse_manifest(&origin, manifest_text)?;
         let contract = parse_contract(&origin, descriptor_set, &manifest)?;
-        let digest = {
-            let mut hasher = blake3::Hasher::new();
-            for part in [manifest_text.as_bytes(), descriptor_set] {
-                hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-            }
-            Digest(*hasher.finalize().as_bytes())
-        };
+        let digest = digest_of([manifest_text.as_bytes(), descriptor_set]);
         let plugin = plugin_id(&manifest);
         let artifact = Artifact {
             plugin: plugin.clone(),
@@ -131,11 +126,17 @@ impl Package {
             manifest: manifest.into(),
             manifest_text: manifest_text.into(),
             contract,
+            digest,
             artifacts: vec![artifact],
         })
     }
 
-    /// Where it was read from: a path, `embedded:name` or `builtin:name`.
+    pub(crate) fn with_origin(mut self, origin: String) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// Where it was read from: a path, `embedded:name`, `builtin:name` or `kept:digest`.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin
@@ -163,6 +164,12 @@ impl Package {
     #[must_use]
     pub fn contract(&self) -> &Arc<Contract> {
         &self.contract
+    }
+
+    /// Digest of the whole package: its manifest, its contract and every artifact. Two packages with the same digest are the same, wherever they were read.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// One artifact per variant, in the manifest's order.
@@ -236,8 +243,11 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
         dialect: dialect(runtime),
         contract: contract.clone(),
     });
-    let artifacts = artifacts.collect();
+    let artifacts: Vec<Artifact> = artifacts.collect();
+    let parts = [manifest_text.as_bytes(), contract.descriptor_set_bytes()];
+    let digests = artifacts.iter().map(|it| &it.digest.0[..]);
     Ok(Package {
+        digest: digest_of(parts.into_iter().chain(digests)),
         artifacts,
         origin,
         plugin,
@@ -245,6 +255,15 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
         manifest: manifest.into(),
         contract,
     })
+}
+
+/// A digest over parts, wherever one ends and the next begins.
+fn digest_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    Digest(*hasher.finalize().as_bytes())
 }
 
 /// Every variant's file with its digest, or what is wrong with it.

@@ -10,7 +10,7 @@ use mortise_gateway::control::{self, Ask, Client};
 use serde_json::value::RawValue;
 
 use crate::{
-    args::{Drawing, Graph, Jail, Load, OnePlugin, Remote, Restart, Terms, Unload},
+    args::{Diff, Drawing, Graph, History, Jail, Load, OnePlugin, Remote, Restart, Rollback, Terms, Unload},
     commands::{call, show},
     config,
     exit::{Exit, Failure, Fault},
@@ -114,11 +114,40 @@ pub(crate) fn inspect(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
     )
 }
 
-pub(crate) fn history(args: OnePlugin, output: &Output) -> anyhow::Result<()> {
-    output.answer(
-        &ask(&args.remote, &control::History { plugin: args.plugin })?,
-        |all| show::moves(all),
-    )
+pub(crate) fn history(args: History, output: &Output) -> anyhow::Result<()> {
+    if let (true, Some(plugin)) = (args.moves, &args.plugin) {
+        let plugin = plugin.clone();
+        let moves = ask(&args.remote, &control::History { plugin })?;
+        return output.answer(&moves, |all| show::moves(all));
+    }
+    let changes = control::Changes {
+        plugin: args.plugin,
+        before: args.before,
+        limit: Some(args.limit),
+    };
+    output.answer(&ask(&args.remote, &changes)?, |all| show::changes(all))
+}
+
+pub(crate) fn rollback(args: Rollback, output: &Output) -> anyhow::Result<()> {
+    let (plugin, to) = (args.plugin, args.to);
+    let loaded = ask(&args.remote, &control::Rollback { plugin, to })?;
+    output.answer(&loaded, |it| {
+        format!("`{}` is {} again, {}", it.name, it.plugin, it.state)
+    })
+}
+
+pub(crate) fn diff(args: &Diff, output: &Output) -> anyhow::Result<()> {
+    let diff = match args.to {
+        Some(to) => control::Diff {
+            from: Some(args.from),
+            to,
+        },
+        None => control::Diff {
+            from: None,
+            to: args.from,
+        },
+    };
+    output.answer(&ask(&args.remote, &diff)?, show::differences)
 }
 
 pub(crate) fn reload(args: &Remote, output: &Output) -> anyhow::Result<()> {

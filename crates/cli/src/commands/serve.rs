@@ -63,6 +63,7 @@ async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Resu
 
     let begun = HostConfig {
         plugins: Vec::new(),
+        watch: None,
         ..config.clone()
     };
     let starting = runtimes::host(&data_dir, config)?.remember_loads().start();

@@ -6,7 +6,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mortise_gateway::control::{Layer, Move, Plugin, PluginDetail, Reloaded, RuntimeSupport};
+use mortise_gateway::control::{
+    Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded, RuntimeSupport,
+};
 use serde_json::Value;
 
 use crate::{
@@ -137,6 +139,76 @@ pub(crate) fn moves(all: &[Move]) -> String {
         })
         .collect();
     table(&["WHEN", "GENERATION", "MOVE", "BECAUSE", "DETAIL"], &rows)
+}
+
+pub(crate) fn changes(all: &[Change]) -> String {
+    if all.is_empty() {
+        return "nothing was changed".to_owned();
+    }
+    let now = now_ms();
+    let rows: Vec<_> = all
+        .iter()
+        .map(|it| {
+            let what = |difference: &Difference| arrow(difference);
+            let changed: Vec<_> = it
+                .diff
+                .iter()
+                .filter(|it| it.what != "package")
+                .map(what)
+                .collect();
+            let why = [changed.join(", "), it.detail.clone()];
+            let why: Vec<_> = why.into_iter().filter(|it| !it.is_empty()).collect();
+            vec![
+                it.seq.to_string(),
+                format!("{} ago", ago(now.saturating_sub(it.at_unix_ms))),
+                it.actor.clone(),
+                it.name.clone(),
+                it.action.clone(),
+                if it.kept { "yes" } else { "-" }.to_owned(),
+                it.outcome.clone(),
+                why.join("; "),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "NUMBER", "WHEN", "WHO", "PLUGIN", "WHAT", "KEPT", "OUTCOME", "CHANGED",
+        ],
+        &rows,
+    )
+}
+
+pub(crate) fn differences(it: &Differences) -> String {
+    let mut text = match it.from {
+        Some(from) => format!("from the end of change {from} to that of {}", it.to),
+        None => format!("what change {} was about", it.to),
+    };
+    for difference in &it.differences {
+        let _ = write!(text, "\n  {}", arrow(difference));
+    }
+    if it.differences.is_empty() {
+        text += "\n  nothing differs";
+    }
+    match &it.contract {
+        Some(verdict) => {
+            let _ = write!(text, "\n  contract: {verdict}");
+        }
+        None => text += "\n  contract: not compared, because one of the packages is not kept any more",
+    }
+    for violation in &it.violations {
+        let _ = write!(text, "\n    {violation}");
+    }
+    text
+}
+
+fn arrow(it: &Difference) -> String {
+    let or_nothing = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
+    format!(
+        "{} {} -> {}",
+        it.what,
+        or_nothing(&it.before),
+        or_nothing(&it.after)
+    )
 }
 
 pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {

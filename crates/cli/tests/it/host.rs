@@ -125,7 +125,11 @@ fn a_host_from_its_configuration_to_its_end() {
             .ok(&["inspect", "upper"])
             .contains("\n  test.upper.v1.Upper/Upper\n")
     );
-    assert!(place.ok(&["history", "upper"]).contains("ABSENT -> LOADED"));
+    assert!(
+        place
+            .ok(&["history", "upper", "--moves"])
+            .contains("ABSENT -> LOADED")
+    );
     let doctor = place.ok(&["doctor"]);
     assert!(
         doctor.contains(&format!("HTTP on {}", host.http)) && doctor.contains("native: "),

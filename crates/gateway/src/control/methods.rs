@@ -16,8 +16,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::types::{
-    Ask, Call, Doctor, DoctorReport, Grant, Graph, History, Inspect, Limits, List, Load, LoadAll, METHODS,
-    Reload, Reloaded, Resolve, Resolved, Shutdown, Stopping, Supports, Unload, Unloaded,
+    Ask, Call, Changes, Diff, Doctor, DoctorReport, Grant, Graph, History, Inspect, Limits, List, Load,
+    LoadAll, METHODS, Reload, Reloaded, Resolve, Resolved, Rollback, Shutdown, Stopping, Supports, Unload,
+    Unloaded,
 };
 use crate::{
     error::{Detail, FailedCall, RpcError, code},
@@ -102,12 +103,12 @@ impl ControlMethods {
         }
     }
 
-    async fn unload(&self, plugin: &str, cascade: bool) -> Result<Unloaded, RpcError> {
+    async fn unload(host: &Host, plugin: &str, cascade: bool) -> Result<Unloaded, RpcError> {
         let of_host = |error| RpcError::from(&error);
         if !cascade {
-            return Ok(self.host.unload(plugin).await.map_err(of_host)?.into());
+            return Ok(host.unload(plugin).await.map_err(of_host)?.into());
         }
-        let mut reports = self.host.unload_cascade(plugin).await.map_err(of_host)?;
+        let mut reports = host.unload_cascade(plugin).await.map_err(of_host)?;
         let own = reports.pop().map(Unloaded::from).ok_or_else(|| {
             let why = format!("nothing was unloaded for `{plugin}`");
             RpcError::protocol(code::INTERNAL, "host_bug", why, "report it")
@@ -175,7 +176,7 @@ impl Methods for ControlMethods {
     type Caller = Peer;
 
     async fn call(&self, peer: &Peer, request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), RpcError> {
-        let host = &self.host;
+        let host = &self.host.acting_as(format!("uid:{}", peer.uid));
         let of_host = |error| RpcError::from(&error);
         match &*request.method {
             Load::METHOD => {
@@ -197,7 +198,7 @@ impl Methods for ControlMethods {
             Unload::METHOD => {
                 let Unload { plugin, cascade } = params(request)?;
                 tracing::info!(%plugin, cascade, uid = peer.uid, pid = peer.pid, "unload asked for over the control socket");
-                write(out, &self.unload(&plugin, cascade).await?)
+                write(out, &Self::unload(host, &plugin, cascade).await?)
             }
             Graph::METHOD => {
                 params::<Graph>(request)?;
@@ -214,6 +215,25 @@ impl Methods for ControlMethods {
             History::METHOD => {
                 let History { plugin } = params(request)?;
                 write(out, &host.inspect(&plugin).map_err(of_host)?.history)
+            }
+            Changes::METHOD => {
+                let Changes {
+                    plugin,
+                    before,
+                    limit,
+                } = params(request)?;
+                let limit = limit.unwrap_or(CHANGES_DEFAULT).min(CHANGES_MAX);
+                let changes = host.changes(plugin.as_deref(), before, limit).await;
+                write(out, &changes.map_err(of_host)?)
+            }
+            Rollback::METHOD => {
+                let Rollback { plugin, to } = params(request)?;
+                tracing::info!(%plugin, to, uid = peer.uid, pid = peer.pid, "rollback asked for over the control socket");
+                write(out, &host.rollback(&plugin, to).await.map_err(of_host)?)
+            }
+            Diff::METHOD => {
+                let Diff { from, to } = params(request)?;
+                write(out, &host.diff(from, to).await.map_err(of_host)?)
             }
             Call::METHOD => self.call_plugin(params(request)?, out).await,
             Resolve::METHOD => write(out, &self.resolve(params(request)?)?),
@@ -265,6 +285,11 @@ impl Methods for ControlMethods {
         }
     }
 }
+
+/// Changes that are told at once, if nobody says how many.
+const CHANGES_DEFAULT: u32 = 100;
+/// Most changes that are told at once.
+const CHANGES_MAX: u32 = 1000;
 
 fn params<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, RpcError> {
     serde_json::from_str(request.params.unwrap_or("{}")).map_err(|error| {

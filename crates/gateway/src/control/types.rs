@@ -187,6 +187,43 @@ pub struct History {
     pub plugin: String,
 }
 
+/// Who asked for what, newest first.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changes {
+    /// Only of this plugin: `name` or `name@version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<String>,
+    /// Only changes before this number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// At most so many; default 100, highest 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Loads what a plugin was before, with the grants, limits and configuration of that time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// `name` or `name@version`.
+    pub plugin: String,
+    /// The number of the change whose end to go back to; default: what it was before what it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
+}
+
+/// What differs between the ends of two changes.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diff {
+    /// Number of the one; default: what was before the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// Number of the other.
+    pub to: u64,
+}
+
 /// What each runtime can do on the host's machine.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -228,6 +265,9 @@ asks! {
     Call => "mortise.call", Box<RawValue>;
     Resolve => "mortise.resolve", Resolved;
     History => "mortise.history", Vec<Move>;
+    Changes => "mortise.changes", Vec<Change>;
+    Rollback => "mortise.rollback", Plugin;
+    Diff => "mortise.diff", Differences;
     Supports => "mortise.supports", Vec<RuntimeSupport>;
     Doctor => "mortise.doctor", DoctorReport;
     Reload => "mortise.reload", Reloaded;
@@ -344,6 +384,64 @@ pub struct Move {
     /// Numbers and reasons.
     #[serde(default)]
     pub detail: String,
+}
+
+/// Something that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its number.
+    pub seq: u64,
+    /// When it began.
+    pub at_unix_ms: u64,
+    /// Who asked: `uid:1000`, `config`, `directory`, `probation`.
+    pub actor: String,
+    /// `name` or `name@version`.
+    pub name: String,
+    /// `load`, `unload` or `rollback`.
+    pub action: String,
+    /// The version it was to end with; empty for none.
+    pub version: String,
+    /// Digest of the package; empty for none.
+    pub digest: String,
+    /// `begun`, `done`, `failed` or `interrupted`.
+    pub outcome: String,
+    /// Why.
+    #[serde(default)]
+    pub detail: String,
+    /// Whether a rollback can go there.
+    #[serde(default)]
+    pub kept: bool,
+    /// What differs from before.
+    #[serde(default)]
+    pub diff: Vec<Difference>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// What: `version`, `config.quality`, `grant.net.connect`, `limits.deadline_ms`.
+    pub what: String,
+    /// Before.
+    pub before: Option<String>,
+    /// After.
+    pub after: Option<String>,
+}
+
+/// What differs between the ends of two changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differences {
+    /// Number of the one.
+    pub from: Option<u64>,
+    /// Number of the other.
+    pub to: u64,
+    /// What differs.
+    pub differences: Vec<Difference>,
+    /// `exact`, `wire-compatible`, `adaptable` or `incompatible`; nothing where a package is not kept any more.
+    #[serde(default)]
+    pub contract: Option<String>,
+    /// Broken rules of the contract.
+    #[serde(default)]
+    pub violations: Vec<String>,
 }
 
 /// Who serves a method.

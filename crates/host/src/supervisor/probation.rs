@@ -13,7 +13,7 @@ use super::{
     Running, Standby, Supervisor,
     retire::{discard, retire},
 };
-use crate::generation::Generation;
+use crate::{generation::Generation, history};
 
 /// How often a fresh version's numbers are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -194,6 +194,8 @@ impl Supervisor {
         if fault == Fault::Own {
             self.quarantine(&bad.generation, &reason).await;
         }
+        let version = bad.generation.plugin.version.to_string();
+        history::rolled_back(&self.shared, &self.address.name, &version, &reason).await;
         self.running = Some(Running {
             life: good.life,
             generation: good.generation,

@@ -398,6 +398,13 @@ impl World {
         self.builder().start().await.unwrap()
     }
 
+    /// Writes a package to a folder of its own choice.
+    pub fn package_at(&self, folder: &Path, name: &str, version: &str, more: &str) -> Arc<Program> {
+        let (written, program) = self.package(name, version, more);
+        std::fs::rename(written, folder).unwrap();
+        program
+    }
+
     /// Writes a package and registers its code; `more` is appended to its manifest.
     pub fn package(&self, name: &str, version: &str, more: &str) -> (PathBuf, Arc<Program>) {
         let program = Program::new();

@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mortise_runtime::Digest;
-use mortise_store::{DataDir, Desired, History, Journal, Transition};
+use mortise_store::{
+    Aftermath, Change, ChangeOutcome, ChangeQuery, DataDir, Desired, History, Journal, Transition,
+};
 
 fn journal() -> (tempfile::TempDir, DataDir, Journal) {
     let dir = tempfile::tempdir().unwrap();
@@ -182,9 +184,25 @@ fn a_change_of_several_is_written_as_one_and_taken_back_as_one() {
     journal.desire(at(0), &desired("a", "1")).unwrap();
     let before = [("a".to_owned(), Some(desired("a", "1"))), ("b".to_owned(), None)];
     let after = [desired("a", "2"), desired("b", "2")];
+    let done: Vec<_> = after
+        .iter()
+        .map(|it| {
+            let change = Change {
+                name: it.name.clone(),
+                ..Change::default()
+            };
+            let aftermath = Aftermath {
+                desire: Some(it.clone()),
+                ..Aftermath::default()
+            };
+            (journal.begin(at(1), &change).unwrap(), aftermath)
+        })
+        .collect();
     journal
-        .append_and_desire(at(1), &[row("a"), row("b")], &after)
+        .append_and_conclude(at(1), &[row("a"), row("b")], &done)
         .unwrap();
+    let changes = journal.changes(&ChangeQuery::default()).unwrap();
+    assert!(changes.iter().all(|it| it.outcome == ChangeOutcome::Done));
     assert_eq!(journal.desired().unwrap(), after);
     let rows = journal.history(&History::default()).unwrap();
     let plugins: Vec<_> = rows.iter().map(|it| it.transition.plugin.as_str()).collect();

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should stop")]
 
 mod artifacts;
+mod changes;
 mod data_dir;
 mod fixture;
 mod journal;
 mod kv;
 mod package;
+mod shelf;

@@ -79,7 +79,10 @@ fn load_swap_call_unload_over_the_control_socket() {
         before["usage"]["pid"], after["usage"]["pid"],
         "the new version is a new process"
     );
-    let history = daemon.ask(&["history", "thumbnailer"]).unwrap().to_string();
+    let history = daemon
+        .ask(&["history", "thumbnailer", "--moves"])
+        .unwrap()
+        .to_string();
     assert!(history.to_lowercase().contains("probation"), "{history}");
     daemon.ask(&["unload", "thumbnailer"]).unwrap();
     let refused = daemon

@@ -8,6 +8,7 @@ mod daemon;
 #[path = "../../../go.rs"]
 mod go;
 mod go_plugin;
+mod history;
 mod jail;
 mod life;
 mod pages;
@@ -15,3 +16,4 @@ mod pair;
 mod reload;
 mod shipped;
 mod together;
+mod watch;
