@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{lanes, loading, native, rpc, subject, table, wasm, watching};
+use mortise_bench::{greedy, lanes, loading, native, rpc, subject, table, wasm, watching};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "watching", "rpc"])]
+        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "watching", "rpc", "greedy"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -99,6 +99,10 @@ async fn main() -> Result<()> {
                     "Watching a directory",
                     watching::rows(&data.join("watching")).await?,
                 ));
+            }
+            if wanted("greedy") {
+                let rows = greedy::rows(&data.join("greedy"), greedy::WATCH).await?;
+                groups.push(("Greedy neighbours", rows));
             }
             if wanted("rpc") {
                 groups.push(("JSON-RPC over HTTP", rpc::rows(seconds).await?));
