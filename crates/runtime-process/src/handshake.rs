@@ -201,7 +201,7 @@ async fn send_welcome(
             let sent = sent.map_err(|_| Failure::Ended { waiting_for: "Ready" })?;
             writer.write_all(&welcome[sent..]).await.map_err(ended)?;
             let (inlet, outlet) = made.begin(reader, writer).map_err(Failure::Io)?;
-            return Ok((Inlet::Shm(inlet), Outlet::Shm(outlet), None));
+            return Ok((Inlet::Shm(inlet), Outlet::Shm(outlet.into()), None));
         }
         other => other,
     };

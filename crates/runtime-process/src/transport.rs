@@ -18,8 +18,9 @@ const READ_BYTES: usize = 64 << 10;
 pub(crate) enum Outlet {
     Socket(OwnedWriteHalf),
     Carried(carried::Outlet),
+    /// Boxed: it knows every slab.
     #[cfg(target_os = "linux")]
-    Shm(shared::Outlet),
+    Shm(Box<shared::Outlet>),
 }
 
 /// The receiving half.

@@ -22,8 +22,11 @@ const HEADERS: u8 = 1;
 /// A connection that notes which frames each write had.
 struct Noting {
     io: DuplexStream,
-    writes: Arc<Mutex<Vec<Vec<u8>>>>,
+    writes: Writes,
 }
+
+/// The types of the frames of each write.
+type Writes = Arc<Mutex<Vec<Vec<u8>>>>;
 
 impl AsyncRead for Noting {
     fn poll_read(
@@ -68,14 +71,14 @@ fn kinds(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// A client, the servers' ends of the connections that it will make, and what it wrote.
-fn client(connections: usize) -> (Http2, Vec<DuplexStream>, Arc<Mutex<Vec<Vec<u8>>>>) {
+fn client(connections: usize) -> (Http2, Vec<DuplexStream>, Writes) {
     let (mut ours, mut theirs) = (VecDeque::new(), Vec::new());
     for _ in 0..connections {
         let (a, b) = tokio::io::duplex(1 << 20);
         ours.push_back(a);
         theirs.push(b);
     }
-    let writes = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+    let writes = Writes::default();
     let (noted, ours) = (writes.clone(), Mutex::new(ours));
     let dial: Dial = Arc::new(move || {
         let next = ours.lock().unwrap().pop_front();
