@@ -5,7 +5,7 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`rpc`], [`greedy`]: the rows.
+//! - [`native`], [`routing`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`rpc`], [`greedy`]: the rows.
 //! - [`load`]: the load generator.
 //! - [`bare`]: what needs unsafe code.
 
@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod load;
 pub mod loading;
 pub mod native;
+pub mod routing;
 pub mod rpc;
 #[cfg(target_os = "linux")]
 pub mod starting;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{greedy, lanes, loading, native, rpc, subject, table, wasm, watching};
+use mortise_bench::{greedy, lanes, loading, native, routing, rpc, subject, table, wasm, watching};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "wasm", "lanes", "starting", "loading", "watching", "rpc", "greedy"])]
+        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "greedy", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -70,6 +70,9 @@ async fn main() -> Result<()> {
             let mut groups = Vec::new();
             if wanted("native") {
                 groups.push(("Native calls", native::rows(&data.join("native")).await?));
+            }
+            if wanted("routing") {
+                groups.push(("Routing", routing::rows(&data.join("routing")).await?));
             }
             if wanted("wasm") {
                 groups.push((

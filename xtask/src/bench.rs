@@ -14,7 +14,7 @@ use crate::{
 /// Measures Mortise beside its anchors.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Passed on: `--only native|wasm|lanes|starting|loading|watching|rpc`, `--seconds N`, `--json`
+    /// Passed on: `--only native|routing|wasm|lanes|starting|loading|watching|rpc`, `--seconds N`, `--json`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -80,6 +80,10 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Call a method of a plugin in the running host; of a stream each message is a line
     Call(Call),
+    /// Show, change and explain which calls go where
+    Route(Route),
+    /// Give a new version a growing part of the calls; bad numbers take it back
+    Canary(Canary),
     /// Say what each runtime can do on this machine, and how the host is
     Doctor(Doctor),
     /// Make the running host read its configuration again, as SIGHUP does
@@ -445,6 +449,161 @@ pub(crate) struct Call {
     /// A header as NAME=VALUE, for routing rules and propagation; may be repeated
     #[arg(long, value_name = "HEADER")]
     pub(crate) header: Vec<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Route {
+    #[command(subcommand)]
+    pub(crate) task: RouteTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteTask {
+    /// List the routes in the order in which they are tried, and who made them
+    List(Remote),
+    /// Set a route, in place of the operators' own of that name
+    Set(RouteSet),
+    /// Remove a route that an operator set
+    Remove(RouteRemove),
+    /// Say where a call would go, and why; nothing is called
+    Explain(RouteExplain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteSet {
+    /// Its name
+    pub(crate) name: String,
+    /// Only calls of this service, as package.Service
+    #[arg(long, value_name = "SERVICE", conflicts_with = "plugin")]
+    pub(crate) service: Option<String>,
+    /// Only calls of this method of the service
+    #[arg(long, value_name = "METHOD", requires = "service")]
+    pub(crate) method: Option<String>,
+    /// Only calls that this plugin answers: the route chooses among its versions
+    #[arg(long, value_name = "NAME")]
+    pub(crate) plugin: Option<String>,
+    /// A header that a call must have: NAME=VALUE, NAME^=PREFIX, NAME~=REGEX, or NAME alone; with `!` before it, must not; may be repeated
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    /// Where these calls go: NAME or NAME@VERSION
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required_unless_present = "split",
+        conflicts_with = "split"
+    )]
+    pub(crate) to: Option<String>,
+    /// A part of where they go: VERSION=WEIGHT of the plugin, or ADDRESS=WEIGHT; may be repeated
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub(crate) split: Vec<String>,
+    /// The header whose value keeps calls of a split together
+    #[arg(long, value_name = "NAME", requires = "split")]
+    pub(crate) sticky: Option<String>,
+    /// Try it before the other routes of operators
+    #[arg(long)]
+    pub(crate) first: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteRemove {
+    /// Its name
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RouteExplain {
+    /// package.Service/Method, or plugin.NAME.METHOD
+    pub(crate) target: String,
+    /// A header of the call as NAME=VALUE; may be repeated
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Canary {
+    #[command(subcommand)]
+    pub(crate) task: CanaryTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CanaryTask {
+    /// Load a package beside the version that serves, and give it calls step by step
+    Start(Box<CanaryStart>),
+    /// Show the canaries: those that run, and of other plugins the last
+    Status(Remote),
+    /// Hold a canary where it is; bad numbers take it back all the same
+    Pause(OneCanary),
+    /// Let a canary go on
+    Resume(OneCanary),
+    /// Put a canary in the place of the version that serves
+    Promote(OneCanary),
+    /// Take a canary back
+    Abort(CanaryAbort),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CanaryStart {
+    /// A package folder, builtin:NAME or embedded:NAME
+    pub(crate) source: String,
+    /// The name of the plugin that it is a version of [default: its own]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Its steps, in order: `25%`, `header NAME=VALUE`, `pause`, `pause 30s`, `promote` [default: 5%,25%,50%,promote]
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    pub(crate) step: Vec<String>,
+    /// The header whose value keeps a caller with the canary or away from it
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) sticky: Option<String>,
+    /// How long each step is looked at, at least [default: 60000]
+    #[arg(long, value_name = "MS")]
+    pub(crate) window_ms: Option<u64>,
+    /// Calls of the canary before a number means anything and a step may pass [default: 50]
+    #[arg(long, value_name = "CALLS")]
+    pub(crate) requests_min: Option<u64>,
+    /// Errors per call that are always forgiven [default: 0.01]
+    #[arg(long, value_name = "RATIO")]
+    pub(crate) error_ratio: Option<f64>,
+    /// Multiple of the other version's error ratio that is forgiven [default: 2]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) error_factor: Option<f64>,
+    /// How far its 95th percentile of latency may be above the other version's [default: 15]
+    #[arg(long, value_name = "MS")]
+    pub(crate) p95_step_ms: Option<f64>,
+    /// How many times the other version's it may be; the smaller of the two counts [default: 3]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) p95_factor: Option<f64>,
+    /// Start it although its digest is quarantined
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) terms: Terms,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneCanary {
+    /// The plugin's name
+    pub(crate) plugin: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CanaryAbort {
+    /// The plugin's name
+    pub(crate) plugin: String,
+    /// Why, for the history and for whoever is told
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) why: String,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }

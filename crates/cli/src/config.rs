@@ -65,6 +65,9 @@ impl ConfigFile {
         config.host.data_dir.iter_mut().for_each(resolve);
         config.host.control_socket.iter_mut().for_each(resolve);
         config.watch.iter_mut().for_each(|it| resolve(&mut it.dir));
+        for webhook in &mut config.canary.webhooks {
+            webhook.secret_file.iter_mut().for_each(resolve);
+        }
         for plugin in &mut config.plugins {
             if let PackageSource::Folder(path) = &mut plugin.source {
                 resolve(path);
@@ -84,6 +87,11 @@ impl Live {
     pub(crate) async fn reload(&self) -> Result<Reloaded, Failure> {
         let config = self.file.read().map_err(Failure::of_any)?;
         let needs_restart = self.needs_restart(&config);
+        // Routes may lead to what is loaded only now; until then they lead nowhere, and calls go where they went.
+        self.host
+            .configure_routes("reload", config.routes)
+            .await
+            .map_err(|error| Failure::of_host(&error))?;
         let mut report = self.host.reload(config.plugins).await;
         report.merge(self.host.watch(config.watch).await);
         let mut reloaded = Reloaded::from(report);
@@ -158,6 +166,7 @@ impl Live {
             ("gateway.listen", old.gateway != new.gateway),
             ("runtime.prefer", old.prefer != new.prefer),
             ("runtime.process", old.process != new.process),
+            ("canary.webhook", old.canary != new.canary),
             ("routing.propagate", old.routing != new.routing),
         ];
         settings.into_iter().filter(|it| it.1).map(|it| it.0).collect()

@@ -53,6 +53,7 @@ pub const CASES: &[Case] = cases! {
     host::permission_not_declared => "what a plugin did not ask for is denied when it is used",
     host::clock_and_config => "a guest has a clock and its configuration",
     host::context => "trace, propagated headers, depth and caller reach the guest",
+    host::headers_travel => "propagated headers reach the guest's log lines and its own calls to other plugins, and no other header does",
     host::calls_another_plugin => "a plugin calls another through the host",
     host::depth_limit => "a plugin that calls itself is stopped at depth 32",
     log::trace_id => "a log line carries plugin, instance and the trace of its call",

@@ -8,7 +8,7 @@ use std::{
 use echo::contract::{EchoClient, EchoRequest};
 use mortise::{
     Host, LoadRequest, PluginCaller, Source,
-    manifest::RuntimeName,
+    manifest::{HostConfig, RuntimeName},
     runtime::{
         builtin::{BuiltinPlugin, BuiltinRuntime},
         process::{ProcessConfig, ProcessLane, ProcessRuntime},
@@ -41,6 +41,9 @@ fn builtin(mut builder: mortise::HostBuilder) -> mortise::HostBuilder {
     builder.runtime(BuiltinRuntime::new(plugins).expect("the two have different versions"))
 }
 
+/// Headers that the host hands on: to the guest, its log lines and its own calls.
+const PROPAGATED: [&str; 3] = ["x-canary-version", "x-payment-channel", "baggage"];
+
 /// What a case has to work with.
 pub struct World {
     /// The host.
@@ -63,7 +66,9 @@ impl World {
     pub async fn over(runtime: RuntimeName, lane: ProcessLane) -> Self {
         crate::log::install();
         let data = tempfile::tempdir().expect("a data directory");
-        let builder = Host::builder().data_dir(data.path());
+        let mut config = HostConfig::default();
+        config.routing.propagate = PROPAGATED.map(str::to_owned).to_vec();
+        let builder = Host::builder().data_dir(data.path()).config(config);
         let builder = match runtime {
             RuntimeName::Builtin => builtin(builder),
             RuntimeName::Native => builder.runtime(mortise::runtime::native::NativeRuntime::new(

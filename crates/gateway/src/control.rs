@@ -16,6 +16,13 @@
 //! | `mortise.inspect` | [`Inspect`] | [`PluginDetail`] |
 //! | `mortise.call` | [`Call`] | the reply, as JSON |
 //! | `mortise.resolve` | [`Resolve`] | [`Resolved`] |
+//! | `mortise.routes` | [`Routes`] | [`RouteList`] |
+//! | `mortise.route_set` | [`SetRoute`] | [`RouteList`] |
+//! | `mortise.route_remove` | [`RemoveRoute`] | [`RouteList`] |
+//! | `mortise.route_explain` | [`Explain`] | [`Explained`] |
+//! | `mortise.canary_start` | [`StartCanary`] | [`Canary`] |
+//! | `mortise.canaries` | [`Canaries`] | `[`[`Canary`]`]` |
+//! | `mortise.canary_tell` | [`TellCanary`] | [`Canary`] |
 //! | `mortise.history` | [`History`] | `[`[`Move`]`]` |
 //! | `mortise.changes` | [`Changes`] | `[`[`Change`]`]` |
 //! | `mortise.rollback` | [`Rollback`] | [`Plugin`] |
@@ -39,8 +46,10 @@ pub use client::{Client, ClientError};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Change, Changes, Denial, Diff, Difference, Differences, Doctor, DoctorReport, Grant, Graph,
-    History, Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move, NotReloaded, Plugin,
-    PluginDetail, Reload, Reloaded, Resolve, Resolved, Rollback, RuntimeSupport, Shutdown, Stopping,
-    StreamCall, Supports, Unload, Unloaded,
+    Ask, Call, Canaries, Canary, CanaryAnalysis, CanaryDecision, CanaryNumbers, CanarySide, Change, Changes,
+    Denial, Diff, Difference, Differences, Doctor, DoctorReport, Explain, Explained, Grant, Graph, History,
+    Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move, NotReloaded, Plugin, PluginDetail,
+    Reload, Reloaded, RemoveRoute, Resolve, Resolved, Rollback, RouteCandidate, RouteLine, RouteList, Routes,
+    RuntimeSupport, SetRoute, Shutdown, StartCanary, Stopping, StreamCall, Supports, TellCanary, Unload,
+    Unloaded,
 };

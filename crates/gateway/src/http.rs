@@ -145,7 +145,7 @@ async fn rpc(State(app): State<Arc<App>>, request: Request) -> Response {
 async fn stream_call(State(app): State<Arc<App>>, Path(target): Path<String>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let accept = tracing::trace_span!("accept");
-    match accept.in_scope(|| caller(&head.headers, &app.options)) {
+    match accept.in_scope(|| caller(&head.headers, &app.options, &app.methods.host)) {
         Ok(caller) => {
             let (methods, most) = (Arc::clone(&app.methods), app.options.body_bytes_max);
             // Half of the time that requests get, so that the other half is there to send the last line.
@@ -166,7 +166,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let accept = tracing::trace_span!("accept");
-    let caller = match accept.in_scope(|| caller(headers, &app.options)) {
+    let caller = match accept.in_scope(|| caller(headers, &app.options, &app.methods.host)) {
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
@@ -268,7 +268,7 @@ impl IntoResponse for HttpRefusal {
 }
 
 /// What the headers say.
-fn caller(headers: &HeaderMap, options: &Options) -> Result<Caller, HttpRefusal> {
+fn caller(headers: &HeaderMap, options: &Options, host: &Host) -> Result<Caller, HttpRefusal> {
     if let Some(origin) = headers.get(header::ORIGIN) {
         let message = format!(
             "the request comes from the web page {}",
@@ -286,15 +286,22 @@ fn caller(headers: &HeaderMap, options: &Options) -> Result<Caller, HttpRefusal>
         .map(|value| deadline(value, options))
         .transpose()?;
     let trace = Trace::of(headers.get(&TRACEPARENT).map(HeaderValue::as_bytes));
-    let named = |name: &String| {
+    let named = |name: &str| {
         let value = headers.get(name)?.to_str().ok()?.to_owned();
         Some(Header {
-            name: name.clone(),
+            name: name.to_owned(),
             value,
         })
     };
+    let mut given: Vec<Header> = options.headers.iter().filter_map(|it| named(it)).collect();
+    // What only routes look at; the host hands it on to nobody.
+    host.for_each_routed_header(|name| {
+        if !options.headers.iter().any(|it| it == name) {
+            given.extend(named(name));
+        }
+    });
     Ok(Caller {
-        headers: options.headers.iter().filter_map(named).collect(),
+        headers: given,
         trace,
         deadline,
     })

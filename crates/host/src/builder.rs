@@ -9,17 +9,19 @@ use std::{
 
 use mortise_contract::Contract;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
-use mortise_manifest::{HostConfig, RuntimeName};
+use mortise_manifest::{HostConfig, RuntimeName, WebhookEntry};
 use mortise_routing::Rule;
 use mortise_runtime::{Runtime, RuntimeError};
 use mortise_store::{DataDir, EmbeddedPackage, Journal, KvLimits, Package, StoreError, WriteHook};
 
 use crate::{
-    Host, HostError, HostErrorKind,
+    Host, HostError, HostErrorKind, Webhook, canary,
     host::{self, Runtimes},
     reload::load_remembered,
     remember,
+    routes::Routing,
     services::{NameLookup, SystemLookup},
+    webhook::Webhooks,
 };
 
 /// Collects what a host is made of.
@@ -37,6 +39,7 @@ pub struct HostBuilder {
     restarts: RestartPolicy,
     rules: Vec<Rule>,
     lookup: Arc<dyn NameLookup>,
+    webhooks: Vec<Webhook>,
 }
 
 impl Default for HostBuilder {
@@ -54,6 +57,7 @@ impl Default for HostBuilder {
             restarts: RestartPolicy::default(),
             rules: Vec::new(),
             lookup: Arc::new(SystemLookup),
+            webhooks: Vec::new(),
         }
     }
 }
@@ -154,6 +158,13 @@ impl HostBuilder {
         self
     }
 
+    /// Tells a server of every decision about a canary. Default: nobody but the log and the history. Costs nothing while there is nothing to
+    /// tell, and whoever decides never waits for it.
+    pub fn webhook(mut self, webhook: Webhook) -> Self {
+        self.webhooks.push(webhook);
+        self
+    }
+
     /// Who turns names into addresses for plugins' HTTP requests. What it answers is checked all the same. Default: the system.
     pub fn name_lookup(mut self, lookup: impl NameLookup) -> Self {
         self.lookup = Arc::new(lookup);
@@ -178,7 +189,11 @@ impl HostBuilder {
             remembers,
             keep_packages,
             journal_hook,
+            mut webhooks,
         } = self;
+        for entry in &config.canary.webhooks {
+            webhooks.push(webhook_of(entry).await?);
+        }
         let configured = config.host.keep_packages.map(|it| it as usize);
         let chosen = data_dir.or_else(|| config.host.data_dir.clone().map(PathBuf::from));
         // What a process does once takes milliseconds; better beside the opening of the disk than in the first load.
@@ -213,7 +228,6 @@ impl HostBuilder {
             builtin,
             prefer: config.prefer,
             propagate: config.routing.propagate,
-            rules,
             probation,
             restarts,
             lookup,
@@ -230,13 +244,18 @@ impl HostBuilder {
                 .or(keep_packages)
                 .unwrap_or(if remembers { KEEP_PACKAGES } else { 0 }),
         };
-        let host = Host::new(parts);
+        let routing = Routing::new(rules, config.routes);
+        let host = Host::new(parts, routing, Webhooks::start(webhooks));
         host.shared()
             .with_journal(|journal| {
                 journal.interrupt_begun()?;
                 journal.prune_changes(CHANGES_MAX)
             })
             .await?;
+        if remembers {
+            // Before a plugin can be called.
+            host.shared().recall_routes().await?;
+        }
         host.reload(config.plugins).await;
         if let Some(watch) = config.watch {
             if remembers {
@@ -251,6 +270,7 @@ impl HostBuilder {
             load_remembered(&host, plain).await;
             load_remembered(&host, beside).await;
             host.try_failed_again().await;
+            canary::kept::recall(&host).await?;
         }
         Ok(host)
     }
@@ -281,6 +301,27 @@ fn open(chosen: Option<PathBuf>) -> Result<(DataDir, Option<tempfile::TempDir>),
         return Ok((data, Some(temporary)));
     };
     Ok((DataDir::open(path).map_err(of_store)?, None))
+}
+
+/// A receiver as the configuration names it, with its secret.
+async fn webhook_of(entry: &WebhookEntry) -> Result<Webhook, HostError> {
+    let mut webhook = Webhook::new(entry.url.clone(), entry.form);
+    if let Some(path) = &entry.secret_file {
+        let read = tokio::fs::read(path).await;
+        let secret = read.map_err(|error| {
+            let what = format!("the secret of a webhook cannot be read from `{path}`: {error}");
+            HostError::new(HostErrorKind::Invalid, what)
+                .with_hint("write it there, readable for the host's user alone")
+        })?;
+        let secret = secret.trim_ascii().to_vec();
+        if secret.is_empty() {
+            let what = format!("the secret of a webhook in `{path}` is empty");
+            return Err(HostError::new(HostErrorKind::Invalid, what)
+                .with_hint("write some random characters there, and tell the receiver"));
+        }
+        webhook.secret = Some(secret);
+    }
+    Ok(webhook)
 }
 
 fn of_store(error: StoreError) -> HostError {

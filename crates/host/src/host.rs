@@ -14,7 +14,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
-use mortise_routing::Rule;
 use mortise_runtime::{
     CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, ReceiveHalf, Runtime,
     RuntimeError, SendHalf, StreamHandle, Support,
@@ -26,7 +25,7 @@ use mortise_wire::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
 };
 use tracing::trace_span;
 
@@ -34,18 +33,22 @@ use crate::{
     BoundMethod, CallOptions, Chart, CheckReport, Counters, HostBuilder, HostError, HostErrorKind,
     LoadRequest, MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
+    canary::Canaries,
     depend,
     directory::{Brought, Directory},
     generation::{Address, Generation},
     history::{self, Word},
     load::{self, Entrance},
+    methods::{self, MethodChange, MethodEvents, ServedMethod},
     reload::Configured,
+    routes::Routing,
     services::NameLookup,
     stream,
     supervisor::{Command, Supervisor},
     table::{Table, Target},
     together,
     waiting::Waiting,
+    webhook::Webhooks,
 };
 
 /// A running host. Cheap to clone; all clones are the same host. When the last one is dropped, its plugins are stopped in the background; call
@@ -70,7 +73,6 @@ pub(crate) struct Parts {
     pub(crate) builtin: BTreeMap<String, Package>,
     pub(crate) prefer: Vec<RuntimeName>,
     pub(crate) propagate: Vec<String>,
-    pub(crate) rules: Vec<Rule>,
     pub(crate) probation: ProbationPolicy,
     pub(crate) restarts: RestartPolicy,
     pub(crate) lookup: Arc<dyn NameLookup>,
@@ -102,6 +104,13 @@ pub(crate) struct Shared {
     pub(crate) waiting: Waiting,
     /// Held while several plugins are loaded together: two such loads could wait for each other.
     pub(crate) together: tokio::sync::Mutex<()>,
+    /// What the table is built with beside the addresses. Taken after `addresses`.
+    pub(crate) routing: Mutex<Routing>,
+    /// Held by whoever changes the routes, from the first look to the last.
+    pub(crate) changing_routes: tokio::sync::Mutex<()>,
+    method_events: MethodEvents,
+    pub(crate) canaries: Canaries,
+    pub(crate) webhooks: Webhooks,
     addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
     instances: AtomicU64,
 }
@@ -119,8 +128,8 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) fn new(parts: Parts) -> Self {
-        let shared = Arc::new(Shared::new(parts));
+    pub(crate) fn new(parts: Parts, routing: Routing, webhooks: Webhooks) -> Self {
+        let shared = Arc::new(Shared::new(parts, routing, webhooks));
         shared.watch_over_what_waits();
         Self {
             owner: Arc::new(Owner(shared)),
@@ -359,12 +368,20 @@ impl Host {
         stream::open(&route.0, Origin::outside(options, &self.shared().parts.propagate)).await
     }
 
-    /// Looks a method up once, for synchronous calls.
+    /// Looks a method up once, for synchronous calls. Routes decide once, too, and only between plugins: unless the target names a version, it is
+    /// that with the plain name, so a version beside it, a canary say, gets none of its calls.
     ///
     /// # Errors
     /// As [`Host::resolve`].
     pub fn bind(&self, target: &str) -> Result<BoundMethod, CallError> {
-        let route = self.resolve(target, &[])?;
+        let mut route = self.resolve(target, &[])?;
+        if let Some((base, _)) = route.plugin().split_once('@')
+            && !target.contains('@')
+            && let Ok(plain) = self.shared().find(base)
+            && let Some(found) = self.shared().table.load().at(&plain, route.target())
+        {
+            route = Route(found.clone());
+        }
         Ok(BoundMethod::new(self.clone(), route, self.shared().tokio.clone()))
     }
 
@@ -424,7 +441,8 @@ impl Host {
         *self.shared().closing.borrow()
     }
 
-    /// A caller for generated clients whose calls all go to one plugin: `FooClient::new(host.plugin("foo"))`.
+    /// A caller for generated clients whose calls all go to one plugin: `FooClient::new(host.plugin("foo"))`. Of several versions of it, routes and
+    /// weights choose, unless the name is `name@version`.
     #[must_use]
     pub fn plugin(&self, name: &str) -> PluginCaller {
         PluginCaller {
@@ -510,7 +528,14 @@ impl PluginCaller {
     fn target(&self, name: &str) -> Result<Arc<Target>, CallError> {
         let shared = self.host.shared();
         let address = shared.find(&self.name).ok();
-        let found = address.and_then(|it| shared.table.load().at(&it, name).cloned());
+        let table = shared.table.load();
+        let found = address.and_then(|it| {
+            let found = match self.name.contains('@') {
+                true => table.at(&it, name),
+                false => table.of_plugin(&it, name, &self.options.headers),
+            };
+            found.cloned()
+        });
         found.ok_or_else(|| shared.refusal_at(&self.name, name))
     }
 
@@ -540,9 +565,14 @@ impl StreamCaller for PluginCaller {
 // === impl Shared ===
 
 impl Shared {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: Parts, routing: Routing, webhooks: Webhooks) -> Self {
         Self {
             parts,
+            canaries: Canaries::default(),
+            webhooks,
+            routing: Mutex::new(routing),
+            changing_routes: tokio::sync::Mutex::default(),
+            method_events: MethodEvents::new(),
             table: ArcSwap::default(),
             closing: watch::Sender::new(false),
             tokio: Handle::current(),
@@ -627,7 +657,7 @@ impl Shared {
         loaded
     }
 
-    async fn load_unrecorded(
+    pub(crate) async fn load_unrecorded(
         self: &Arc<Self>,
         name: &str,
         package: &Package,
@@ -815,10 +845,17 @@ impl Shared {
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.
     fn store_table(&self, addresses: &BTreeMap<Arc<str>, Arc<Address>>) {
-        self.table.store(Arc::new(Table::of(
-            addresses.values().cloned(),
-            &self.parts.rules,
-        )));
+        let new = Arc::new(Table::of(addresses.values().cloned(), self.routing().rules()));
+        let old = self.table.swap(new.clone());
+        self.method_events.tell(&old, &new);
+    }
+
+    /// A subscription, and what is served when it begins.
+    pub(crate) fn subscribe_to_methods(&self) -> (broadcast::Receiver<MethodChange>, Vec<ServedMethod>) {
+        // Tables change under this lock only.
+        let _addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = methods::list(&self.table.load().served());
+        (self.method_events.subscribe(), served)
     }
 
     // --- journal ---

@@ -11,14 +11,15 @@
 //! - Callers read: the immutable method table behind one pointer (`table`), then the address's cell with its current generation
 //!   (`generation`). They never wait for a supervisor.
 //!
-//! Reading order: `request` and `info` (what goes in and comes out), `host`, `table`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `reload`, `directory`, `history`, `services`.
+//! Reading order: `request` and `info` (what goes in and comes out), `host`, `routes`, `table`, `methods`, `generation`, `admission`, `call`, `bound`,
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `history`, `services`.
 #![forbid(unsafe_code)]
 
 mod admission;
 mod bound;
 mod builder;
 mod call;
+mod canary;
 mod depend;
 mod directory;
 mod error;
@@ -28,10 +29,12 @@ mod host;
 mod info;
 mod life;
 mod load;
+mod methods;
 mod reload;
 mod remember;
 mod request;
 mod route;
+mod routes;
 mod services;
 mod stats;
 mod stream;
@@ -39,6 +42,9 @@ mod supervisor;
 mod table;
 mod together;
 mod waiting;
+#[cfg_attr(not(feature = "http"), path = "no_webhook.rs")]
+mod webhook;
+mod webhook_terms;
 
 /// The package that this crate's build script embedded under this name (`mortise_build::embed`), for [`HostBuilder::embed`].
 ///
@@ -65,6 +71,7 @@ macro_rules! embedded {
 
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
+pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
 pub use error::{HostError, HostErrorKind};
 pub use history::{ChangeInfo, DiffReport, Difference};
 pub use host::{Host, PluginCaller};
@@ -72,11 +79,18 @@ pub use info::{
     CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport,
     VariantReport,
 };
-pub use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
+pub use methods::{EVENTS_MAX as METHOD_EVENTS_MAX, MethodChange, MethodNotice, MethodWatch, ServedMethod};
+pub use mortise_lifecycle::{
+    CanaryAnalysis, CanaryPlan, CanaryStep, CanaryStepError, ProbationPolicy, RestartPolicy, State,
+};
+/// What rules and explanations are made of.
+pub use mortise_routing as routing;
 pub use mortise_routing::{Chart, ChartEdge, ChartPlugin, Tie};
 pub use mortise_runtime::{ReceiveHalf, SendError, SendHalf, StreamHandle};
 pub use mortise_store::{EmbeddedPackage, Package, WriteHook, WriteMoment};
 pub use reload::ReloadReport;
 pub use request::{CallOptions, LoadRequest, Source};
 pub use route::Route;
+pub use routes::{ROUTES_HISTORY, RouteInfo, RouteOrigin, Routes};
 pub use services::NameLookup;
+pub use webhook::{Webhook, WebhookRetry};

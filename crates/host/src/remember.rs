@@ -59,6 +59,16 @@ struct Limits {
     log_lines_per_second: Option<u32>,
 }
 
+/// A load, as text for the host's next life.
+pub(crate) fn to_text(request: LoadRequest) -> String {
+    serde_json::to_string(&Remembered::from(request)).expect("strings and numbers serialize")
+}
+
+/// Reads what [`to_text`] wrote.
+pub(crate) fn from_text(text: &str) -> Result<LoadRequest, serde_json::Error> {
+    serde_json::from_str::<Remembered>(text).map(LoadRequest::from)
+}
+
 /// Everything that was loaded and not unloaded; plain names before versions beside them.
 pub(crate) async fn recall(shared: &Shared) -> Result<Vec<LoadRequest>, HostError> {
     let mut desired = shared.with_journal(mortise_store::Journal::desired).await?;

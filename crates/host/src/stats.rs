@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mortise_lifecycle::Baseline;
+use mortise_lifecycle::{Baseline, Measured};
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_wire::Code;
 
@@ -32,6 +32,13 @@ pub(crate) struct Totals {
     pub(crate) calls: u64,
     pub(crate) errors: u64,
     pub(crate) faults: u64,
+}
+
+/// How things stood at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    totals: Totals,
+    buckets: Vec<u32>,
 }
 
 /// Two cache lines, because the prefetcher takes them in pairs.
@@ -105,6 +112,32 @@ impl Stats {
     /// The latency below which this part of the samples lies; zero without samples.
     pub(crate) fn quantile(&self, part: f64) -> Duration {
         Duration::from_nanos(self.latency.quantile(part))
+    }
+
+    /// How things stand now, to measure from.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            totals: self.totals(),
+            buckets: self.latency.buckets(),
+        }
+    }
+
+    /// What happened since.
+    pub(crate) fn since(&self, mark: &Mark) -> Measured {
+        let now = self.totals();
+        let buckets: Vec<u32> = self
+            .latency
+            .buckets()
+            .iter()
+            .zip(&mark.buckets)
+            .map(|(now, then)| now.wrapping_sub(*then))
+            .collect();
+        Measured {
+            calls: now.calls.saturating_sub(mark.totals.calls),
+            faults: now.faults.saturating_sub(mark.totals.faults),
+            samples: buckets.iter().map(|it| u64::from(*it)).sum(),
+            p95: Duration::from_nanos(quantile(&buckets, 0.95)),
+        }
     }
 
     pub(crate) fn baseline(&self) -> Baseline {
@@ -185,23 +218,32 @@ impl Histogram {
             .sum()
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a part of a count is a count; beyond 2^52 samples a quantile may be off by one sample"
-    )]
-    fn quantile(&self, part: f64) -> u64 {
-        let wanted = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil() as u64;
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate() {
-            seen += u64::from(count.load(Ordering::Relaxed));
-            if seen >= wanted && seen > 0 {
-                return highest_of(index);
-            }
-        }
-        0
+    fn buckets(&self) -> Vec<u32> {
+        self.buckets.iter().map(|it| it.load(Ordering::Relaxed)).collect()
     }
+
+    fn quantile(&self, part: f64) -> u64 {
+        quantile(&self.buckets(), part)
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a part of a count is a count; beyond 2^52 samples a quantile may be off by one sample"
+)]
+fn quantile(buckets: &[u32], part: f64) -> u64 {
+    let count: u64 = buckets.iter().map(|it| u64::from(*it)).sum();
+    let wanted = (count as f64 * part.clamp(0.0, 1.0)).ceil() as u64;
+    let mut seen = 0;
+    for (index, count) in buckets.iter().enumerate() {
+        seen += u64::from(*count);
+        if seen >= wanted && seen > 0 {
+            return highest_of(index);
+        }
+    }
+    0
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "bounded by 64 * SUB")]
@@ -264,6 +306,24 @@ mod tests {
         near(1.0, 100_000);
         stats.sample(Duration::from_secs(86_400));
         assert_eq!(stats.samples(), 101);
+    }
+
+    #[test]
+    fn what_was_before_a_mark_is_not_measured() {
+        let stats = Stats::new();
+        stats.begin();
+        stats.sample(Duration::from_secs(1));
+        let mark = stats.mark();
+        assert_eq!(stats.since(&mark), Measured::default());
+        for _ in 0..20 {
+            stats.begin();
+            stats.sample(Duration::from_micros(100));
+        }
+        stats.failed(&CallError::new(CallErrorKind::GuestFault, "panicked"));
+        let measured = stats.since(&mark);
+        assert_eq!((measured.calls, measured.faults, measured.samples), (20, 1, 20));
+        assert!(measured.p95 < Duration::from_micros(110), "{measured:?}");
+        assert!(stats.quantile(1.0) >= Duration::from_secs(1));
     }
 
     #[test]

@@ -53,6 +53,7 @@ use crate::{
     together::{Fate, Ticket},
 };
 use probation::Watch;
+pub(crate) use probation::ask_health;
 use retire::{Gone, discard, retire};
 use trial::OnTrial;
 
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Reject(HostError, oneshot::Sender<()>),
     /// List these reasons under what serves, in place of those that are listed; none clears them.
     Explain(Vec<String>, oneshot::Sender<()>),
+    /// Go back to what stands by, if something does, and say whether.
+    TakeBack(String, oneshot::Sender<bool>),
     /// Stop everything and end.
     Unload(oneshot::Sender<Result<UnloadReport, HostError>>),
 }
@@ -186,6 +189,13 @@ impl Supervisor {
                         self.address.publish(|status| status.reasons = reasons);
                     }
                     let _ = reply.send(());
+                }
+                Happening::Command(Command::TakeBack(why, reply)) => {
+                    let stands_by = self.standby.is_some();
+                    if stands_by {
+                        self.roll_back(&Trigger::Word { why }).await;
+                    }
+                    let _ = reply.send(stands_by);
                 }
                 Happening::Attempted(attempt) => self.attempted(*attempt).await,
                 Happening::Ended(cause) => self.crashed(cause).await,
@@ -703,7 +713,7 @@ fn ended(generation: &Arc<Generation>) -> BoxFuture<'static, EndCause> {
 
 /// A number from 0 to 1 that differs between hosts and moments; nothing depends on its quality.
 #[expect(clippy::cast_precision_loss, reason = "53 bits of it are plenty")]
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
 }
 

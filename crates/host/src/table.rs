@@ -12,7 +12,7 @@ use std::{
 
 use mortise_contract::Contract;
 use mortise_manifest::Manifest;
-use mortise_routing::{Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
+use mortise_routing::{Explanation, Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_wire::{Header, Metadata};
 use rustc_hash::FxHashMap;
@@ -21,7 +21,11 @@ use semver::{Version, VersionReq};
 use crate::{
     call,
     generation::{Address, Occupant},
+    methods::Served,
 };
+
+/// Headers of a call that fit on the stack; one with more costs an allocation, where a route may decide.
+const HEADERS_INLINE: usize = 16;
 
 /// One method of one address.
 #[derive(Debug)]
@@ -95,6 +99,7 @@ impl Table {
                 name: address.base().into(),
                 version: offer.version.clone(),
                 weight: u32::from(!address.is_beside() || first_offer.is_none()),
+                beside: address.is_beside(),
                 methods: offer
                     .metadata
                     .methods
@@ -127,11 +132,7 @@ impl Table {
         if let Some(only) = self.only.get(target) {
             return Ok(only);
         }
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|it| (it.name.as_str(), it.value.as_str()))
-            .collect();
-        self.look_up(target, &headers, None)
+        with_pairs(headers, |headers| self.look_up(target, None, headers, None))
     }
 
     /// Who answers a plugin that requires a range of versions.
@@ -149,11 +150,41 @@ impl Table {
         {
             return Ok(only);
         }
-        let headers: Vec<_> = headers
-            .iter()
-            .map(|it| (it.name.as_str(), it.value.as_str()))
-            .collect();
-        self.look_up(target, &headers, Some(range))
+        with_pairs(headers, |headers| {
+            self.look_up(target, None, headers, Some(range))
+        })
+    }
+
+    /// What [`Table::resolve`] does, step by step.
+    pub(crate) fn explain(&self, target: &str, headers: &[Header]) -> Explanation {
+        with_pairs(headers, |headers| {
+            self.routing.explain(&Query {
+                target,
+                plugin: None,
+                headers,
+                range: None,
+                key: Key::Spread(call::next_call_id()),
+            })
+        })
+    }
+
+    /// Headers that any rule looks at, in lower case.
+    pub(crate) fn routed_headers(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.routing.header_names().iter()
+    }
+
+    /// All methods of all addresses, with the hash of their shape.
+    pub(crate) fn served(&self) -> Served {
+        let all = self.targets.iter().flat_map(|(address, targets)| {
+            targets.iter().map(move |target| {
+                let (service, method) = (target.service(), target.method());
+                let shape = target.contract.method(service, method);
+                let shape = shape.map(|it| it.full_hash().to_vec()).unwrap_or_default();
+                let key = (address.to_string(), service.to_owned(), method.to_owned());
+                (key, (target.version.clone(), shape))
+            })
+        });
+        all.collect()
     }
 
     /// Who answers `package.Service/Method` at this very address.
@@ -164,14 +195,33 @@ impl Table {
             .find(|it| *it.full == *target)
     }
 
+    /// Who answers `package.Service/Method` for a caller who holds on to the plugin with this plain name: one of its versions.
+    pub(crate) fn of_plugin(
+        &self,
+        address: &Address,
+        target: &str,
+        headers: &[Header],
+    ) -> Option<&Arc<Target>> {
+        let own = self.at(address, target);
+        if address.is_beside() || !self.routing.has_versions(address.base()) {
+            return own;
+        }
+        let found = with_pairs(headers, |headers| {
+            self.look_up(target, Some(address.base()), headers, None)
+        });
+        found.ok().or(own)
+    }
+
     fn look_up(
         &self,
         target: &str,
+        plugin: Option<&str>,
         headers: &[(&str, &str)],
         range: Option<&VersionReq>,
     ) -> Result<&Arc<Target>, CallError> {
         let query = Query {
             target,
+            plugin,
             headers,
             range,
             key: Key::Spread(call::next_call_id()),
@@ -250,6 +300,22 @@ impl Table {
             format!("loaded are {}", names.join(", "))
         }
     }
+}
+
+/// Headers as the routing table takes them.
+fn with_pairs<T>(headers: &[Header], then: impl FnOnce(&[(&str, &str)]) -> T) -> T {
+    let mut inline = [("", ""); HEADERS_INLINE];
+    if headers.len() <= HEADERS_INLINE {
+        for (place, header) in inline.iter_mut().zip(headers) {
+            *place = (header.name.as_str(), header.value.as_str());
+        }
+        return then(&inline[..headers.len()]);
+    }
+    let all: Vec<_> = headers
+        .iter()
+        .map(|it| (it.name.as_str(), it.value.as_str()))
+        .collect();
+    then(&all)
 }
 
 fn targets_of(address: &Arc<Address>, offer: &Offer) -> Vec<Arc<Target>> {

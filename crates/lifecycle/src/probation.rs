@@ -111,6 +111,11 @@ pub enum Trigger {
         /// How often.
         bad: u32,
     },
+    /// Somebody does not want it.
+    Word {
+        /// Why.
+        why: String,
+    },
     /// Too many of its calls failed.
     Errors {
         /// Failed calls that count against it.
@@ -221,6 +226,7 @@ impl fmt::Display for Trigger {
                 write!(f, "its instance ended {after:.1?} after the cutover: {cause}")
             }
             Self::Health { bad } => write!(f, "{bad} health checks in a row were bad"),
+            Self::Word { why } => f.write_str(why),
             Self::Errors {
                 faults,
                 calls,

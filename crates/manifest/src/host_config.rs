@@ -22,6 +22,14 @@
 //! [[plugin]]
 //! name = "resizer"                       # without a source: how the plugin of this name in `watch.dir` is loaded, in place of the defaults
 //! grant = { kv = true }
+//! [[route]]                              # see `RouteEntry`
+//! plugin = "thumbnailer"
+//! split = { "1.2.0" = 90, "1.3.0" = 10 }
+//! sticky = "x-user-id"
+//! [[canary.webhook]]                     # is told of every decision about a canary
+//! url = "https://hooks.example.com/mortise"
+//! secret_file = "/etc/mortise/webhook.key"  # signs every body
+//! form = "json"                          # "chat" is one line for a robot
 //! [[plugin]]
 //! name = "thumbnailer"
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
@@ -45,6 +53,7 @@ use crate::{
     permissions::{Grant, Jail, Permissions},
     reader::{Faults, Fields, Text, read_document},
     restart::Restart,
+    route::{RouteEntry, is_header_name, read_routes},
     runtime_name::RuntimeName,
     suggest::nearest,
 };
@@ -65,6 +74,10 @@ pub struct HostConfig {
     pub routing: RoutingConfig,
     /// `[watch]`; without it no directory is watched.
     pub watch: Option<WatchConfig>,
+    /// `[[route]]`: which calls go where; earlier ones win.
+    pub routes: Vec<RouteEntry>,
+    /// `[canary]`.
+    pub canary: CanarySettings,
     /// `[[plugin]]`: what to load at start, in the file's order.
     pub plugins: Vec<PluginEntry>,
 }
@@ -193,6 +206,34 @@ pub struct PluginTerms {
     pub config_json: Option<String>,
 }
 
+/// `[canary]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CanarySettings {
+    /// `[[canary.webhook]]`: who is told of every decision.
+    pub webhooks: Vec<WebhookEntry>,
+}
+
+/// `[[canary.webhook]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookEntry {
+    /// Where to: an http or https URL.
+    pub url: String,
+    /// A file with the secret that signs every body.
+    pub secret_file: Option<String>,
+    /// What the body looks like.
+    pub form: WebhookForm,
+}
+
+/// What the body of a webhook looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WebhookForm {
+    /// The whole decision, for programs.
+    #[default]
+    Json,
+    /// `{"text": ".."}`: one line, for the robots of Slack, Mattermost and their like.
+    Chat,
+}
+
 /// `[[plugin]]`: one plugin to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginEntry {
@@ -269,6 +310,8 @@ impl Default for HostConfig {
             process: ProcessSettings::default(),
             routing: RoutingConfig::default(),
             watch: None,
+            routes: Vec::new(),
+            canary: CanarySettings::default(),
             plugins: Vec::new(),
         }
     }
@@ -319,6 +362,11 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
             .collect();
         fields.finish(faults);
     }
+    if let Some(mut fields) = root.table("canary", faults) {
+        config.canary.webhooks = read_webhooks(fields.tables("webhook", faults), faults);
+        fields.finish(faults);
+    }
+    config.routes = read_routes(root.tables("route", faults), faults);
     config.watch = root
         .table("watch", faults)
         .and_then(|fields| read_watch(fields, faults));
@@ -330,6 +378,30 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
     }
     root.finish(faults);
     config
+}
+
+fn read_webhooks(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<WebhookEntry> {
+    let mut webhooks = Vec::new();
+    for mut fields in tables {
+        let url = fields.required_string("url", "url = \"https://hooks.example.com/mortise\"", faults);
+        let url = url.and_then(|text| web_address(&text, faults));
+        let secret_file = fields
+            .string("secret_file", faults)
+            .and_then(|text| path(&text, faults));
+        let form = fields
+            .string("form", faults)
+            .and_then(|text| webhook_form(&text, faults))
+            .unwrap_or_default();
+        fields.finish(faults);
+        if let Some(url) = url {
+            webhooks.push(WebhookEntry {
+                url,
+                secret_file,
+                form,
+            });
+        }
+    }
+    webhooks
 }
 
 fn read_watch(mut fields: Fields<'_>, faults: &mut Faults) -> Option<WatchConfig> {
@@ -518,6 +590,39 @@ fn lane(text: &Text<'_>, faults: &mut Faults) -> Option<ProcessLane> {
     found
 }
 
+fn web_address(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.value.strip_prefix(scheme));
+    let host = rest.map(|it| it.split(['/', '?', '#']).next().unwrap_or_default());
+    let good = host.is_some_and(|it| !it.is_empty()) && text.value.chars().all(|c| c.is_ascii_graphic());
+    if !good {
+        // The URL of a robot is its password, so it is not shown.
+        faults.add(
+            text.span.clone(),
+            "this is not a URL to send to".to_owned(),
+            Some("write `https://host/path`".to_owned()),
+        );
+        return None;
+    }
+    Some(text.value.to_owned())
+}
+
+fn webhook_form(text: &Text<'_>, faults: &mut Faults) -> Option<WebhookForm> {
+    match text.value {
+        "json" => Some(WebhookForm::Json),
+        "chat" => Some(WebhookForm::Chat),
+        other => {
+            faults.add(
+                text.span.clone(),
+                format!("`{}` is no form of a webhook", clip(other)),
+                Some("write `json`, which is the default, or `chat` for a robot".to_owned()),
+            );
+            None
+        }
+    }
+}
+
 fn check_layer(text: &Text<'_>, faults: &mut Faults) {
     if JAIL_LAYERS.contains(&text.value) {
         return;
@@ -553,10 +658,8 @@ fn socket_address(text: &Text<'_>, faults: &mut Faults) -> Option<SocketAddr> {
     address
 }
 
-/// A header's name as HTTP has it: the token of RFC 9110.
 fn check_header_name(text: &Text<'_>, faults: &mut Faults) {
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if text.value.is_empty() || !text.value.chars().all(token) {
+    if !is_header_name(text.value) {
         faults.add(
             text.span.clone(),
             format!("`{}` is not a header's name", clip(text.value)),

@@ -20,6 +20,7 @@ mod name;
 mod permissions;
 mod reader;
 mod restart;
+mod route;
 mod runtime_name;
 mod suggest;
 
@@ -27,14 +28,15 @@ pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
 pub use host_config::{
-    GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry, PluginTerms,
-    ProcessLane, ProcessSettings, RoutingConfig, WatchConfig,
+    CanarySettings, GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry,
+    PluginTerms, ProcessLane, ProcessSettings, RoutingConfig, WatchConfig, WebhookEntry, WebhookForm,
 };
 pub use limits::{Limits, LimitsOverride};
 pub use manifest::{Line, Manifest, Requirement, Variant};
 pub use name::{NameError, check_plugin_name, check_service_name};
 pub use permissions::{Grant, Jail, Permission, Permissions};
 pub use restart::Restart;
+pub use route::{HeaderTest, HeaderWanted, RouteEntry, RouteFault, RouteShare};
 pub use runtime_name::RuntimeName;
 
 #[cfg(test)]

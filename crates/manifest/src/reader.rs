@@ -60,6 +60,13 @@ pub(crate) struct Text<'a> {
     pub(crate) span: Range<usize>,
 }
 
+/// One pair of a table whose keys are the author's own.
+pub(crate) struct Entry<'a> {
+    pub(crate) key: Text<'a>,
+    path: String,
+    value: &'a Spanned<DeValue<'a>>,
+}
+
 /// Parses `text` and hands its root table to `read`. The value counts only if no fault was found.
 pub(crate) fn read_document<T>(
     text: &str,
@@ -229,24 +236,7 @@ impl<'a> Fields<'a> {
         N: TryFrom<i128> + PartialOrd + Copy + Display,
     {
         let value = self.find(key)?;
-        let Some(integer) = value.get_ref().as_integer() else {
-            wrong_type(value, &format!("`{key}`"), "an integer", faults);
-            return None;
-        };
-        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let number = number
-            .and_then(|number| N::try_from(number).ok())
-            .filter(|number| range.contains(number));
-        if number.is_none() {
-            let message = format!(
-                "`{key}` is {}, and it must be from {} to {}",
-                integer.as_str(),
-                range.start(),
-                range.end()
-            );
-            faults.add(value.span(), message, None);
-        }
-        number
+        as_integer(value, key, range, faults)
     }
 
     /// A list of at most `max` numbers, at least one, none twice. `None` if anything is wrong with it, or it is not there.
@@ -361,6 +351,20 @@ impl<'a> Fields<'a> {
         Some(to_json(value, faults).to_string())
     }
 
+    /// All pairs of a table whose keys are the author's own.
+    pub(crate) fn into_entries(self) -> Vec<Entry<'a>> {
+        let entry =
+            |(key, value): (&'a Spanned<std::borrow::Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| Entry {
+                path: self.path_of(key.get_ref()),
+                key: Text {
+                    value: key.get_ref(),
+                    span: key.span(),
+                },
+                value,
+            };
+        self.table.iter().map(entry).collect()
+    }
+
     /// Reports every key that nobody asked for.
     pub(crate) fn finish(self, faults: &mut Faults) {
         for key in self.table.keys() {
@@ -405,6 +409,43 @@ impl<'a> Fields<'a> {
     }
 }
 
+// === impl Entry ===
+
+impl<'a> Entry<'a> {
+    /// Where its value stands.
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.value.span()
+    }
+
+    /// Its value, if that is a table.
+    pub(crate) fn table(&self, faults: &mut Faults) -> Option<Fields<'a>> {
+        self.value.get_ref().as_table()?;
+        Fields::enter(self.value, self.path.clone(), format!("`{}`", self.path), faults)
+    }
+
+    /// Its value, which must be a string; `expected` says so.
+    pub(crate) fn string(&self, expected: &str, faults: &mut Faults) -> Option<&'a str> {
+        let text = self.value.get_ref().as_str();
+        if text.is_none() {
+            wrong_type(
+                self.value,
+                &format!("`{}`", clip(self.key.value)),
+                expected,
+                faults,
+            );
+        }
+        text
+    }
+
+    /// Its value, which must be an integer.
+    pub(crate) fn integer<N>(&self, range: std::ops::RangeInclusive<N>, faults: &mut Faults) -> Option<N>
+    where
+        N: TryFrom<i128> + PartialOrd + Copy + Display,
+    {
+        as_integer(self.value, &clip(self.key.value), range, faults)
+    }
+}
+
 // === looking up ===
 
 /// Where `text` declares `permission`.
@@ -436,6 +477,35 @@ fn as_text<'a>(value: &'a Spanned<DeValue<'a>>, what: &str, faults: &mut Faults)
         value: text?,
         span: value.span(),
     })
+}
+
+fn as_integer<N>(
+    value: &Spanned<DeValue<'_>>,
+    key: &str,
+    range: std::ops::RangeInclusive<N>,
+    faults: &mut Faults,
+) -> Option<N>
+where
+    N: TryFrom<i128> + PartialOrd + Copy + Display,
+{
+    let Some(integer) = value.get_ref().as_integer() else {
+        wrong_type(value, &format!("`{key}`"), "an integer", faults);
+        return None;
+    };
+    let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+    let number = number
+        .and_then(|number| N::try_from(number).ok())
+        .filter(|number| range.contains(number));
+    if number.is_none() {
+        let message = format!(
+            "`{key}` is {}, and it must be from {} to {}",
+            integer.as_str(),
+            range.start(),
+            range.end()
+        );
+        faults.add(value.span(), message, None);
+    }
+    number
 }
 
 fn wrong_type(value: &Spanned<DeValue<'_>>, what: &str, expected: &str, faults: &mut Faults) {

@@ -960,3 +960,279 @@ fn requirements_name_methods_and_know_their_lines() {
     hint: keep one `[[requires]]` with the range that both mean
     ");
 }
+
+// === routes ===
+
+#[test]
+fn reads_routes() {
+    let text = r#"
+[[route]]
+name = "testers"
+service = "acme.image.v1.Thumbnailer"
+method = "Resize"
+headers = { X-Canary = "yes", x-user = { prefix = "t-" }, x-app = { regex = "2\\.\\d+", not = true }, x-bot = { present = true } }
+to = "thumbnailer@1.3.0"
+[[route]]
+plugin = "thumbnailer"
+split = { "1.2.0" = 90, "1.3.0" = 10, thumbnailer = 1 }
+sticky = "X-User-Id"
+"#;
+    let routes = HostConfig::parse(text, "mortise.toml").expect("sound").routes;
+    let [testers, split] = routes.as_slice() else {
+        panic!("{routes:?}")
+    };
+    assert_eq!(
+        serde_json::to_string(testers).expect("serializes"),
+        r#"{"name":"testers","service":"acme.image.v1.Thumbnailer","method":"Resize","headers":{"x-app":{"regex":"2\\.\\d+","not":true},"x-bot":{"present":true},"x-canary":"yes","x-user":{"prefix":"t-"}},"to":"thumbnailer@1.3.0"}"#
+    );
+    for route in &routes {
+        let text = serde_json::to_string(route).expect("serializes");
+        assert_eq!(serde_json::from_str::<RouteEntry>(&text).expect("reads"), *route);
+        assert_eq!(route.faults(), []);
+    }
+    assert_eq!(split.name, "route-2");
+    let shares: Vec<_> = split
+        .shares()
+        .into_iter()
+        .map(|it| (it.plugin, it.version.map(|it| it.to_string()), it.weight))
+        .collect();
+    let of = |version: Option<&str>, weight| ("thumbnailer".to_owned(), version.map(str::to_owned), weight);
+    assert_eq!(
+        shares,
+        [of(Some("1.2.0"), 90), of(Some("1.3.0"), 10), of(None, 1)]
+    );
+    assert_eq!(split.sticky.as_deref(), Some("x-user-id"));
+}
+
+#[test]
+fn reports_every_fault_of_a_route() {
+    let text = r#"
+[[route]]
+name = "two words"
+service = "Thumbnailer!"
+method = "a/b"
+to = "thumb@new"
+sticky = "x-user"
+[[route]]
+method = "Resize"
+headers = { "x user" = "a", x-app = { regex = "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" }, x-e = { prefix = 7 } }
+[[route]]
+name = "a"
+plugin = "thumb"
+service = "a.B"
+split = { "1.2" = 1, other = 2, "1.3.0" = -1, "1.4.0" = "x" }
+[[route]]
+name = "a"
+plugin = "thumb"
+to = "thumb"
+split = { "1.2.0" = 1 }
+[[route]]
+plugin = "thumb"
+split = { "1.2.0" = 0 }
+colour = "red"
+[[route]]
+split = { "1.2.0" = 1 }
+"#;
+    assert_snapshot!(host_faults(text), @r#"
+    error: `two words` is not a route's name
+      --> mortise.toml:3:8
+       |
+     3 | name = "two words"
+       |        ^^^^^^^^^^^
+    hint: write at most 64 letters, digits, `.`, `_` and `-`
+
+    error: `Thumbnailer!` is not a service's full name: the part `Thumbnailer!` is not an identifier
+      --> mortise.toml:4:11
+       |
+     4 | service = "Thumbnailer!"
+       |           ^^^^^^^^^^^^^^
+
+    error: `a/b` is not a method's name
+      --> mortise.toml:5:10
+       |
+     5 | method = "a/b"
+       |          ^^^^^
+    hint: write it without its service
+
+    error: `new` is not a version: unexpected character 'n' while parsing major version number
+      --> mortise.toml:6:6
+       |
+     6 | to = "thumb@new"
+       |      ^^^^^^^^^^^
+    hint: write `name` or `name@1.3.0`
+
+    error: there is no split whose calls could stay together
+      --> mortise.toml:7:10
+       |
+     7 | sticky = "x-user"
+       |          ^^^^^^^^
+    hint: leave `sticky` out, or write `split` instead of `to`
+
+    error: the route leads nowhere
+      --> mortise.toml:8:1
+       |
+     8 | [[route]]
+       | ^^^^^^^^^
+    hint: add `to = "name@1.3.0"` or `split = { "1.2.0" = 90, "1.3.0" = 10 }`
+
+    error: a method of which service?
+      --> mortise.toml:9:10
+       |
+     9 | method = "Resize"
+       |          ^^^^^^^^
+    hint: add `service = "package.Service"`
+
+    error: `x user` is not a header's name
+      --> mortise.toml:10:24
+        |
+     10 | headers = { "x user" = "a", x-app = { regex = "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" 
+        |                        ^^^
+
+    error: `2(` is no pattern: unclosed group
+      --> mortise.toml:10:37
+        |
+     10 | headers = { "x user" = "a", x-app = { regex = "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" 
+        |                                     ^^^^^^^^^^^^^^^^
+    hint: write a regular expression over the whole value, such as `2\.\d+`
+
+    error: `x-b` is tested in no way, or in several
+      --> mortise.toml:10:61
+        |
+     10 | headers = { "x user" = "a", x-app = { regex = "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" 
+        |                                                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: write a string, or one of `exact`, `prefix`, `regex` and `present`
+
+    error: `x-c` is an integer, and it must be a string, or a table with one of `exact`, `prefix`, `regex` and `present`
+      --> mortise.toml:10:98
+        |
+     10 |  regex = "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" }, x-e = { prefix = 7 } }
+        |                                                             ^
+
+    error: `x-d` is tested in no way, or in several
+      --> mortise.toml:10:107
+        |
+     10 | "2(" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" }, x-e = { prefix = 7 } }
+        |                                                             ^^^^^^^^^^^^^^^
+    hint: write a string, or one of `exact`, `prefix`, `regex` and `present`
+
+    error: unknown key `prefx` in `route.headers.x-d`
+      --> mortise.toml:10:109
+        |
+     10 | (" }, x-b = { prefix = "a", exact = "b" }, x-c = 7, x-d = { prefx = "a" }, x-e = { prefix = 7 } }
+        |                                                             ^^^^^
+    hint: did you mean `prefix`?
+
+    error: `prefix` is an integer, and it must be a string
+      --> mortise.toml:10:141
+        |
+     10 | t = "b" }, x-c = 7, x-d = { prefx = "a" }, x-e = { prefix = 7 } }
+        |                                                             ^
+
+    error: a route is about a service or about a plugin, not both
+      --> mortise.toml:13:10
+        |
+     13 | plugin = "thumb"
+        |          ^^^^^^^
+    hint: leave one of them out
+
+    error: `1.2` is not a version: unexpected end of input while parsing minor version number
+      --> mortise.toml:15:19
+        |
+     15 | split = { "1.2" = 1, other = 2, "1.3.0" = -1, "1.4.0" = "x" }
+        |                   ^
+    hint: write a version of `plugin`, `name` or `name@1.3.0`
+
+    error: the route is about plugin `thumb` and leads to `other`
+      --> mortise.toml:15:30
+        |
+     15 | split = { "1.2" = 1, other = 2, "1.3.0" = -1, "1.4.0" = "x" }
+        |                              ^
+    hint: write a version of `plugin`, `name` or `name@1.3.0`
+
+    error: `1.3.0` is -1, and it must be from 0 to 1000000
+      --> mortise.toml:15:43
+        |
+     15 | split = { "1.2" = 1, other = 2, "1.3.0" = -1, "1.4.0" = "x" }
+        |                                           ^^
+
+    error: `1.4.0` is a string, and it must be an integer
+      --> mortise.toml:15:57
+        |
+     15 | split = { "1.2" = 1, other = 2, "1.3.0" = -1, "1.4.0" = "x" }
+        |                                                         ^^^
+
+    error: there is already a route named `a`
+      --> mortise.toml:17:8
+        |
+     17 | name = "a"
+        |        ^^^
+    hint: give each its own `name`
+
+    error: a route has `to` or `split`, not both
+      --> mortise.toml:20:9
+        |
+     20 | split = { "1.2.0" = 1 }
+        |         ^^^^^^^^^^^^^^^
+    hint: leave one of them out
+
+    error: all weights are 0
+      --> mortise.toml:23:9
+        |
+     23 | split = { "1.2.0" = 0 }
+        |         ^^^^^^^^^^^^^^^
+    hint: give at least one part a weight
+
+    error: unknown key `colour` in `[[route]]`
+      --> mortise.toml:24:1
+        |
+     24 | colour = "red"
+        | ^^^^^^
+    hint: known here: `name`, `service`, `method`, `plugin`, `to`, `sticky`, `headers` or `split`
+
+    error: `1.2.0` is a version of no plugin
+      --> mortise.toml:26:21
+        |
+     26 | split = { "1.2.0" = 1 }
+        |                     ^
+    hint: write a version of `plugin`, `name` or `name@1.3.0`
+    "#);
+}
+
+#[test]
+fn reads_webhooks_and_shows_no_url_of_a_bad_one() {
+    let text = "[[canary.webhook]]\nurl = \"https://hooks.example.com/T0/secret\"\nsecret_file = \"key\"\nform = \"chat\"\n\
+                [[canary.webhook]]\nurl = \"http://localhost:1\"\n";
+    let webhooks = HostConfig::parse(text, "mortise.toml")
+        .expect("sound")
+        .canary
+        .webhooks;
+    assert_eq!(
+        (webhooks[0].form, webhooks[0].secret_file.as_deref()),
+        (WebhookForm::Chat, Some("key"))
+    );
+    assert_eq!(
+        (webhooks[1].form, &*webhooks[1].url),
+        (WebhookForm::Json, "http://localhost:1")
+    );
+    for url in ["ftp://a", "https://", "https:///path", "https://a b"] {
+        assert!(
+            HostConfig::parse(&format!("[[canary.webhook]]\nurl = \"{url}\"\n"), "mortise.toml").is_err(),
+            "{url}"
+        );
+    }
+    assert_snapshot!(host_faults("[[canary.webhook]]\nform = \"xml\"\n"), @r#"
+    error: `[[webhook]]` has no `url`
+      --> mortise.toml:1:1
+       |
+     1 | [[canary.webhook]]
+       | ^^^^^^^^^^^^^^^^^^
+    hint: add `url = "https://hooks.example.com/mortise"`
+
+    error: `xml` is no form of a webhook
+      --> mortise.toml:2:8
+       |
+     2 | form = "xml"
+       |        ^^^^^
+    hint: write `json`, which is the default, or `chat` for a robot
+    "#);
+}

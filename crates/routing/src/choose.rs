@@ -1,41 +1,8 @@
-//! Header rules, and weight by a sticky key.
+//! Weight by a sticky key.
 
 use std::{fmt, sync::Arc};
 
 use semver::Version;
-
-/// Sends calls with certain headers to one provider.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// How explanations call it.
-    pub name: Arc<str>,
-    /// All of these must match. A rule without any matches every call.
-    pub headers: Vec<HeaderMatch>,
-    /// Name of the provider it sends to.
-    pub provider: Arc<str>,
-    /// Version of the provider; `None` takes the newest.
-    pub version: Option<Version>,
-}
-
-/// What one header must be. Names are compared without case, values byte by byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HeaderMatch {
-    /// The header has this value.
-    Exact {
-        /// The header's name.
-        name: Arc<str>,
-        /// Its whole value.
-        value: Arc<str>,
-    },
-    /// The header's value begins with this.
-    Prefix {
-        /// The header's name.
-        name: Arc<str>,
-        /// The beginning of its value.
-        prefix: Arc<str>,
-    },
-}
 
 /// What spreads calls over providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +19,19 @@ pub enum Key<'k> {
 pub enum Reason {
     /// It was the only candidate.
     Only,
-    /// This rule matched.
+    /// This rule matched and names it alone.
     Rule(Arc<str>),
+    /// This rule matched, and the key fell to it.
+    Split {
+        /// The rule.
+        rule: Arc<str>,
+        /// Its share.
+        weight: u32,
+        /// The sum over all shares that are there.
+        total: u64,
+        /// The header whose value was the key, if the call had it.
+        sticky: Option<Arc<str>>,
+    },
     /// The key fell to it, at `weight` of `total`.
     Weight {
         /// The provider's weight.
@@ -61,41 +39,6 @@ pub enum Reason {
         /// The sum over all candidates.
         total: u64,
     },
-}
-
-// === impl Rule ===
-
-impl Rule {
-    /// Whether a call with `headers` is meant.
-    #[must_use]
-    pub fn matches(&self, headers: &[(&str, &str)]) -> bool {
-        self.headers.iter().all(|wanted| wanted.matches(headers))
-    }
-}
-
-// === impl HeaderMatch ===
-
-impl HeaderMatch {
-    /// Whether one of `headers` is what is wanted.
-    #[must_use]
-    pub fn matches(&self, headers: &[(&str, &str)]) -> bool {
-        let (name, value_matches): (_, &dyn Fn(&str) -> bool) = match self {
-            Self::Exact { name, value } => (name, &|found| found == &**value),
-            Self::Prefix { name, prefix } => (name, &|found| found.starts_with(&**prefix)),
-        };
-        headers
-            .iter()
-            .any(|(found, value)| found.eq_ignore_ascii_case(name) && value_matches(value))
-    }
-}
-
-impl fmt::Display for HeaderMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact { name, value } => write!(f, "`{name}` is `{value}`"),
-            Self::Prefix { name, prefix } => write!(f, "`{name}` begins with `{prefix}`"),
-        }
-    }
 }
 
 // === impl Key ===
@@ -128,7 +71,22 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Only => f.write_str("it is the only candidate"),
-            Self::Rule(name) => write!(f, "rule `{name}` sends these headers there"),
+            Self::Rule(name) => write!(f, "rule `{name}` sends this call there"),
+            Self::Split {
+                rule,
+                weight,
+                total,
+                sticky: Some(header),
+            } => write!(
+                f,
+                "rule `{rule}` splits these calls, and the value of `{header}` fell to it, at {weight} of {total}"
+            ),
+            Self::Split {
+                rule, weight, total, ..
+            } => write!(
+                f,
+                "rule `{rule}` splits these calls, and this one fell to it, at {weight} of {total}"
+            ),
             Self::Weight { weight, total } => {
                 write!(f, "the call's key fell to it, at weight {weight} of {total}")
             }

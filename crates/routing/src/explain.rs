@@ -43,10 +43,24 @@ pub enum Step {
         /// The range.
         range: String,
     },
-    /// A rule's headers do not match the call's.
+    /// A rule's headers or method are not the call's.
     RuleNotMatched {
         /// The rule.
         rule: Arc<str>,
+    },
+    /// It is settled which plugin answers; its own rules choose among its versions.
+    PluginChosen {
+        /// The plugin.
+        name: Arc<str>,
+        /// Why this one.
+        why: Reason,
+    },
+    /// A rule matches, and one that it would share calls with is not among the candidates: the others get its part.
+    ShareWithoutProvider {
+        /// The rule.
+        rule: Arc<str>,
+        /// What is missing.
+        provider: String,
     },
     /// A rule matches, and what it points at is not among the candidates.
     RuleWithoutProvider {
@@ -115,7 +129,17 @@ impl fmt::Display for Step {
             Self::OutOfRange { name, version, range } => {
                 write!(f, "{name}@{version} is not in the range `{range}`")
             }
-            Self::RuleNotMatched { rule } => write!(f, "rule `{rule}` does not match the headers"),
+            Self::RuleNotMatched { rule } => write!(f, "rule `{rule}` does not match"),
+            Self::PluginChosen { name, why } => {
+                write!(
+                    f,
+                    "plugin `{name}` answers, because {why}; its own rules choose the version"
+                )
+            }
+            Self::ShareWithoutProvider { rule, provider } => write!(
+                f,
+                "rule `{rule}` matches, and {provider} is not a candidate: the others get its part"
+            ),
             Self::RuleWithoutProvider { rule, provider } => {
                 write!(
                     f,

@@ -6,10 +6,13 @@
 //! **How a call finds its provider** ([`RoutingTable::lookup`]):
 //! 1. The target names the candidates: `package.Service/Method` all that provide the method, `plugin.{name}.{method}` those with
 //!    that name, `plugin.{name@version}.{method}` exactly one ([`Target`]).
-//! 2. A range of versions, if the caller brings one, takes some of them away.
-//! 3. The first [`Rule`] whose headers match and whose provider is among them decides.
+//! 2. A range of versions, if the caller brings one, takes some of them away. If one is left, it answers.
+//! 3. The first [`Rule`] about all calls, the service or the method whose headers match, and whose provider is among them, decides.
 //! 4. Otherwise weight decides, by the call's key: the same key stays with the same provider, and raising one provider's weight
 //!    moves keys only to it ([`Key`]).
+//! 5. Of a plugin that was chosen without a version, the first rule of its own ([`Scope::Plugin`]) chooses the version.
+//!
+//! A rule that names several providers splits its calls by weight again, by the value of its sticky header or by the call's key.
 //!
 //! [`RoutingTable::explain`] runs the same steps and says what each of them did.
 //!
@@ -21,13 +24,15 @@ mod chart;
 mod choose;
 mod explain;
 mod graph;
+mod rule;
 mod table;
 mod target;
 
 pub use chart::{Chart, ChartEdge, ChartPlugin, Tie};
-pub use choose::{HeaderMatch, Key, Reason, Rule};
+pub use choose::{Key, Reason};
 pub use explain::{Candidate, Explanation, Step};
 pub use graph::{Cut, DependencyFault, Hop, Need, Participant, Plan, check_dependencies, plan};
+pub use rule::{HeaderMatch, Pattern, PatternError, Rule, Scope, Share};
 pub use table::{
     BuildError, Choice, LookupError, Method, Provider, Query, RoutingTable, RoutingTableBuilder,
 };

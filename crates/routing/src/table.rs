@@ -12,8 +12,9 @@ use rustc_hash::FxHashMap;
 use semver::{Version, VersionReq};
 
 use crate::{
-    choose::{Key, Reason, Rule, by_weight},
+    choose::{Key, Reason, by_weight},
     explain::{Candidate, Explanation, Notes, Silent, Step, Witness},
+    rule::{Rule, RuleSet, Scope, Share},
     target::{Address, Target, TargetError},
 };
 
@@ -26,6 +27,8 @@ pub struct Provider<H> {
     pub version: Version,
     /// Its share of the calls that several providers could answer. 0: only calls that name it, or a rule that does.
     pub weight: u32,
+    /// Whether it runs beside the one that has the plain name.
+    pub beside: bool,
     /// The methods it provides, in the order of its metadata: the index is the method's number.
     pub methods: Vec<Method>,
     /// What the host calls it with.
@@ -46,7 +49,13 @@ pub struct Method {
 pub struct RoutingTable<H> {
     /// Ordered as T3 says.
     providers: Vec<Provider<H>>,
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
+    /// Rules that choose among all candidates, by service.
+    of_service: FxHashMap<Arc<str>, RuleSet>,
+    /// Rules that choose among the versions of a plugin, by its name.
+    of_plugin: FxHashMap<Arc<str>, RuleSet>,
+    /// Headers that any rule looks at, in lower case.
+    header_names: BTreeSet<Arc<str>>,
     by_name: FxHashMap<Arc<str>, Vec<usize>>,
     by_method: FxHashMap<Arc<str>, FxHashMap<Arc<str>, Vec<Place>>>,
 }
@@ -71,6 +80,8 @@ struct Place {
 pub struct Query<'q> {
     /// The target; see [`Target`].
     pub target: &'q str,
+    /// Only versions of this plugin will do, for a caller who holds on to one.
+    pub plugin: Option<&'q str>,
     /// The caller's headers.
     pub headers: &'q [(&'q str, &'q str)],
     /// Which versions will do, for a plugin that requires a range.
@@ -237,17 +248,73 @@ impl<H> RoutingTable<H> {
         &self.providers
     }
 
+    /// The rules, in their order.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().map(|it| &**it)
+    }
+
+    /// The headers that any rule looks at, in lower case: an edge need not hand on others for routing's sake.
+    #[must_use]
+    pub fn header_names(&self) -> &BTreeSet<Arc<str>> {
+        &self.header_names
+    }
+
     fn decide(&self, query: &Query<'_>, witness: &mut impl Witness) -> Result<Choice<'_, H>, LookupError> {
-        let found = self.candidates(query.target)?;
+        let found = self.of_plugin_only(self.candidates(query.target)?, query)?;
         for place in &*found {
             witness.candidate(|| self.providers[place.provider].candidate());
         }
         let found = self.in_range(found, query, witness)?;
-        if let Some((place, reason)) = self.by_rule(&found, query, witness) {
+        if let [only] = *found {
+            return Ok(self.choice(only, Reason::Only));
+        }
+        let rules = self.of_service.get(&self.method(found[0]).service);
+        let Decision {
+            place,
+            reason,
+            settled,
+        } = match self.by_rule(rules, &found, query, witness) {
+            Some(decision) => decision,
+            None => self.by_key(&found, query)?,
+        };
+        if settled || self.of_plugin.is_empty() {
             return Ok(self.choice(place, reason));
         }
-        let (place, reason) = self.by_key(&found, query)?;
-        Ok(self.choice(place, reason))
+        match self.within_plugin(place, &reason, &found, query, witness) {
+            Some(Decision { place, reason, .. }) => Ok(self.choice(place, reason)),
+            None => Ok(self.choice(place, reason)),
+        }
+    }
+
+    /// Those of the plugin that the caller holds on to, if it does.
+    fn of_plugin_only<'t>(&'t self, found: Places<'t>, query: &Query<'_>) -> Result<Places<'t>, LookupError> {
+        let Some(name) = query.plugin else {
+            return Ok(found);
+        };
+        let own: Vec<Place> = found
+            .iter()
+            .copied()
+            .filter(|place| *self.providers[place.provider].name == *name)
+            .collect();
+        if own.is_empty() {
+            let method = query.target.rsplit(['/', '.']).next().unwrap_or_default();
+            return Err(LookupError::NoMethod {
+                of: name.to_owned(),
+                method: method.to_owned(),
+                known: Vec::new(),
+            });
+        }
+        Ok(Places::Owned(own))
+    }
+
+    /// Whether several versions of a plugin are there, so that rules and weights choose.
+    #[must_use]
+    pub fn has_versions(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|it| it.len() > 1)
+    }
+
+    fn method(&self, place: Place) -> &Method {
+        &self.providers[place.provider].methods[place.method]
     }
 
     /// Step 1: who provides the target at all; never empty.
@@ -372,41 +439,127 @@ impl<H> RoutingTable<H> {
     /// Step 3: the first rule that matches and points at a candidate.
     fn by_rule(
         &self,
+        rules: Option<&RuleSet>,
         found: &[Place],
         query: &Query<'_>,
         witness: &mut impl Witness,
-    ) -> Option<(Place, Reason)> {
-        for rule in &self.rules {
-            if !rule.matches(query.headers) {
+    ) -> Option<Decision> {
+        let rules = rules?;
+        let method = &*self.method(found[0]).name;
+        let mut from = 0;
+        loop {
+            let hit = rules.first(from, method, query.headers);
+            for passed in &rules.rules()[from..hit.unwrap_or(rules.rules().len())] {
                 witness.step(|| Step::RuleNotMatched {
-                    rule: Arc::clone(&rule.name),
+                    rule: Arc::clone(&passed.name),
                 });
-                continue;
             }
-            let address = Address {
-                name: &rule.provider,
-                version: rule.version.clone(),
-            };
-            let meant = |place: &&Place| {
-                let provider = &self.providers[place.provider];
-                address.matches(&provider.name, &provider.version)
-            };
-            match found.iter().find(meant) {
-                Some(place) => return Some((*place, Reason::Rule(Arc::clone(&rule.name)))),
-                None => witness.step(|| Step::RuleWithoutProvider {
-                    rule: Arc::clone(&rule.name),
-                    provider: address.to_string(),
-                }),
+            let number = hit?;
+            let rule = &rules.rules()[number];
+            if let Some(chosen) = self.share_of(rule, found, query, witness) {
+                return Some(chosen);
             }
+            witness.step(|| Step::RuleWithoutProvider {
+                rule: Arc::clone(&rule.name),
+                provider: rule
+                    .to
+                    .iter()
+                    .map(Share::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            });
+            from = number + 1;
         }
-        None
     }
 
-    /// Step 4: the only one, or the one that the key falls to.
-    fn by_key(&self, found: &[Place], query: &Query<'_>) -> Result<(Place, Reason), LookupError> {
-        if let [only] = found {
-            return Ok((*only, Reason::Only));
+    /// Where a rule that matches sends the call; `None` if nobody of those it names is a candidate.
+    fn share_of(
+        &self,
+        rule: &Rule,
+        found: &[Place],
+        query: &Query<'_>,
+        witness: &mut impl Witness,
+    ) -> Option<Decision> {
+        if let [only] = rule.to.as_slice() {
+            return Some(Decision {
+                place: self.meant(only, found)?,
+                reason: Reason::Rule(Arc::clone(&rule.name)),
+                settled: only.version.is_some(),
+            });
         }
+        let sticky = rule.sticky.as_ref().and_then(|header| {
+            let same = |it: &&(&str, &str)| it.0.eq_ignore_ascii_case(header);
+            let (_, value) = query.headers.iter().find(same)?;
+            Some((header, *value))
+        });
+        let key = sticky.map_or(query.key, |(_, value)| Key::Sticky(value.as_bytes()));
+        let mut total = 0;
+        let scored = rule.to.iter().filter_map(|share| {
+            let Some(place) = self.meant(share, found) else {
+                witness.step(|| Step::ShareWithoutProvider {
+                    rule: Arc::clone(&rule.name),
+                    provider: share.to_string(),
+                });
+                return None;
+            };
+            total += u64::from(share.weight);
+            let Provider { name, version, .. } = &self.providers[place.provider];
+            Some(((place, share), share.weight, key.hash_with(name, version)))
+        });
+        let (place, share) = by_weight(scored)?;
+        let reason = Reason::Split {
+            rule: Arc::clone(&rule.name),
+            weight: share.weight,
+            total,
+            sticky: sticky.map(|(header, _)| Arc::clone(header)),
+        };
+        Some(Decision {
+            place,
+            reason,
+            settled: share.version.is_some(),
+        })
+    }
+
+    /// The candidate that a share names.
+    fn meant(&self, share: &Share, found: &[Place]) -> Option<Place> {
+        let named = || {
+            found.iter().filter(|place| {
+                let Provider { name, version, .. } = &self.providers[place.provider];
+                *name == share.provider && share.version.as_ref().is_none_or(|own| own == version)
+            })
+        };
+        let plain = named().find(|place| !self.providers[place.provider].beside);
+        plain.or_else(|| named().next()).copied()
+    }
+
+    /// Step 5: the rules of the plugin that answers, among its versions.
+    fn within_plugin(
+        &self,
+        place: Place,
+        why: &Reason,
+        found: &[Place],
+        query: &Query<'_>,
+        witness: &mut impl Witness,
+    ) -> Option<Decision> {
+        let name = &self.providers[place.provider].name;
+        let rules = self.of_plugin.get(name)?;
+        let own: Vec<Place>;
+        let of_plugin = |place: &Place| self.providers[place.provider].name == *name;
+        let versions = if found.iter().all(of_plugin) {
+            found
+        } else {
+            witness.step(|| Step::PluginChosen {
+                name: Arc::clone(name),
+                why: why.clone(),
+            });
+            own = found.iter().copied().filter(of_plugin).collect();
+            &own
+        };
+        self.by_rule(Some(rules), versions, query, witness)
+    }
+
+    /// Step 4: the one that the key falls to.
+    fn by_key(&self, found: &[Place], query: &Query<'_>) -> Result<Decision, LookupError> {
         let total = found
             .iter()
             .map(|place| u64::from(self.providers[place.provider].weight))
@@ -429,13 +582,15 @@ impl<H> RoutingTable<H> {
                 providers,
             });
         };
-        Ok((
+        let reason = Reason::Weight {
+            weight: self.providers[place.provider].weight,
+            total,
+        };
+        Ok(Decision {
             place,
-            Reason::Weight {
-                weight: self.providers[place.provider].weight,
-                total,
-            },
-        ))
+            reason,
+            settled: false,
+        })
     }
 
     fn choice(&self, place: Place, reason: Reason) -> Choice<'_, H> {
@@ -447,12 +602,43 @@ impl<H> RoutingTable<H> {
     }
 }
 
+impl<H> RoutingTable<H> {
+    /// Sorts the rules by where a lookup asks for them.
+    fn index_rules(&mut self) {
+        let Self { rules, by_method, .. } = self;
+        for service in by_method.keys() {
+            let about = |rule: &&Arc<Rule>| match &rule.scope {
+                Scope::All => true,
+                Scope::Service(wanted) => wanted == service,
+                Scope::Method(wanted) => wanted.service == *service,
+                Scope::Plugin(_) => false,
+            };
+            let set = RuleSet::of(rules.iter().filter(about).cloned());
+            if !set.rules().is_empty() {
+                self.of_service.insert(Arc::clone(service), set);
+            }
+        }
+        for name in self.by_name.keys() {
+            let about = |rule: &&Arc<Rule>| matches!(&rule.scope, Scope::Plugin(wanted) if wanted == name);
+            let set = RuleSet::of(rules.iter().filter(about).cloned());
+            if !set.rules().is_empty() {
+                self.of_plugin.insert(Arc::clone(name), set);
+            }
+        }
+        let names = rules.iter().flat_map(|rule| rule.header_names());
+        self.header_names = names.map(|it| it.to_ascii_lowercase().into()).collect();
+    }
+}
+
 impl<H> Default for RoutingTable<H> {
     /// The table of a host without plugins.
     fn default() -> Self {
         Self {
             providers: Vec::new(),
             rules: Vec::new(),
+            of_service: FxHashMap::default(),
+            of_plugin: FxHashMap::default(),
+            header_names: BTreeSet::new(),
             by_name: FxHashMap::default(),
             by_method: FxHashMap::default(),
         }
@@ -491,7 +677,7 @@ impl<H> RoutingTableBuilder<H> {
             }
         }
         let mut table = RoutingTable {
-            rules,
+            rules: rules.into_iter().map(Arc::new).collect(),
             ..RoutingTable::default()
         };
         for (index, provider) in providers.iter().enumerate() {
@@ -518,6 +704,7 @@ impl<H> RoutingTableBuilder<H> {
             }
         }
         table.providers = providers;
+        table.index_rules();
         Ok(table)
     }
 }
@@ -559,6 +746,14 @@ impl fmt::Display for Method {
 }
 
 // === private helpers ===
+
+/// Where a step sends a call.
+struct Decision {
+    place: Place,
+    reason: Reason,
+    /// Whether it names a version, so that the plugin's own rules have no say.
+    settled: bool,
+}
 
 /// Candidates: a list of the table, which costs nothing, or one made for this call.
 enum Places<'t> {

@@ -27,8 +27,49 @@ fn provider(name: &str, at: &str, weight: u32, methods: Vec<Method>) -> Provider
         name: name.into(),
         version: version(at),
         weight,
+        beside: false,
         methods,
         handle: format!("{name}@{at}"),
+    }
+}
+
+/// A rule without headers; `name` or `name@version` with its weight each.
+fn rule(name: &str, scope: Scope, to: &[(&str, u32)]) -> Rule {
+    let share = |(address, weight): &(&str, u32)| {
+        let address = Address::parse(address).expect("an address");
+        Share {
+            provider: address.name.into(),
+            version: address.version,
+            weight: *weight,
+        }
+    };
+    Rule {
+        name: name.into(),
+        scope,
+        headers: Vec::new(),
+        to: to.iter().map(share).collect(),
+        sticky: None,
+    }
+}
+
+fn exact(name: &str, value: &str) -> HeaderMatch {
+    HeaderMatch::Exact {
+        name: name.into(),
+        value: value.into(),
+    }
+}
+
+fn prefix(name: &str, prefix: &str) -> HeaderMatch {
+    HeaderMatch::Prefix {
+        name: name.into(),
+        prefix: prefix.into(),
+    }
+}
+
+fn regex(name: &str, pattern: &str) -> HeaderMatch {
+    HeaderMatch::Regex {
+        name: name.into(),
+        pattern: Pattern::new(pattern).expect("a pattern"),
     }
 }
 
@@ -43,22 +84,12 @@ fn table() -> RoutingTable<String> {
         .provider(provider("thumb-jailed", "1.3.0", 0, both()))
         .provider(provider("echo", "0.1.0", 1, echo))
         .rule(Rule {
-            name: "staff".into(),
-            headers: vec![HeaderMatch::Exact {
-                name: "x-canary".into(),
-                value: "yes".into(),
-            }],
-            provider: "thumb".into(),
-            version: Some(version("1.3.0")),
+            headers: vec![exact("x-canary", "yes")],
+            ..rule("staff", Scope::All, &[("thumb@1.3.0", 1)])
         })
         .rule(Rule {
-            name: "jail guests".into(),
-            headers: vec![HeaderMatch::Prefix {
-                name: "x-user".into(),
-                prefix: "guest-".into(),
-            }],
-            provider: "thumb-jailed".into(),
-            version: None,
+            headers: vec![prefix("x-user", "guest-")],
+            ..rule("jail guests", Scope::All, &[("thumb-jailed", 1)])
         })
         .build()
         .expect("a good table")
@@ -67,6 +98,7 @@ fn table() -> RoutingTable<String> {
 fn query<'q>(target: &'q str, headers: &'q [(&'q str, &'q str)]) -> Query<'q> {
     Query {
         target,
+        plugin: None,
         headers,
         range: None,
         key: Key::Sticky(b"ann"),
@@ -104,12 +136,12 @@ fn rules_come_before_weight_and_the_first_one_wins() {
     let target = "acme.image.v1.Thumbnailer/Resize";
     assert_eq!(
         goes_to(target, &[("X-Canary", "yes")]),
-        "thumb@1.3.0 method 1: rule `staff` sends these headers there"
+        "thumb@1.3.0 method 1: rule `staff` sends this call there"
     );
     let guest = ("x-user", "guest-7");
     assert_eq!(
         goes_to(target, &[guest]),
-        "thumb-jailed@1.3.0 method 1: rule `jail guests` sends these headers there"
+        "thumb-jailed@1.3.0 method 1: rule `jail guests` sends this call there"
     );
     assert!(goes_to(target, &[guest, ("x-canary", "yes")]).contains("`staff`"));
     assert!(goes_to(target, &[("x-canary", "YES"), ("x-user", "a guest-")]).contains("weight"));
@@ -174,18 +206,24 @@ fn a_range_takes_versions_away() {
 fn explains() {
     let wanted = range(">=1.3.0");
     let headers = [("x-user", "guest-1")];
-    let query = Query {
+    let in_range = Query {
         range: Some(&wanted),
         ..query("plugin.thumb.Resize", &headers)
     };
-    assert_snapshot!(table().explain(&query).to_string(), @r"
+    assert_snapshot!(table().explain(&in_range).to_string(), @r"
     plugin.thumb.Resize
       candidate thumb@1.3.0, weight 10
       candidate thumb@1.2.0, weight 90
       thumb@1.2.0 is not in the range `>=1.3.0`
-      rule `staff` does not match the headers
-      rule `jail guests` matches, and its provider thumb-jailed is not a candidate
       goes to thumb@1.3.0: it is the only candidate
+    ");
+    assert_snapshot!(table().explain(&query("plugin.thumb.Resize", &headers)).to_string(), @r"
+    plugin.thumb.Resize
+      candidate thumb@1.3.0, weight 10
+      candidate thumb@1.2.0, weight 90
+      rule `staff` does not match
+      rule `jail guests` matches, and its provider thumb-jailed is not a candidate
+      goes to thumb@1.2.0: the call's key fell to it, at weight 90 of 100
     ");
 }
 
@@ -263,6 +301,286 @@ fn sticky_keys_never_move_between_releases() {
         .filter(|number| to(Key::Spread(*number)) == "thumb@1.3.0")
         .collect();
     assert_snapshot!(format!("{new:?}"), @"[10, 25, 31, 33, 39, 43, 47, 64, 65, 66, 77, 86, 96, 99]");
+}
+
+// === rules ===
+
+/// A thumbnailer under its plain name, 1.3.0 beside it, and somebody else who provides the same.
+fn ruled(rules: Vec<Rule>) -> RoutingTable<String> {
+    let both = || methods(THUMBNAILER, &["Info", "Resize"]);
+    let mut builder = RoutingTable::builder()
+        .provider(provider("thumb", "1.2.0", 1, both()))
+        .provider(Provider {
+            beside: true,
+            ..provider("thumb", "1.3.0", 0, both())
+        })
+        .provider(provider("other", "0.1.0", 1, both()));
+    for rule in rules {
+        builder = builder.rule(rule);
+    }
+    builder.build().expect("a good table")
+}
+
+/// Where calls with the keys 0 to 999 go, and how many.
+fn shares(table: &RoutingTable<String>, target: &str, headers: &[(&str, &str)]) -> BTreeMap<String, u32> {
+    let mut found = BTreeMap::new();
+    for number in 0..1000 {
+        let query = Query {
+            key: Key::Spread(number),
+            ..query(target, headers)
+        };
+        let chosen = table.lookup(&query).expect("a provider").provider.handle.clone();
+        *found.entry(chosen).or_default() += 1;
+    }
+    found
+}
+
+#[test]
+fn headers_match_exactly_by_prefix_by_pattern_by_being_there_and_by_not() {
+    let call = [("X-Version", "1.3.7"), ("x-user", "guest-7"), ("x-user", "ann")];
+    let not = |inner| HeaderMatch::Not(Box::new(inner));
+    let present = |name: &str| HeaderMatch::Present { name: name.into() };
+    for (wanted, expected) in [
+        (exact("x-version", "1.3.7"), true),
+        (exact("x-version", "1.3"), false),
+        (exact("x-user", "ann"), true),
+        (prefix("x-user", "guest-"), true),
+        (prefix("x-user", "uest-"), false),
+        (regex("x-version", r"1\.3\.\d+"), true),
+        (regex("x-version", r"3"), false),
+        (regex("x-version", r"1|2"), false),
+        (regex("x-version", r".*3.*"), true),
+        (present("x-VERSION"), true),
+        (present("x-canary"), false),
+        (not(present("x-canary")), true),
+        (not(exact("x-user", "ann")), false),
+    ] {
+        assert_eq!(wanted.matches(&call), expected, "{wanted}");
+    }
+}
+
+#[test]
+fn patterns_are_bounded_and_say_why_they_are_none() {
+    let why = |text: &str| Pattern::new(text).expect_err("no pattern").to_string();
+    assert_eq!(why("1\\.(3"), "`1\\\\.(3` is no pattern: unclosed group");
+    assert!(why(&"a".repeat(1025)).ends_with("is no pattern: it has 1025 bytes, and the most are 1024"));
+    assert!(why("((a{100}){100}){100}").ends_with("repeat less"));
+    // What makes other engines take for ever.
+    let evil = Pattern::new("(a+)+b").expect("a pattern");
+    assert!(!evil.matches(&"a".repeat(100_000)));
+}
+
+#[test]
+fn a_rule_is_about_its_service_method_or_plugin() {
+    let canary = [("thumb@1.3.0", 1)];
+    let scopes = [
+        (Scope::All, true, true),
+        (Scope::Service(THUMBNAILER.into()), true, true),
+        (Scope::Service("acme.Other".into()), false, false),
+        (Scope::Method(Method::new(THUMBNAILER, "Resize")), true, false),
+        (Scope::Plugin("other".into()), false, false),
+    ];
+    for (scope, resize, info) in scopes {
+        let table = ruled(vec![rule("r", scope.clone(), &canary)]);
+        for (method, expected) in [("Resize", resize), ("Info", info)] {
+            let found = shares(&table, &format!("plugin.thumb.{method}"), &[]);
+            let moved = found.get("thumb@1.3.0") == Some(&1000);
+            assert_eq!(moved, expected, "{scope}: {method}");
+        }
+    }
+}
+
+#[test]
+fn rules_of_a_plugin_choose_its_version_and_nobody_elses_part() {
+    let table = ruled(vec![rule(
+        "canary",
+        Scope::Plugin("thumb".into()),
+        &[("thumb", 90), ("thumb@1.3.0", 10)],
+    )]);
+    let by_name = shares(&table, "plugin.thumb.Resize", &[]);
+    assert!((60..140).contains(&by_name["thumb@1.3.0"]), "{by_name:?}");
+    assert_eq!(by_name.values().sum::<u32>(), 1000);
+    let by_service = shares(&table, "acme.image.v1.Thumbnailer/Resize", &[]);
+    let of_thumb = by_service["thumb@1.2.0"] + by_service["thumb@1.3.0"];
+    assert!((440..560).contains(&of_thumb), "{by_service:?}");
+    assert!((20..85).contains(&by_service["thumb@1.3.0"]), "{by_service:?}");
+    let chosen = |number| {
+        let query = Query {
+            key: Key::Spread(number),
+            ..query("acme.image.v1.Thumbnailer/Resize", &[])
+        };
+        table.lookup(&query).expect("a provider").provider.handle.clone()
+    };
+    let first = (0..1000)
+        .find(|it| chosen(*it) == "thumb@1.3.0")
+        .expect("one of them");
+    let query = Query {
+        key: Key::Spread(first),
+        ..query("acme.image.v1.Thumbnailer/Resize", &[])
+    };
+    assert_snapshot!(table.explain(&query).to_string(), @r#"
+    acme.image.v1.Thumbnailer/Resize
+      candidate other@0.1.0, weight 1
+      candidate thumb@1.3.0, weight 0
+      candidate thumb@1.2.0, weight 1
+      plugin `thumb` answers, because the call's key fell to it, at weight 1 of 2; its own rules choose the version
+      goes to thumb@1.3.0: rule `canary` splits these calls, and this one fell to it, at 10 of 100
+    "#);
+}
+
+#[test]
+fn a_share_of_zero_gets_nothing_and_a_missing_one_leaves_its_part() {
+    let scope = || Scope::Plugin("thumb".into());
+    let stopped = ruled(vec![rule("r", scope(), &[("thumb", 100), ("thumb@1.3.0", 0)])]);
+    assert_eq!(shares(&stopped, "plugin.thumb.Resize", &[])["thumb@1.2.0"], 1000);
+    let missing = ruled(vec![rule(
+        "r",
+        scope(),
+        &[("thumb@9.0.0", 90), ("thumb@1.3.0", 10)],
+    )]);
+    assert_eq!(shares(&missing, "plugin.thumb.Resize", &[])["thumb@1.3.0"], 1000);
+    let nobody = ruled(vec![rule(
+        "r",
+        scope(),
+        &[("thumb@9.0.0", 90), ("thumb@8.0.0", 10)],
+    )]);
+    assert_eq!(shares(&nobody, "plugin.thumb.Resize", &[])["thumb@1.2.0"], 1000);
+}
+
+#[test]
+fn a_sticky_header_keeps_calls_together_and_more_weight_moves_only_to_it() {
+    let with = |weight: u32| {
+        ruled(vec![Rule {
+            sticky: Some("x-user-id".into()),
+            ..rule(
+                "r",
+                Scope::Plugin("thumb".into()),
+                &[("thumb", 100 - weight), ("thumb@1.3.0", weight)],
+            )
+        }])
+    };
+    let (ten, half) = (with(10), with(50));
+    let mut moved = 0;
+    for user in 0..200 {
+        let user = format!("user-{user}");
+        let headers = [("X-User-Id", user.as_str())];
+        let at = |table: &RoutingTable<String>| {
+            let found = shares(table, "plugin.thumb.Resize", &headers);
+            assert_eq!(found.len(), 1, "{user} stays in one place");
+            found.into_keys().next().expect("one")
+        };
+        let (before, after) = (at(&ten), at(&half));
+        assert!(
+            before == "thumb@1.2.0" || after == "thumb@1.3.0",
+            "{user} moved back"
+        );
+        moved += u32::from(before != after);
+    }
+    assert!((50..110).contains(&moved), "{moved}");
+    assert_eq!(
+        shares(&ten, "plugin.thumb.Resize", &[]).len(),
+        2,
+        "without the header they spread"
+    );
+}
+
+#[test]
+fn a_caller_who_holds_on_to_a_plugin_gets_its_versions_only() {
+    let table = ruled(vec![
+        rule("away", Scope::Service(THUMBNAILER.into()), &[("other", 1)]),
+        rule(
+            "canary",
+            Scope::Plugin("thumb".into()),
+            &[("thumb", 50), ("thumb@1.3.0", 50)],
+        ),
+    ]);
+    let held = |plugin, number| {
+        let query = Query {
+            plugin: Some(plugin),
+            key: Key::Spread(number),
+            ..query("acme.image.v1.Thumbnailer/Resize", &[])
+        };
+        table.lookup(&query).map(|it| it.provider.handle.clone())
+    };
+    let found: std::collections::BTreeSet<_> = (0..50).map(|it| held("thumb", it).expect("one")).collect();
+    assert_eq!(
+        found.into_iter().collect::<Vec<_>>(),
+        ["thumb@1.2.0", "thumb@1.3.0"]
+    );
+    assert_eq!(held("other", 0), Ok("other@0.1.0".to_owned()));
+    assert_eq!(
+        held("nobody", 0).expect_err("absent").to_string(),
+        "`nobody` has no method `Resize`; it has none"
+    );
+    assert!(table.has_versions("thumb") && !table.has_versions("other") && !table.has_versions("nobody"));
+}
+
+#[test]
+fn tables_know_which_headers_their_rules_look_at() {
+    let table = ruled(vec![Rule {
+        headers: vec![
+            exact("X-Canary", "yes"),
+            HeaderMatch::Not(Box::new(prefix("x-user", "a"))),
+        ],
+        sticky: Some("X-Session".into()),
+        ..rule("a", Scope::All, &[("thumb", 1)])
+    }]);
+    let names: Vec<&str> = table.header_names().iter().map(|it| &**it).collect();
+    assert_eq!(names, ["x-canary", "x-session", "x-user"]);
+}
+
+prop_compose! {
+    /// Rules over few headers and values, so that many of them match.
+    fn some_rules()(
+        rules in proptest::collection::vec((
+            proptest::collection::vec((0u8..5, 0u8..3, 0u8..3), 0..3),
+            0u8..3,
+            0u8..3,
+        ), 0..12),
+    ) -> Vec<Rule> {
+        rules.into_iter().enumerate().map(|(number, (headers, scope, to))| {
+            let header = |(kind, name, value): (u8, u8, u8)| {
+                let (name, value) = (format!("h{name}"), format!("v{value}"));
+                match kind {
+                    0 | 1 => exact(&name, &value),
+                    2 => prefix(&name, &value),
+                    3 => regex(&name, &format!("{value}|v0")),
+                    _ => HeaderMatch::Not(Box::new(exact(&name, &value))),
+                }
+            };
+            let scope = match scope {
+                0 => Scope::All,
+                1 => Scope::Service(THUMBNAILER.into()),
+                _ => Scope::Method(Method::new(THUMBNAILER, "Info")),
+            };
+            let to = ["thumb@1.2.0", "thumb@1.3.0", "nobody"][usize::from(to)];
+            Rule { headers: headers.into_iter().map(header).collect(), ..rule(&format!("r{number}"), scope, &[(to, 1)]) }
+        }).collect()
+    }
+}
+
+proptest! {
+    /// The rules are found by value; that must be the same as trying them one by one.
+    #[test]
+    fn the_first_rule_that_matches_decides(
+        rules in some_rules(),
+        call in proptest::collection::vec((0u8..3, 0u8..4), 0..4),
+    ) {
+        let call: Vec<(String, String)> = call.iter().map(|(n, v)| (format!("H{n}"), format!("v{v}"))).collect();
+        let headers: Vec<(&str, &str)> = call.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let expected = rules.iter().find(|rule| {
+            rule.matches("Resize", &headers) && &*rule.to[0].provider == "thumb"
+        });
+        let table = ruled(rules.clone());
+        let found = table.lookup(&query("plugin.thumb.Resize", &headers)).expect("a provider");
+        match (&found.reason, expected) {
+            (Reason::Rule(name), Some(rule)) => prop_assert_eq!(name, &rule.name),
+            (Reason::Weight { .. }, None) => {}
+            other => prop_assert!(false, "{:?}", other),
+        }
+        let explained = table.explain(&query("plugin.thumb.Resize", &headers)).outcome.expect("a provider");
+        prop_assert_eq!(explained.2, found.reason);
+    }
 }
 
 // === the graph ===

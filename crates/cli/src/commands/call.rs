@@ -1,6 +1,6 @@
 //! `mortise call`, and what it shares with `mortise run`.
 
-use std::{io::Read, ops::ControlFlow};
+use std::{collections::BTreeMap, io::Read, ops::ControlFlow};
 
 use bytes::Bytes;
 use mortise_gateway::control::{self, Client};
@@ -31,16 +31,7 @@ pub(crate) fn call(args: Call, output: &Output) -> anyhow::Result<()> {
         }
         (Some(method), _) => target(&args.plugin, method),
     };
-    let mut headers = std::collections::BTreeMap::new();
-    for header in &args.header {
-        let Some((name, value)) = header.split_once('=') else {
-            return Err(Failure::usage(
-                Fault::new(format!("`{header}` is no header")).hint("write it as NAME=VALUE"),
-            )
-            .into());
-        };
-        headers.insert(name.to_owned(), value.to_owned());
-    }
+    let headers = headers(&args.header)?;
     // What is wrong with the command line is said before anybody is asked.
     let given = given(&args.payload)?;
     let resolve = control::Resolve {
@@ -66,6 +57,17 @@ pub(crate) fn call(args: Call, output: &Output) -> anyhow::Result<()> {
     };
     let reply = remote::ask(&args.remote, &call)?;
     output.raw(format!("{reply}\n").as_bytes())
+}
+
+/// Headers as `NAME=VALUE`.
+pub(crate) fn headers(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |header: &String| match header.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err(Failure::usage(
+            Fault::new(format!("`{header}` is no header")).hint("write it as NAME=VALUE"),
+        )),
+    };
+    given.iter().map(pair).collect()
 }
 
 // === streams ===

@@ -2,12 +2,14 @@
 
 mod build;
 mod call;
+mod canary;
 mod check;
 mod doctor;
 mod import;
 mod metadata;
 mod new;
 mod remote;
+mod route;
 mod run;
 mod serve;
 mod show;
@@ -41,6 +43,8 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::Reload(args) => remote::reload(&args, output),
         Command::Shutdown(args) => remote::shutdown(&args, output),
         Command::Call(args) => call::call(args, output),
+        Command::Canary(args) => canary::canary(args.task, output),
+        Command::Route(args) => route::route(args.task, output),
         Command::Doctor(args) => doctor::doctor(&args, output),
         Command::Completions { shell } => {
             let mut text = Vec::new();

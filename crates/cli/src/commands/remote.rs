@@ -196,7 +196,7 @@ pub(crate) fn socket(remote: &Remote) -> Result<PathBuf, Failure> {
 // === what a plugin is loaded with ===
 
 /// A folder as the host, which has another working directory, has to be told of it.
-fn absolute(source: &str) -> Result<String, Failure> {
+pub(crate) fn absolute(source: &str) -> Result<String, Failure> {
     let Source::Folder(folder) = Source::parse(source) else {
         return Ok(source.to_owned());
     };
@@ -230,7 +230,7 @@ pub(crate) fn grant(terms: &Terms) -> Result<control::Grant, Failure> {
     Ok(grant)
 }
 
-fn limits(terms: &Terms) -> control::Limits {
+pub(crate) fn limits(terms: &Terms) -> control::Limits {
     control::Limits {
         memory_mib: terms.memory_mib,
         deadline_ms: terms.deadline_ms,

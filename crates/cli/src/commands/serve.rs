@@ -64,6 +64,7 @@ async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Resu
     let begun = HostConfig {
         plugins: Vec::new(),
         watch: None,
+        routes: Vec::new(),
         ..config.clone()
     };
     let starting = runtimes::host(&data_dir, config)?.remember_loads().start();

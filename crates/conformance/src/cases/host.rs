@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 use echo::contract::{
     CallPluginReply, CallPluginRequest, EchoReply, EchoRequest, HostInfoReply, HostInfoRequest,
-    KvRoundTripRequest,
+    KvRoundTripRequest, LogRequest,
 };
 use mortise::{CallErrorKind, CallOptions, Header, wire::Code};
 use prost::Message as _;
 
-use crate::World;
+use crate::{World, log};
 
 pub(crate) async fn key_value(world: &World) {
     world.load("other", |_| {}).await;
@@ -121,12 +121,83 @@ pub(crate) async fn context(world: &World) {
         info.traceparent
     );
     assert_eq!((info.depth, info.caller.as_str()), (0, ""));
+    let metadata: Vec<_> = info
+        .metadata
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(metadata, [("x-canary-version", "1.3.0")]);
     assert!(
         info.instance.contains("echo") && info.instance.contains("1.0.0"),
         "{}",
         info.instance
     );
     assert_eq!(info.version, "1.0.0");
+}
+
+pub(crate) async fn headers_travel(world: &World) {
+    let header = |name: &str, value: &str| Header {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let headers = vec![
+        header("x-canary-version", "1.3.0"),
+        header("x-payment-channel", "card"),
+        header("baggage", "k=v"),
+        header("cookie", "secret"),
+    ];
+    let options = || CallOptions {
+        headers: headers.clone(),
+        ..CallOptions::default()
+    };
+    // Its own call, which routing sends to another instance of the same plugin or to itself.
+    let request = CallPluginRequest {
+        target: "mortise.test.v1.Echo/HostInfo".to_owned(),
+        payload: HostInfoRequest {}.encode_to_vec(),
+    };
+    let payload = request.encode_to_vec();
+    let reply = world
+        .host
+        .call("plugin.echo.CallPlugin", payload.into(), options())
+        .await
+        .unwrap();
+    let reply = CallPluginReply::decode(reply).unwrap();
+    let info = HostInfoReply::decode(reply.payload.as_slice()).unwrap();
+    assert_eq!(info.depth, 1);
+    let mut metadata: Vec<_> = info.metadata.into_iter().collect();
+    metadata.sort();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(
+        metadata,
+        [
+            pair("baggage", "k=v"),
+            pair("x-canary-version", "1.3.0"),
+            pair("x-payment-channel", "card")
+        ]
+    );
+    // Its log lines.
+    let message = format!("headers of {} on {}", std::process::id(), world.runtime);
+    let request = LogRequest {
+        lines: 1,
+        message: message.clone(),
+        level: 4,
+    };
+    let payload = request.encode_to_vec();
+    world
+        .host
+        .call("plugin.echo.Log", payload.into(), options())
+        .await
+        .unwrap();
+    let of_call = || log::lines(|line| line.get("message").is_some_and(|it| it.contains(&message)));
+    world
+        .until("the line is in the host's log", async || !of_call().is_empty())
+        .await;
+    let line = of_call().remove(0);
+    assert_eq!(
+        line.get("headers").map(String::as_str),
+        Some("x-canary-version=1.3.0 x-payment-channel=card baggage=k=v"),
+        "{line:?}"
+    );
 }
 
 pub(crate) async fn calls_another_plugin(world: &World) {

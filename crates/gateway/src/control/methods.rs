@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mortise_host::{Host, LoadRequest, Source};
+use mortise_host::{CanaryRequest, Host, LoadRequest, Source};
 use mortise_manifest::{Jail, LimitsOverride, Permissions, Restart, RuntimeName};
 use mortise_runtime::{BoxFuture, CallError, CallErrorKind};
 use mortise_wire::Header;
@@ -16,8 +16,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::types::{
-    Ask, Call, Changes, Diff, Doctor, DoctorReport, Grant, Graph, History, Inspect, Limits, List, Load,
-    LoadAll, METHODS, Reload, Reloaded, Resolve, Resolved, Rollback, Shutdown, Stopping, Supports, Unload,
+    Ask, Call, Canaries, CanaryAnalysis, Changes, Diff, Doctor, DoctorReport, Explain, Explained, Grant,
+    Graph, History, Inspect, Limits, List, Load, LoadAll, METHODS, Reload, Reloaded, RemoveRoute, Resolve,
+    Resolved, Rollback, Routes, SetRoute, Shutdown, StartCanary, Stopping, Supports, TellCanary, Unload,
     Unloaded,
 };
 use crate::{
@@ -67,6 +68,13 @@ impl fmt::Debug for Reloader {
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) pid: Option<i32>,
+}
+
+impl Peer {
+    /// As the history names whoever asked for a change.
+    fn actor(self) -> String {
+        format!("uid:{}", self.uid)
+    }
 }
 
 pub(crate) struct ControlMethods {
@@ -236,6 +244,54 @@ impl Methods for ControlMethods {
                 write(out, &host.diff(from, to).await.map_err(of_host)?)
             }
             Call::METHOD => self.call_plugin(params(request)?, out).await,
+            Routes::METHOD => {
+                params::<Routes>(request)?;
+                write(out, &host.routes())
+            }
+            SetRoute::METHOD => {
+                let SetRoute { route, first } = params(request)?;
+                let set = host.set_route(&peer.actor(), route, first).await;
+                write(out, &set.map_err(of_host)?)
+            }
+            RemoveRoute::METHOD => {
+                let RemoveRoute { name } = params(request)?;
+                let left = host.remove_route(&peer.actor(), &name).await;
+                write(out, &left.map_err(of_host)?)
+            }
+            StartCanary::METHOD => {
+                let request = canary_request(params(request)?)?;
+                let started = host.start_canary(&peer.actor(), request).await;
+                write(out, &started.map_err(of_host)?)
+            }
+            Canaries::METHOD => {
+                params::<Canaries>(request)?;
+                write(out, &host.canaries())
+            }
+            TellCanary::METHOD => {
+                let TellCanary { plugin, word, why } = params(request)?;
+                let actor = peer.actor();
+                let told = match word.as_str() {
+                    "pause" => host.pause_canary(&actor, &plugin).await,
+                    "resume" => host.resume_canary(&actor, &plugin).await,
+                    "promote" => host.promote_canary(&actor, &plugin).await,
+                    "abort" => {
+                        host.abort_canary(&actor, &plugin, why.as_deref().unwrap_or_default())
+                            .await
+                    }
+                    other => {
+                        return Err(RpcError::invalid_params(
+                            format!("a canary knows no word `{other}`"),
+                            "choose one of pause, resume, promote, abort",
+                        ));
+                    }
+                };
+                write(out, &told.map_err(of_host)?)
+            }
+            Explain::METHOD => {
+                let Explain { target, headers } = params(request)?;
+                let caller = caller(headers, None);
+                write(out, &Explained::from(host.explain_route(&target, &caller.headers)))
+            }
             Resolve::METHOD => write(out, &self.resolve(params(request)?)?),
             Supports::METHOD => {
                 params::<Supports>(request)?;
@@ -349,6 +405,58 @@ fn load_request(load: Load) -> Result<LoadRequest, RpcError> {
         force: load.force,
         ..LoadRequest::new(source)
     })
+}
+
+fn canary_request(start: StartCanary) -> Result<CanaryRequest, RpcError> {
+    let mut request = CanaryRequest::new(load_request(start.load)?);
+    if !start.steps.is_empty() {
+        let steps = start.steps.iter().map(|it| it.parse());
+        request.plan.steps =
+            steps
+                .collect::<Result<_, _>>()
+                .map_err(|error: mortise_host::CanaryStepError| {
+                    RpcError::invalid_params(
+                        error.to_string(),
+                        "see the steps in the documentation of the control socket",
+                    )
+                })?;
+    }
+    request.sticky = start.sticky.map(|it| it.to_ascii_lowercase());
+    let CanaryAnalysis {
+        window_ms,
+        requests_min,
+        error_ratio_floor,
+        error_ratio_factor,
+        p95_step_ms,
+        p95_factor,
+        p95_rise_min_ms,
+        bad_healths_max,
+    } = start.analysis;
+    let ms = |it: f64| Duration::from_secs_f64(it / 1e3);
+    for (name, value) in [
+        ("error_ratio_floor", error_ratio_floor),
+        ("error_ratio_factor", error_ratio_factor),
+        ("p95_step_ms", p95_step_ms),
+        ("p95_factor", p95_factor),
+        ("p95_rise_min_ms", p95_rise_min_ms),
+    ] {
+        if value.is_some_and(|it| !(0.0..=1e9).contains(&it)) {
+            return Err(RpcError::invalid_params(
+                format!("`analysis.{name}` is {}", value.unwrap_or_default()),
+                "give a number from 0 to 1 000 000 000, or leave it out",
+            ));
+        }
+    }
+    let analysis = &mut request.plan.analysis;
+    analysis.window = window_ms.map_or(analysis.window, Duration::from_millis);
+    analysis.requests_min = requests_min.unwrap_or(analysis.requests_min);
+    analysis.error_ratio_floor = error_ratio_floor.unwrap_or(analysis.error_ratio_floor);
+    analysis.error_ratio_factor = error_ratio_factor.unwrap_or(analysis.error_ratio_factor);
+    analysis.p95_step = p95_step_ms.map_or(analysis.p95_step, ms);
+    analysis.p95_factor = p95_factor.unwrap_or(analysis.p95_factor);
+    analysis.p95_rise_min = p95_rise_min_ms.map_or(analysis.p95_rise_min, ms);
+    analysis.bad_healths_max = bad_healths_max.unwrap_or(analysis.bad_healths_max).max(1);
+    Ok(request)
 }
 
 /// One of a few words, or the default if there is none.

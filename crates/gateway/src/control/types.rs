@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use mortise_host::{Chart, Host, ReloadReport, UnloadReport};
+use mortise_host::{
+    Chart, Host, ReloadReport, UnloadReport,
+    routing::{Candidate, Explanation},
+};
+use mortise_manifest::RouteEntry;
 use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -224,6 +228,106 @@ pub struct Diff {
     pub to: u64,
 }
 
+/// Lists the routes, in the order in which they are tried.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {}
+
+/// Sets one route of the operators', in place of theirs of that name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRoute {
+    /// As `[[route]]` has it.
+    pub route: RouteEntry,
+    /// Before the operators' others; default: where it was, or after them.
+    #[serde(default)]
+    pub first: bool,
+}
+
+/// Removes a route that an operator set.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveRoute {
+    /// Its name.
+    pub name: String,
+}
+
+/// Starts a canary.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartCanary {
+    /// What to load beside the version that serves.
+    pub load: Load,
+    /// Its steps: `25%`, `header NAME=VALUE`, `pause`, `pause 30s` or `promote`. Default: 5 %, 25 %, 50 %, promote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
+    /// How it is judged.
+    #[serde(default)]
+    pub analysis: CanaryAnalysis,
+    /// The header whose value keeps a caller with the canary or away from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
+}
+
+/// How a canary is judged; what is left out is the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryAnalysis {
+    /// How long each step is looked at, at least: 60 000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
+    /// Calls before a number means anything: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_min: Option<u64>,
+    /// Errors per call that are always forgiven: 0.01.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_ratio_floor: Option<f64>,
+    /// Multiple of the baseline's error ratio that is forgiven: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_ratio_factor: Option<f64>,
+    /// How far the 95th percentile of latency may be above the baseline's: 15.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_step_ms: Option<f64>,
+    /// And how many times the baseline's: 3; the smaller counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_factor: Option<f64>,
+    /// A rise below this never counts: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_rise_min_ms: Option<f64>,
+    /// Healths in a row that are too many bad ones: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad_healths_max: Option<u32>,
+}
+
+/// Lists the canaries: those that run, and of other plugins the last.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canaries {}
+
+/// A word to a canary.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TellCanary {
+    /// The plugin's name.
+    pub plugin: String,
+    /// `pause`, `resume`, `promote` or `abort`.
+    pub word: String,
+    /// Why, for an abort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Asks where a call would go, and why; nothing is called.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explain {
+    /// `plugin.{name}.{method}` or `package.Service/Method`.
+    pub target: String,
+    /// Headers, as a caller would bring them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
 /// What each runtime can do on the host's machine.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +368,13 @@ asks! {
     Inspect => "mortise.inspect", PluginDetail;
     Call => "mortise.call", Box<RawValue>;
     Resolve => "mortise.resolve", Resolved;
+    Routes => "mortise.routes", RouteList;
+    SetRoute => "mortise.route_set", RouteList;
+    RemoveRoute => "mortise.route_remove", RouteList;
+    Explain => "mortise.route_explain", Explained;
+    StartCanary => "mortise.canary_start", Canary;
+    Canaries => "mortise.canaries", Vec<Canary>;
+    TellCanary => "mortise.canary_tell", Canary;
     History => "mortise.history", Vec<Move>;
     Changes => "mortise.changes", Vec<Change>;
     Rollback => "mortise.rollback", Plugin;
@@ -461,6 +572,123 @@ pub struct Resolved {
     pub server_streaming: bool,
 }
 
+/// All routes, in the order in which they are tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteList {
+    /// Counts the changes of this life of the host.
+    pub revision: u64,
+    /// The routes.
+    pub routes: Vec<RouteLine>,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteLine {
+    /// Its name.
+    pub name: String,
+    /// Who made it: `operator`, `configuration`, `program` or `canary`.
+    pub origin: String,
+    /// What it does, in words.
+    pub does: String,
+    /// As it was written, for those that were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Value>,
+}
+
+/// Where a call would go, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The target, as it was given.
+    pub target: String,
+    /// Every plugin that could answer.
+    pub candidates: Vec<RouteCandidate>,
+    /// What was tried and did not decide, in order.
+    pub steps: Vec<String>,
+    /// The plugin that would answer.
+    pub plugin: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Why it, or why nobody.
+    pub because: String,
+}
+
+/// A plugin that could answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteCandidate {
+    /// Its name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// Its weight where no route decides.
+    pub weight: u32,
+}
+
+/// A canary, as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Canary {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Where it runs: `name@version`.
+    pub address: String,
+    /// Its version.
+    pub version: String,
+    /// The version that it is compared with.
+    pub baseline_version: String,
+    /// `measuring`, `paused`, `promoting`, `promoted`, `rolling-back` or `rolled-back`.
+    pub state: String,
+    /// Number of the step, from 1.
+    pub step: usize,
+    /// All steps.
+    pub steps: Vec<String>,
+    /// Calls of a hundred that go to it.
+    pub weight: u32,
+    /// Headers with which a call goes to it.
+    pub headers: Vec<String>,
+    /// What it waits for.
+    pub waits_for: String,
+    /// What both did in the window.
+    pub numbers: CanaryNumbers,
+    /// What was decided, newest last.
+    pub decisions: Vec<CanaryDecision>,
+}
+
+/// What a canary and the version beside it did in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CanaryNumbers {
+    /// The canary.
+    pub canary: CanarySide,
+    /// The version beside it.
+    pub baseline: CanarySide,
+}
+
+/// What one version did in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CanarySide {
+    /// Calls.
+    pub calls: u64,
+    /// Errors that count against it.
+    pub faults: u64,
+    /// The one over the other.
+    pub error_ratio: f64,
+    /// Latency samples.
+    pub samples: u64,
+    /// 95th percentile of them, in milliseconds.
+    pub p95_ms: f64,
+}
+
+/// One decision about a canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryDecision {
+    /// When.
+    pub at_unix_ms: u64,
+    /// `step`, `paused`, `resumed`, `promoting`, `promoted` or `rolled_back`.
+    pub kind: String,
+    /// Who.
+    pub actor: String,
+    /// In words, with the number that decided.
+    pub text: String,
+}
+
 /// How an unload went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unloaded {
@@ -592,6 +820,28 @@ impl From<UnloadReport> for Unloaded {
             forced,
             left,
             before: Vec::new(),
+        }
+    }
+}
+
+impl From<Explanation> for Explained {
+    fn from(explanation: Explanation) -> Self {
+        let candidate = |it: Candidate| RouteCandidate {
+            plugin: it.name.to_string(),
+            version: it.version.to_string(),
+            weight: it.weight,
+        };
+        let (plugin, version, because) = match explanation.outcome {
+            Ok((name, version, reason)) => (Some(name), Some(version), reason.to_string()),
+            Err(error) => (None, None, error.to_string()),
+        };
+        Self {
+            target: explanation.target,
+            candidates: explanation.candidates.into_iter().map(candidate).collect(),
+            steps: explanation.steps.iter().map(ToString::to_string).collect(),
+            plugin: plugin.map(|it| it.to_string()),
+            version: version.map(|it| it.to_string()),
+            because,
         }
     }
 }

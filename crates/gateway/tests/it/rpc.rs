@@ -1,6 +1,8 @@
 //! POST /rpc, through to the plugin and back.
 
 use http::{Request, StatusCode};
+use mortise_host::{LoadRequest, Source};
+use mortise_manifest::{HeaderWanted, RouteEntry};
 use serde_json::json;
 
 use crate::fixture::Edge;
@@ -142,6 +144,38 @@ async fn the_plugin_sees_the_trace_and_the_propagated_headers_only() {
         55,
         "a trace is begun where none came: {fresh}"
     );
+}
+
+#[tokio::test]
+async fn a_header_that_only_routes_look_at_reaches_them_and_no_plugin() {
+    let edge = Edge::start().await;
+    let other = LoadRequest {
+        name: Some("other".to_owned()),
+        ..LoadRequest::new(Source::Builtin("guest".to_owned()))
+    };
+    edge.host.load(other).await.unwrap();
+    let methods = edge.host.inspect("guest").unwrap().methods;
+    let service = methods.into_iter().find(|it| it.name == "Seen").unwrap().service;
+    let route = RouteEntry {
+        name: "r".to_owned(),
+        headers: [("x-next".to_owned(), HeaderWanted::Exact("1".to_owned()))].into(),
+        to: Some("other".to_owned()),
+        ..RouteEntry::default()
+    };
+    edge.host.set_route("test", route, false).await.unwrap();
+    for _ in 0..10 {
+        let request = Request::post("/rpc")
+            .header("x-next", "1")
+            .header("x-tenant", "acme");
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{service}/Seen"}}"#);
+        let seen = edge.send(request, body).await.json();
+        assert_eq!(
+            seen["result"]["metadata"],
+            json!({ "x-tenant": "acme" }),
+            "{seen}"
+        );
+    }
+    assert_eq!(edge.host.inspect("other").unwrap().counters.calls, 10);
 }
 
 #[tokio::test]

@@ -140,12 +140,14 @@ impl Inner {
         } = line.record;
         let trace = line.call.map_or("", |call| trace_id(&call.traceparent));
         let call = line.call.map_or(line.record.call_id, |call| call.call_id);
+        // Those that the host hands on, so that one user's way through all plugins can be found in the log.
+        let headers = line.call.map(|call| join(&call.metadata)).unwrap_or_default();
         let (message, fields, target) = (cut(message), join(fields), cut(target));
         macro_rules! event {
             ($level:expr) => {
                 tracing::event!(
                     target: "mortise::plugin", $level, plugin = %address, version = %plugin.version, %instance,
-                    trace, call, source = %target, fields = %fields, "{message}"
+                    trace, call, headers = %headers, source = %target, fields = %fields, "{message}"
                 )
             };
         }

@@ -214,7 +214,8 @@ impl Supervisor {
     }
 }
 
-fn ask_health(generation: Arc<Generation>) -> BoxFuture<'static, Result<(), String>> {
+/// Asks a generation how it is; an answer that takes too long is a bad one.
+pub(crate) fn ask_health(generation: Arc<Generation>) -> BoxFuture<'static, Result<(), String>> {
     Box::pin(async move {
         match tokio::time::timeout(2 * HEALTH_EVERY, generation.instance.health()).await {
             Ok(Ok(health)) if health.serving => Ok(()),

@@ -520,6 +520,20 @@ pub fn state(host: &Host, name: &str) -> State {
     info(host, name).state
 }
 
+/// Starts a host where another one was: its last tasks let go of the data directory a moment after it is dropped.
+pub async fn start_again(builder: impl Fn() -> HostBuilder) -> Host {
+    for _ in 0..2000 {
+        match builder().start().await {
+            Ok(host) => return host,
+            Err(error) if error.to_string().contains("in use by another host") => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("the host starts: {error}"),
+        }
+    }
+    panic!("the data directory is never free");
+}
+
 /// Waits until something is so. Fails after a time that only a hang can take.
 pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     for _ in 0..20_000 {

@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "nothing outside a test binary can reach anything")]
 
 mod calls;
+mod canary;
 mod closures;
 mod crash;
 mod depend;
@@ -14,5 +15,7 @@ mod kill;
 mod load;
 mod observe;
 mod probation;
+mod routes;
 mod swap;
 mod together;
+mod webhook;
