@@ -15,14 +15,11 @@ use bytes::Bytes;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy, State};
 use mortise_manifest::{Permissions, RuntimeName, check_plugin_name};
 use mortise_runtime::{
-    CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, ReceiveHalf, Runtime,
-    RuntimeError, SendHalf, StreamHandle, Support,
+    CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError,
+    StreamHandle, Support,
 };
 use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition, WatchedName};
-use mortise_wire::{
-    Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Status,
-    client::{Caller, StreamCaller},
-};
+use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING};
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, oneshot, watch},
@@ -31,7 +28,7 @@ use tracing::trace_span;
 
 use crate::{
     BoundMethod, CallOptions, Chart, CheckReport, Counters, HostBuilder, HostError, HostErrorKind,
-    LoadRequest, MethodInfo, PluginDetail, PluginInfo, Route, Source, UnloadReport,
+    LoadRequest, MethodInfo, PluginCaller, PluginDetail, PluginInfo, Route, Source, UnloadReport,
     call::{self, Origin},
     canary::Canaries,
     depend,
@@ -445,11 +442,7 @@ impl Host {
     /// weights choose, unless the name is `name@version`.
     #[must_use]
     pub fn plugin(&self, name: &str) -> PluginCaller {
-        PluginCaller {
-            host: self.clone(),
-            name: name.into(),
-            options: CallOptions::default(),
-        }
+        PluginCaller::new(self.clone(), name.into())
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -482,83 +475,6 @@ impl Drop for Owner {
         }
         let shared = self.0.clone();
         self.tokio.spawn(async move { shared.close().await });
-    }
-}
-
-// === generated clients ===
-
-/// Calls of a generated client: whoever provides the service answers.
-impl Caller for Host {
-    async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
-        Ok(Self::call(self, target, payload.into(), CallOptions::default())
-            .await?
-            .into())
-    }
-}
-
-/// Streams of a generated client.
-impl StreamCaller for Host {
-    type Sender = Box<dyn SendHalf>;
-    type Receiver = Box<dyn ReceiveHalf>;
-
-    async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
-        let StreamHandle { requests, replies } = self.open_stream(target, CallOptions::default()).await?;
-        Ok((requests, replies))
-    }
-}
-
-/// A caller for generated clients whose calls all go to one plugin.
-#[derive(Clone, Debug)]
-pub struct PluginCaller {
-    host: Host,
-    name: Arc<str>,
-    options: CallOptions,
-}
-
-impl PluginCaller {
-    /// The same, with a deadline, headers or a trace that go with every call.
-    #[must_use]
-    pub fn with_options(mut self, options: CallOptions) -> Self {
-        self.options = options;
-        self
-    }
-}
-
-impl PluginCaller {
-    fn target(&self, name: &str) -> Result<Arc<Target>, CallError> {
-        let shared = self.host.shared();
-        let address = shared.find(&self.name).ok();
-        let table = shared.table.load();
-        let found = address.and_then(|it| {
-            let found = match self.name.contains('@') {
-                true => table.at(&it, name),
-                false => table.of_plugin(&it, name, &self.options.headers),
-            };
-            found.cloned()
-        });
-        found.ok_or_else(|| shared.refusal_at(&self.name, name))
-    }
-
-    fn origin(&self) -> Origin {
-        Origin::outside(self.options.clone(), &self.host.shared().parts.propagate)
-    }
-}
-
-impl Caller for PluginCaller {
-    async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let target = self.target(target)?;
-        Ok(call::call(&target, payload.into(), self.origin()).await?.into())
-    }
-}
-
-impl StreamCaller for PluginCaller {
-    type Sender = Box<dyn SendHalf>;
-    type Receiver = Box<dyn ReceiveHalf>;
-
-    async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
-        let target = self.target(target)?;
-        let StreamHandle { requests, replies } = stream::open(&target, self.origin()).await?;
-        Ok((requests, replies))
     }
 }
 
@@ -601,7 +517,7 @@ impl Shared {
         }
     }
 
-    fn refusal_at(&self, name: &str, target: &str) -> CallError {
+    pub(crate) fn refusal_at(&self, name: &str, target: &str) -> CallError {
         match self.find(name).map(|address| call::serving(&address)) {
             Ok(Ok(_)) => CallError::new(
                 CallErrorKind::NotFound,

@@ -20,6 +20,7 @@ mod bound;
 mod builder;
 mod call;
 mod canary;
+mod client;
 mod depend;
 mod directory;
 mod error;
@@ -72,9 +73,10 @@ macro_rules! embedded {
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
 pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
+pub use client::PluginCaller;
 pub use error::{HostError, HostErrorKind};
 pub use history::{ChangeInfo, DiffReport, Difference};
-pub use host::{Host, PluginCaller};
+pub use host::Host;
 pub use info::{
     CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport,
     VariantReport,

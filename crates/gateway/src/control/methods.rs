@@ -290,7 +290,10 @@ impl Methods for ControlMethods {
             Explain::METHOD => {
                 let Explain { target, headers } = params(request)?;
                 let caller = caller(headers, None);
-                write(out, &Explained::from(host.explain_route(&target, &caller.headers)))
+                write(
+                    out,
+                    &Explained::from(host.explain_route(&target, &caller.headers)),
+                )
             }
             Resolve::METHOD => write(out, &self.resolve(params(request)?)?),
             Supports::METHOD => {

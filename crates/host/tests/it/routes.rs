@@ -106,7 +106,10 @@ sticky = "x-user"
         }
         let found = (took(&one), took(&two));
         assert!(found == (20, 0) || found == (0, 20), "{user} stays: {found:?}");
-        let explained = host.explain_route(target, &[header("x-user", user)]).outcome.unwrap();
+        let explained = host
+            .explain_route(target, &[header("x-user", user)])
+            .outcome
+            .unwrap();
         let version = if found.0 == 20 { "1.0.0" } else { "1.1.0" };
         assert_eq!(explained.1.to_string(), version, "explained as decided");
     }
