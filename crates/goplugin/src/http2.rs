@@ -114,7 +114,10 @@ impl Http2 {
         let (response, mut stream) = sender.send_request(head, ended && parts.is_empty())?;
         let count = parts.len();
         for (number, part) in parts.into_iter().enumerate() {
-            stream.send_data(part, ended && number + 1 == count)?;
+            // A peer that has refused the call by its head alone has ended the stream already; its answer says why.
+            if stream.send_data(part, ended && number + 1 == count).is_err() {
+                break;
+            }
         }
         let upload = (!ended).then(|| Upload(tokio::spawn(upload(body, stream))));
         let response = response.await?;
