@@ -528,8 +528,10 @@ impl Canary {
             window, requests_min, ..
         } = self.plan.analysis;
         let elapsed = now.saturating_sub(self.window_began);
-        let compared = self.traffic.weight >= 100 || look.baseline.calls >= requests_min;
-        let over = elapsed >= window && look.canary.calls >= requests_min && compared;
+        // A latency that was not compared says nothing: samples count as well as calls.
+        let enough = |it: &Measured| it.calls.min(it.samples) >= requests_min;
+        let compared = self.traffic.weight >= 100 || enough(&look.baseline);
+        let over = elapsed >= window && enough(&look.canary) && compared;
         match self.state {
             CanaryState::Paused {
                 until: Some(until), ..

@@ -143,10 +143,11 @@ async fn waits_grow_and_the_fifth_exit_in_two_minutes_is_the_last() {
         let before = program.started.load(Ordering::SeqCst);
         let crashed = Instant::now();
         program.crash();
-        until("it is down", || !state(&host, "echo").is_routed()).await;
         if exits == 5 {
+            until("it is down", || !state(&host, "echo").is_routed()).await;
             break;
         }
+        // It may be down for less than a millisecond: nobody can be sure to see that.
         until("it starts again", || {
             program.started.load(Ordering::SeqCst) > before
         })

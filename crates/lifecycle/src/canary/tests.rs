@@ -91,6 +91,19 @@ fn a_plan_is_walked_through_to_its_promotion() {
         Vec::<String>::new(),
         "too little to compare with"
     );
+    let unsampled = CanaryLook {
+        baseline: Measured {
+            samples: 49,
+            ..measured(500, 0, 5)
+        },
+        canary: measured(100, 0, 500),
+        ..good(100)
+    };
+    assert_eq!(
+        at(61, CanaryEvent::Look(unsampled)).0,
+        Vec::<String>::new(),
+        "too few latencies to compare with"
+    );
     let passed =
         "50 calls with 0.0 % errors (0) and p95 5.0ms, beside 500 calls with 0.0 % errors (0) and p95 5.0ms";
     assert_eq!(
