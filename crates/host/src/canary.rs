@@ -19,7 +19,7 @@ pub(crate) mod kept;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,7 @@ use mortise_lifecycle::{
 use mortise_manifest::check_plugin_name;
 use mortise_routing::{HeaderMatch, Rule, Scope, Share};
 use mortise_runtime::BoxFuture;
-use mortise_store::Transition;
+use mortise_store::{Package, Transition};
 use semver::Version;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -41,7 +41,7 @@ use tokio::{
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, PluginInfo, call,
     generation::{Address, Generation},
-    history::{Giver, Word as Order},
+    history::Word as Order,
     host::Shared,
     load::{self, Entrance},
     stats::Mark,
@@ -157,26 +157,9 @@ impl Host {
                 .with_hint(error.hint().unwrap_or_default())
         })?;
         check(shared, &plugin, &request)?;
-        let load = LoadRequest {
-            name: Some(plugin.clone()),
-            beside: true,
-            ..request.load.clone()
-        };
-        let beside = shared.name_for(&package, &load)?;
-        let loaded = shared
-            .load_unrecorded(&beside, &package, &load, Entrance::Alone)
-            .await?;
-        let now = Duration::ZERO;
-        let (canary, effects) = Canary::start(request.plan.clone(), now);
-        match Driver::new(shared, plugin, &loaded.name, request, canary) {
-            Ok((driver, handle)) => driver.begin(handle, effects, actor).await,
-            Err(error) => {
-                if let Ok(address) = shared.find(&loaded.name) {
-                    let _ = shared.unload_unrecorded(&address).await;
-                }
-                Err(error)
-            }
-        }
+        let (canary, effects) = Canary::start(request.plan.clone(), Duration::ZERO);
+        let (driver, handle) = Driver::load(shared, plugin, &package, request, canary).await?;
+        driver.begin(handle, effects, actor).await
     }
 
     /// All canaries, by plugin: those that run, and of the others the last of each plugin.
@@ -290,6 +273,32 @@ impl Canaries {
 // === impl Driver ===
 
 impl Driver {
+    /// Loads the canary beside what serves. On `Err` nothing of it is left.
+    async fn load(
+        shared: &Arc<Shared>,
+        plugin: String,
+        package: &Package,
+        request: CanaryRequest,
+        canary: Canary,
+    ) -> Result<(Self, Handle), HostError> {
+        let load = LoadRequest {
+            name: Some(plugin.clone()),
+            beside: true,
+            ..request.load.clone()
+        };
+        let beside = shared.name_for(package, &load)?;
+        let loaded = shared
+            .load_unrecorded(&beside, package, &load, Entrance::Alone)
+            .await?;
+        let made = Self::new(shared, plugin, &loaded.name, request, canary);
+        if made.is_err()
+            && let Ok(address) = shared.find(&loaded.name)
+        {
+            let _ = shared.unload_unrecorded(&address).await;
+        }
+        made
+    }
+
     fn new(
         shared: &Arc<Shared>,
         plugin: String,
@@ -522,8 +531,11 @@ impl Driver {
                     self.marks = (self.own.stats.mark(), self.base.stats.mark());
                     self.look = CanaryLook::default();
                 }
-                CanaryEffect::Swap => self.swap = Some(self.swapping()),
-                CanaryEffect::Quarantine => self.quarantine().await,
+                CanaryEffect::Swap => self.swap = Some(self.swapping(actor)),
+                CanaryEffect::Quarantine => {
+                    let reason = self.said.back().map_or_else(String::new, |it| it.text.clone());
+                    self.shared.quarantine(&self.plugin, &self.own, &reason).await;
+                }
                 CanaryEffect::Tell(decision) => self.tell(&decision, actor),
                 CanaryEffect::Unload => self.unload().await,
             }
@@ -541,7 +553,7 @@ impl Driver {
         self.shared.set_canary_rules(&self.plugin, rules);
     }
 
-    fn swapping(&self) -> BoxFuture<'static, Result<PluginInfo, HostError>> {
+    fn swapping(&self, actor: &str) -> BoxFuture<'static, Result<PluginInfo, HostError>> {
         let shared = self.shared.clone();
         let request = LoadRequest {
             name: Some(self.plugin.clone()),
@@ -549,6 +561,7 @@ impl Driver {
             ..self.request.load.clone()
         };
         let (runtime, digest) = (self.own.runtime, self.own.digest);
+        let word = Order::by(actor);
         Box::pin(async move {
             let package = load::fetch(&shared, &request.source).await?;
             // Only what was measured is promoted.
@@ -558,28 +571,11 @@ impl Driver {
                 return Err(HostError::new(HostErrorKind::Conflict, what)
                     .with_hint("start a canary of what is there now"));
             }
-            let (name, word) = (
-                request.name.clone().unwrap_or_default(),
-                Order::of(Giver::Operator),
-            );
+            let name = request.name.clone().unwrap_or_default();
             shared
                 .load_at(&name, package, request, Entrance::Alone, &word)
                 .await
         })
-    }
-
-    async fn quarantine(&mut self) {
-        let (digest, plugin) = (self.own.digest, self.own.plugin.clone());
-        let reason = self.said.back().map_or_else(String::new, |it| it.text.clone());
-        let (name, version) = (plugin.name.to_string(), plugin.version.to_string());
-        let now = SystemTime::now();
-        let written = self
-            .shared
-            .with_journal(move |it| it.quarantine(now, digest, &name, &version, &reason))
-            .await;
-        if let Err(error) = written {
-            tracing::error!(target: "mortise::life", plugin = self.plugin, %error, "the quarantine of {digest} is not in the journal");
-        }
     }
 
     /// Stops the version beside; no call goes there any more.

@@ -146,12 +146,17 @@ impl Word {
         self.giver
     }
 
-    /// The word of whoever holds this handle.
-    pub(crate) fn from_operator(host: &Host) -> Self {
+    /// An operator's word, or one that counts as such.
+    pub(crate) fn by(actor: impl Into<Arc<str>>) -> Self {
         Self {
-            actor: host.actor().clone(),
+            actor: actor.into(),
             ..Self::of(Giver::Operator)
         }
+    }
+
+    /// The word of whoever holds this handle.
+    pub(crate) fn from_operator(host: &Host) -> Self {
+        Self::by(host.actor().clone())
     }
 }
 
@@ -452,10 +457,7 @@ pub(crate) async fn rolled_back(shared: &Shared, name: &str, bad: &str, reason: 
 
 /// A plugin that was new went with others that it was loaded with: a change that nobody asked for.
 pub(crate) async fn taken_back(shared: &Shared, name: &str) {
-    let word = Word {
-        actor: "probation".into(),
-        ..Word::of(Giver::Operator)
-    };
+    let word = Word::by("probation");
     let gone = async {
         begin_unload(shared, &word, name)
             .await?

@@ -805,6 +805,17 @@ impl Shared {
     }
 
     /// Works with the journal on a thread that may block.
+    /// Puts the digest of a generation into quarantine. A disk that does not take that is told of, and nothing else: what is bad goes all the same.
+    pub(crate) async fn quarantine(&self, plugin: &str, generation: &Generation, reason: &str) {
+        let (digest, of, reason) = (generation.digest, generation.plugin.clone(), reason.to_owned());
+        let now = std::time::SystemTime::now();
+        let (name, version) = (of.name.to_string(), of.version.to_string());
+        let written = self.with_journal(move |it| it.quarantine(now, digest, &name, &version, &reason));
+        if let Err(error) = written.await {
+            tracing::error!(target: "mortise::life", plugin, %error, "the quarantine of {digest} is not in the journal");
+        }
+    }
+
     pub(crate) async fn with_journal<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Journal) -> Result<T, StoreError> + Send + 'static,

@@ -180,7 +180,7 @@ impl Host {
         let shared = self.shared();
         let _one_at_a_time = shared.changing_routes.lock().await;
         let change = |routing: &mut Routing| routing.configured = routes;
-        shared.apply_routes(actor, change).await?;
+        shared.apply_routes(actor, None, change).await?;
         Ok(self.routes())
     }
 
@@ -206,13 +206,10 @@ impl Host {
         let before = shared.routing().operators.clone();
         let routes = change(before)?;
         check(&routes)?;
-        let kept = routes.clone();
+        let kept = shared.parts.remembers.then(|| routes.clone());
         shared
-            .apply_routes(actor, |routing| routing.operators = routes)
+            .apply_routes(actor, kept, |routing| routing.operators = routes)
             .await?;
-        if shared.parts.remembers {
-            shared.keep_routes(kept).await?;
-        }
         Ok(self.routes())
     }
 }
@@ -230,7 +227,11 @@ impl Shared {
             return Ok(());
         };
         match serde_json::from_slice::<Kept>(&text) {
-            Ok(kept) if kept.format == FORMAT && check(&kept.routes).is_ok() => {
+            Ok(kept) if kept.format == FORMAT => {
+                if let Err(error) = check(&kept.routes) {
+                    tracing::warn!(target: "mortise::life", %error, "the routes that operators had set are left out");
+                    return Ok(());
+                }
                 // No change: they were written down when they were set.
                 let mut routing = self.routing();
                 routing.operators = kept.routes;
@@ -274,8 +275,13 @@ impl Shared {
         found.map(|it| it.name.to_string())
     }
 
-    /// Writes a change down, then makes it (A1).
-    async fn apply_routes(&self, actor: &str, change: impl FnOnce(&mut Routing)) -> Result<(), HostError> {
+    /// Writes a change down (A1), and what is to be there again in the host's next life (A3), then makes it.
+    async fn apply_routes(
+        &self,
+        actor: &str,
+        kept: Option<Vec<RouteEntry>>,
+        change: impl FnOnce(&mut Routing),
+    ) -> Result<(), HostError> {
         let (row, new) = {
             let routing = self.routing();
             let mut new = Routing {
@@ -302,6 +308,9 @@ impl Shared {
         }
         let detail = row.detail.clone();
         self.journal(vec![row]).await?;
+        if let Some(kept) = kept {
+            self.keep_routes(kept).await?;
+        }
         {
             let mut routing = self.routing();
             // A canary may have moved in between; its rules are not this change's.

@@ -461,19 +461,6 @@ impl Supervisor {
 
     // --- crashes ---
 
-    async fn quarantine(&mut self, generation: &Generation, reason: &str) {
-        let (digest, plugin, reason) = (generation.digest, generation.plugin.clone(), reason.to_owned());
-        let now = std::time::SystemTime::now();
-        let (name, version) = (plugin.name.to_string(), plugin.version.to_string());
-        let written = self
-            .shared
-            .with_journal(move |it| it.quarantine(now, digest, &name, &version, &reason))
-            .await;
-        if let Err(error) = written {
-            tracing::error!(target: "mortise::life", plugin = %self.address.name, %error, "the quarantine of {digest} is not in the journal");
-        }
-    }
-
     /// The instance in the cell ended by itself.
     async fn crashed(&mut self, cause: EndCause) {
         self.address.publish(|status| status.crashes += 1);
@@ -532,7 +519,9 @@ impl Supervisor {
                 "{recent} exits within {:?}, the last: {cause}",
                 self.shared.parts.restarts.window
             );
-            self.quarantine(&running.generation, &reason).await;
+            self.shared
+                .quarantine(&self.address.name, &running.generation, &reason)
+                .await;
         }
         self.retiring
             .push(Box::pin(discard(running.generation.clone(), retired)));

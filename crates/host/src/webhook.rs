@@ -152,13 +152,23 @@ async fn attempt(client: &reqwest::Client, webhook: &Webhook, notice: &Notice, b
     if status.is_success() {
         return Attempt::Taken;
     }
-    let said = response.bytes().await.unwrap_or_default();
-    let said = String::from_utf8_lossy(&said[..said.len().min(SHOWN_BYTES_MAX)]).into_owned();
+    let said = beginning(response).await;
     let why = format!("it answered {status}: {}", said.escape_debug());
     match status.as_u16() {
         408 | 425 | 429 | 500..=599 => Attempt::Later(why),
         _ => Attempt::Never(why),
     }
+}
+
+/// The first bytes of an answer, for the log. No more is read of it, however long it is.
+async fn beginning(mut response: reqwest::Response) -> String {
+    let mut said = Vec::new();
+    while said.len() < SHOWN_BYTES_MAX
+        && let Ok(Some(part)) = response.chunk().await
+    {
+        said.extend_from_slice(&part[..part.len().min(SHOWN_BYTES_MAX - said.len())]);
+    }
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 /// `t=SECONDS,v1=HEX`.

@@ -368,6 +368,12 @@ impl CanaryAnalysis {
 }
 
 impl Measured {
+    /// Calls of which everything is known that is compared: a call without a sample says nothing of latency.
+    #[must_use]
+    pub fn comparable(&self) -> u64 {
+        self.calls.min(self.samples)
+    }
+
     /// Faults per call; 0 of nothing.
     #[must_use]
     #[expect(
@@ -528,8 +534,7 @@ impl Canary {
             window, requests_min, ..
         } = self.plan.analysis;
         let elapsed = now.saturating_sub(self.window_began);
-        // A latency that was not compared says nothing: samples count as well as calls.
-        let enough = |it: &Measured| it.calls.min(it.samples) >= requests_min;
+        let enough = |it: &Measured| it.comparable() >= requests_min;
         let compared = self.traffic.weight >= 100 || enough(&look.baseline);
         let over = elapsed >= window && enough(&look.canary) && compared;
         match self.state {

@@ -243,14 +243,14 @@ impl Journal {
         })
     }
 
-    /// Name and package of every change that was made and ended with one, newest first.
+    /// Name and package of every change that was made, or is being made, and ends with one, newest first.
     ///
     /// # Errors
     /// What the disk says.
     pub fn packages_used(&self) -> Result<Vec<(String, String)>, StoreError> {
         self.link.read("read", |db| {
             db.prepare_cached(
-                "SELECT name, digest FROM changes WHERE outcome = 'done' AND digest <> '' ORDER BY seq DESC",
+                "SELECT name, digest FROM changes WHERE outcome IN ('done', 'begun') AND digest <> '' ORDER BY seq DESC",
             )?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()

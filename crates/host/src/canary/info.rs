@@ -173,10 +173,10 @@ fn waits_for(canary: &Canary, look: &CanaryLook, now: Duration) -> String {
         CanaryState::Measuring => {
             let elapsed = now.saturating_sub(canary.window_began());
             let time = analysis.window.saturating_sub(elapsed);
-            let calls = analysis.requests_min.saturating_sub(look.canary.calls);
+            let calls = analysis.requests_min.saturating_sub(look.canary.comparable());
             let beside = match canary.traffic().weight {
                 100.. => 0,
-                _ => analysis.requests_min.saturating_sub(look.baseline.calls),
+                _ => analysis.requests_min.saturating_sub(look.baseline.comparable()),
             };
             let mut parts = Vec::new();
             if !time.is_zero() {

@@ -8,12 +8,7 @@ use mortise_runtime::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::{CanaryRequest, Driver};
-use crate::{
-    Host, HostError, HostErrorKind, LoadRequest, call,
-    host::Shared,
-    load::{self, Entrance},
-    remember,
-};
+use crate::{Host, HostError, HostErrorKind, call, host::Shared, load, remember};
 
 /// Version of [`Kept`]'s meaning.
 const FORMAT: u32 = 1;
@@ -105,17 +100,8 @@ async fn start_again(shared: &Arc<Shared>, plugin: &str, kept: &Kept) -> Result<
             request.load.source
         )));
     }
-    let load = LoadRequest {
-        name: Some(plugin.to_owned()),
-        beside: true,
-        ..request.load.clone()
-    };
-    let beside = shared.name_for(&package, &load)?;
-    let loaded = shared
-        .load_unrecorded(&beside, &package, &load, Entrance::Alone)
-        .await?;
     let (canary, effects) = Canary::resume(request.plan.clone(), step, held, Duration::ZERO);
-    let (driver, handle) = Driver::new(shared, plugin.to_owned(), &loaded.name, request, canary)?;
+    let (driver, handle) = Driver::load(shared, plugin.to_owned(), &package, request, canary).await?;
     driver.begin(handle, effects, "host").await.map(drop)
 }
 
@@ -184,7 +170,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Source;
+    use crate::{LoadRequest, Source};
 
     #[test]
     fn a_canary_comes_back_as_it_was() {

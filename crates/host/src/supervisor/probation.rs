@@ -192,7 +192,9 @@ impl Supervisor {
             status.reasons = vec![told];
         });
         if fault == Fault::Own {
-            self.quarantine(&bad.generation, &reason).await;
+            self.shared
+                .quarantine(&self.address.name, &bad.generation, &reason)
+                .await;
         }
         let version = bad.generation.plugin.version.to_string();
         history::rolled_back(&self.shared, &self.address.name, &version, &reason).await;

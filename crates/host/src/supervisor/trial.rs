@@ -94,7 +94,9 @@ impl Supervisor {
         };
         let generation = generation.clone();
         tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "a plugin that was loaded with others failed its probation");
-        self.quarantine(&generation, reason).await;
+        self.shared
+            .quarantine(&self.address.name, &generation, reason)
+            .await;
         self.leaving = true;
     }
 

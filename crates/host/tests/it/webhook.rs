@@ -274,3 +274,45 @@ async fn secrets_come_from_files() {
             .collect::<String>()
     );
 }
+
+/// What a receiver says is read for the log, and a receiver may say anything, for as long as it likes.
+#[tokio::test]
+async fn of_an_answer_without_an_end_only_the_beginning_is_read() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move { tell.send(answer_without_end(stream).await) });
+        }
+    });
+    let mut webhook = Webhook::new(format!("http://127.0.0.1:{port}/"), WebhookForm::Json);
+    // Longer than the test may take: it is not the clock that ends the reading.
+    webhook.retry.timeout = Duration::from_secs(3600);
+    let _host = two_decisions(&world, vec![webhook]).await;
+    for decision in ["start", "abort"] {
+        let written = tokio::time::timeout(Duration::from_secs(60), told.recv())
+            .await
+            .unwrap_or_else(|_| panic!("the answer to {decision} is read without an end"))
+            .unwrap();
+        // What the sockets and their readers hold between them is a few MiB at most.
+        assert!(written < 64 << 20, "{decision}: {written} bytes were taken");
+    }
+}
+
+/// Refuses the request, and speaks until the other side hangs up; how many bytes that took.
+async fn answer_without_end(mut stream: TcpStream) -> usize {
+    let mut written = 0;
+    let mut part = b"10000\r\n".to_vec();
+    part.extend(std::iter::repeat_n(b'x', 0x1_0000));
+    part.extend(b"\r\n");
+    let head = b"HTTP/1.1 400 no\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut next = stream.write_all(head).await;
+    while next.is_ok() {
+        next = stream.write_all(&part).await;
+        written += part.len();
+    }
+    written
+}

@@ -32,6 +32,10 @@ async fn nothing_but_what_it_is_given() {
         "TZ",
     ];
     assert!(env.iter().all(|it| allowed.contains(it)), "{env:?}");
+    assert!(
+        env.contains(&"GLIBC_TUNABLES"),
+        "large messages keep their memory: {env:?}"
+    );
     assert_eq!(found["env MORTISE_LANE_FD"], "0");
 
     let dir = found["cwd"];

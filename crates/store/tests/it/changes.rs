@@ -122,7 +122,22 @@ fn pages_names_packages_and_pruning() {
         used.iter().all(|it| it.1 != "digest of 18"),
         "what failed never ran"
     );
-    assert_eq!(journal.prune_changes(1).unwrap(), 18);
+    // One that is being loaded must not be thrown away meanwhile.
+    let begun = Change {
+        digest: "digest of 20".to_owned(),
+        ..journal.changes(&ChangeQuery::default()).unwrap()[0]
+            .change
+            .clone()
+    };
+    let seq = journal.begin(SystemTime::now(), &begun).unwrap();
+    assert_eq!(journal.packages_used().unwrap()[0].1, "digest of 20");
+    let failed = ChangeOutcome::Failed;
+    let nothing = Aftermath::default();
+    journal
+        .conclude(SystemTime::now(), seq, failed, "", &nothing)
+        .unwrap();
+    assert_eq!(journal.packages_used().unwrap(), used);
+    assert_eq!(journal.prune_changes(1).unwrap(), 19);
     assert_eq!(
         outcomes(&journal).len(),
         2,
