@@ -2,7 +2,8 @@
 //!
 //! The plugin's network namespace is empty but for this socket, whose other end is here. So an unmodified program that honours `HTTPS_PROXY` reaches what it was
 //! granted, by name: the host resolves, checks every address and dials ([`HostServices::connect`]), and the plugin never sees an address. What is inside the
-//! connection is between the plugin and the other side; the host copies bytes.
+//! connection is between the plugin and the other side; the host copies bytes. It never hands the socket over: a socket keeps its network namespace, and with
+//! `connect(AF_UNSPEC)` the plugin could take it apart and connect it to whatever the host reaches (ADR 2).
 //!
 //! A request for `http://` in absolute form is refused with 501: the host would have to read and write the plugin's HTTP. Programs that need plain HTTP can
 //! CONNECT to port 80.
