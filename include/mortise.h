@@ -134,8 +134,8 @@ typedef struct mt_instance {
   mt_status (*activate)(void *self, mt_out *err);     /* [control] may be NULL */
   mt_status (*deactivate)(void *self, mt_out *err);   /* [control] may be NULL; joins every thread the plugin started */
   mt_status (*health)(void *self, mt_out *health);    /* [any] may be NULL; writes an encoded Health */
-  mt_status (*save_state)(void *self, mt_out *out);   /* [control] may be NULL */
-  mt_status (*load_state)(void *self, mt_slice in, mt_out *err); /* [control] may be NULL */
+  mt_status (*save_state)(void *self, mt_out *out);   /* not called: state travels by reserved methods, see proto/mortise/plugin/v1/state.proto */
+  mt_status (*load_state)(void *self, mt_slice in, mt_out *err); /* not called */
   /* [any] may be NULL; for async methods. The host sets *cancelled first; the call may be unknown yet, or completed already. */
   void (*cancel)(void *self, uint64_t call_id);
   void (*destroy)(void *self);                        /* [control] the last call */

@@ -5,7 +5,8 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`routing`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`rpc`], [`greedy`]: the rows.
+//! - [`native`], [`routing`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`swap`], [`rpc`], [`greedy`]: the rows.
+//! - [`soak`]: swaps by the thousand, with every call accounted for.
 //! - [`load`]: the load generator.
 //! - [`bare`]: what needs unsafe code.
 
@@ -17,9 +18,11 @@ pub mod loading;
 pub mod native;
 pub mod routing;
 pub mod rpc;
+pub mod soak;
 #[cfg(target_os = "linux")]
 pub mod starting;
 pub mod subject;
+pub mod swap;
 pub mod table;
 pub mod wasm;
 pub mod watching;

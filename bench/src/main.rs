@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{greedy, lanes, loading, native, routing, rpc, subject, table, wasm, watching};
+use mortise_bench::{greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "greedy", "rpc"])]
+        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "swap", "greedy", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -35,6 +35,23 @@ enum Task {
         bytes: usize,
         #[arg(long, default_value_t = 20_000)]
         calls: u32,
+    },
+    /// Swaps by the thousand under load, with every call accounted for
+    Soak {
+        /// Swaps per in-process runtime; a tenth of them for processes
+        #[arg(long, default_value_t = 20_000)]
+        swaps: u64,
+        /// Only this runtime
+        #[arg(long)]
+        runtime: Option<String>,
+        /// Only this variant
+        #[arg(long, value_parser = ["steady", "crashing", "killed"])]
+        variant: Option<String>,
+    },
+    #[command(hide = true)]
+    SoakVictim {
+        runtime: String,
+        data: std::path::PathBuf,
     },
     #[command(hide = true)]
     ServeAxum,
@@ -65,6 +82,20 @@ async fn main() -> Result<()> {
         }
         Task::Idle => loading::idle(data).await,
         Task::IdleBare => loading::idle_bare(),
+        Task::SoakVictim { runtime, data } => {
+            let runtime = RuntimeName::parse(&runtime).context("no such runtime")?;
+            soak::victim(runtime, data).await
+        }
+        Task::Soak {
+            swaps,
+            runtime,
+            variant,
+        } => {
+            let only = runtime
+                .map(|it| RuntimeName::parse(&it).context("no such runtime"))
+                .transpose()?;
+            soak::run(swaps, only, variant.as_deref(), data).await
+        }
         Task::Table { seconds, only, json } => {
             let wanted = |group| only.as_deref().is_none_or(|only| only == group);
             let mut groups = Vec::new();
@@ -106,6 +137,12 @@ async fn main() -> Result<()> {
             if wanted("greedy") {
                 let rows = greedy::rows(&data.join("greedy"), greedy::WATCH).await?;
                 groups.push(("Greedy neighbours", rows));
+            }
+            if wanted("swap") {
+                groups.push((
+                    "Swaps of a plugin with state",
+                    swap::rows(&data.join("swap")).await?,
+                ));
             }
             if wanted("rpc") {
                 groups.push(("JSON-RPC over HTTP", rpc::rows(seconds).await?));

@@ -21,7 +21,15 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     setup::prepare(workspace)?;
-    let folders = ["echo", "echo-grpc", "echo-1.1", "echo-c"].map(str::to_owned);
+    let folders = [
+        "echo",
+        "echo-grpc",
+        "echo-1.1",
+        "echo-c",
+        "counter",
+        "counter-1.1",
+    ]
+    .map(str::to_owned);
     guests::build(workspace, &folders, guests::Mortise::Release)?;
     let mut cargo = workspace.cargo();
     cargo.args([

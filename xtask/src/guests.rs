@@ -58,6 +58,8 @@ const ONE_RUNTIME: &[(&str, &str)] = &[
     ("bad-process", "process"),
     ("echo-grpc", "process"),
     ("echo-1.1-grpc", "process"),
+    ("counter-grpc", "process"),
+    ("counter-1.1-grpc", "process"),
 ];
 
 /// Makes a core module.

@@ -13,6 +13,7 @@ mod deny;
 mod guests;
 mod layers;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod windows;
@@ -45,6 +46,8 @@ enum Task {
     Demo(demo::Args),
     /// Every figure beside its anchor, in one run
     Bench(bench::Args),
+    /// Swaps a plugin with state thousands of times under load, every call accounted for
+    Soak(soak::Args),
     /// Gets what the other tasks need; safe to run again
     Setup(setup::Args),
     /// Runs set-up, every check and every test: what CI runs
@@ -81,6 +84,7 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Demo(args) => demo::run(&args, &workspace),
         Task::Bench(args) => bench::run(&args, &workspace),
+        Task::Soak(args) => soak::run(&args, &workspace),
         Task::Setup(args) => setup::run(&args, &workspace),
         Task::Test(args) => test::run(&args, &workspace),
         Task::Guests(args) => guests::run(&args, &workspace),

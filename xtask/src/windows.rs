@@ -51,7 +51,7 @@ const PORTABLE: &[&str] = &[
 ];
 
 /// Folders of `plugins/` that the suite loads as libraries.
-const PLUGINS: &[&str] = &["echo", "echo-1.1", "bad-guest"];
+const PLUGINS: &[&str] = &["echo", "echo-1.1", "counter", "counter-1.1", "bad-guest"];
 
 /// Cases that are left out, and why.
 const NOT_UNDER_WINE: &[(&str, &str)] = &[(

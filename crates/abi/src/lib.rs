@@ -203,9 +203,9 @@ pub struct MtInstance {
     pub deactivate: Option<unsafe extern "C" fn(this: *mut c_void, err: *mut MtOut) -> MtStatus>,
     /// Writes an encoded `Health`.
     pub health: Option<unsafe extern "C" fn(this: *mut c_void, health: *mut MtOut) -> MtStatus>,
-    /// Writes the state that survives a swap.
+    /// Not called: state travels by reserved methods.
     pub save_state: Option<unsafe extern "C" fn(this: *mut c_void, out: *mut MtOut) -> MtStatus>,
-    /// Takes the state of the predecessor.
+    /// Not called.
     pub load_state:
         Option<unsafe extern "C" fn(this: *mut c_void, state: MtSlice, err: *mut MtOut) -> MtStatus>,
     /// Asks an async call to end early.

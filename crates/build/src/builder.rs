@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use mortise_contract::Contract;
 use mortise_manifest::Limits;
 use mortise_wire::Metadata;
 use prost::Message as _;
@@ -156,7 +157,7 @@ impl Builder {
     fn rust(&self, protos: &Protos, metadata: Option<&Metadata>) -> Result<String, BuildError> {
         let provided: Numbered = metadata
             .iter()
-            .flat_map(|it| it.methods.iter().zip(0..))
+            .flat_map(|it| it.public_methods().iter().zip(0..))
             .map(|(it, number)| ((it.service.clone(), it.name.clone()), (number, it.clone())))
             .collect();
         let generator = Generator {
@@ -207,19 +208,32 @@ impl Builder {
 
     fn constants(&self, metadata: &Metadata) -> Result<String, BuildError> {
         let text = String::from_utf8_lossy(&metadata.manifest);
-        let concurrency = parse_manifest(&text)?.limits.apply(Limits::default()).concurrency;
+        let parsed = parse_manifest(&text)?;
+        let concurrency = parsed.limits.apply(Limits::default()).concurrency;
+        let lifecycle = match (&parsed.state_schema, parsed.hooks) {
+            (Some(schema), _) => {
+                let contract = Contract::from_descriptor_set(&metadata.descriptor_set, &parsed.provides)
+                    .map_err(|error| BuildError::Contract {
+                        why: error.to_string(),
+                    })?;
+                let hash = contract.message_wire_hash(schema).unwrap_or_default();
+                format!("state({schema:?}, {hash:?})")
+            }
+            (None, true) => "HOOKS".to_owned(),
+            (None, false) => "NONE".to_owned(),
+        };
         let Metadata {
             name,
             version,
-            methods,
             contract_hash,
             ..
         } = metadata;
         Ok(format!(
             "{}::guest::Build {{ name: {name:?}, version: {version:?}, methods: {}, concurrency: {concurrency}, \
-             contract_hash: {contract_hash:?} }}\n",
+             contract_hash: {contract_hash:?}, lifecycle: {}::guest::Lifecycle::{lifecycle} }}\n",
             self.runtime,
-            methods.len()
+            metadata.public_methods().len(),
+            self.runtime,
         ))
     }
 }

@@ -53,6 +53,11 @@ pub enum BuildError {
     )]
     NonblockingStream { method: String },
 
+    #[error(
+        "`[state] schema = \"{schema}\"` in plugin.toml names no message of the contract; declare it in a .proto file, or correct the name"
+    )]
+    NoStateSchema { schema: String },
+
     #[error("cannot generate Rust: {0}")]
     Generate(#[source] std::io::Error),
 

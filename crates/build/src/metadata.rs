@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use mortise_contract::{Contract, Method};
 use mortise_manifest::Manifest;
-use mortise_wire::{METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, MethodKind, plugin};
+use mortise_wire::{
+    METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, MethodKind, lifecycle::Reserved, plugin,
+};
 use prost::Message as _;
 
 use crate::BuildError;
@@ -14,7 +16,7 @@ use crate::BuildError;
 ///
 /// # Errors
 /// If the manifest has faults (all are told), the descriptors do not link, a provided service is not among them, or a provided method
-/// both streams and promises not to block.
+/// both streams and promises not to block, or the schema of `[state]` is not in the contract.
 pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, BuildError> {
     let parsed = parse_manifest(manifest)?;
     let contract = Contract::from_descriptor_set(descriptor_set, &parsed.provides).map_err(|error| {
@@ -31,6 +33,13 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
             method: method.target(),
         });
     }
+    if let Some(schema) = &parsed.state_schema
+        && contract.message_wire_hash(schema).is_none()
+    {
+        return Err(BuildError::NoStateSchema {
+            schema: schema.clone(),
+        });
+    }
     let methods = contract.methods().iter().map(|it| plugin::Method {
         service: it.service().to_owned(),
         name: it.name().to_owned(),
@@ -40,6 +49,7 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
             | flag(it.options().nonblocking, METHOD_NONBLOCKING)
             | kind(it).flags(),
     });
+    let reserved = reserved(&parsed).iter().map(|it| it.row());
     Ok(Metadata {
         format: METADATA_FORMAT,
         name: parsed.name,
@@ -48,10 +58,19 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
         manifest: manifest.as_bytes().to_vec(),
         descriptor_set: descriptor_set.to_vec(),
         contract_hash: contract.hash().to_vec(),
-        methods: methods.collect(),
+        methods: methods.chain(reserved).collect(),
         toolchain: String::new(),
         target: String::new(),
     })
+}
+
+/// The methods by which a host asks such a plugin about its own life.
+pub(crate) fn reserved(manifest: &Manifest) -> &'static [Reserved] {
+    match (&manifest.state_schema, manifest.hooks) {
+        (Some(_), _) => &Reserved::ALL,
+        (None, true) => &Reserved::HOOKS,
+        (None, false) => &[],
+    }
 }
 
 /// Encoded metadata as a C source file: `static const unsigned char mortise_metadata[]` in the section where a host looks for

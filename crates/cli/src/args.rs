@@ -340,7 +340,7 @@ pub(crate) struct Load {
     /// Run it beside the version that runs, as NAME@VERSION, instead of replacing it
     #[arg(long)]
     pub(crate) beside: bool,
-    /// Start it although its digest is quarantined
+    /// Start it although its digest is quarantined, what it replaces does not want to go, or state does not fit and is left behind
     #[arg(long)]
     pub(crate) force: bool,
     /// When to start it again after its instance ended by itself

@@ -6,6 +6,7 @@ pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod log;
 pub(crate) mod payload;
+pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod time;
 pub(crate) mod version;

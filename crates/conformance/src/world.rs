@@ -25,11 +25,13 @@ pub fn packages() -> PathBuf {
     )
 }
 
-/// Both versions of the plugin under test, linked into this program.
+/// Both versions of the plugin under test and of the counter, linked into this program.
 fn builtin(mut builder: mortise::HostBuilder) -> mortise::HostBuilder {
     let linked = [
         ("echo", mortise_sdk::linked!(echo)),
         ("echo-1.1", mortise_sdk::linked!(echo_next::plugin)),
+        ("counter", mortise_sdk::linked!(counter)),
+        ("counter-1.1", mortise_sdk::linked!(counter_next::plugin)),
     ];
     let mut plugins = Vec::new();
     for (name, plugin) in linked {
@@ -38,7 +40,7 @@ fn builtin(mut builder: mortise::HostBuilder) -> mortise::HostBuilder {
         builder = builder.builtin(name, package.expect("its manifest is sound"));
         plugins.push(plugin);
     }
-    builder.runtime(BuiltinRuntime::new(plugins).expect("the two have different versions"))
+    builder.runtime(BuiltinRuntime::new(plugins).expect("no two have the same name and version"))
 }
 
 /// Headers that the host hands on: to the guest, its log lines and its own calls.

@@ -206,6 +206,15 @@ impl Contract {
             .unwrap_or_default()
     }
 
+    /// Hash over the numbers and kinds of a message and of what it is made of; `None` if the set does not declare it.
+    ///
+    /// Of two contracts that give the same one, each reads what the other wrote. Names are not in it.
+    #[must_use]
+    pub fn message_wire_hash(&self, message: &str) -> Option<[u8; 32]> {
+        let message = self.pool().get_message_by_name(message)?;
+        Some(hash::message_wire_hash(&message))
+    }
+
     /// Full names of the messages marked `state_schema`.
     #[must_use]
     pub fn state_schemas(&self) -> &[String] {

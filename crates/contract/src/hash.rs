@@ -55,23 +55,15 @@ pub(crate) fn wire_hash(method: &MethodDescriptor) -> [u8; 32] {
     sink.method(method);
     sink.number(closure.message_index(&method.input()));
     sink.number(closure.message_index(&method.output()));
-    sink.number(closure.messages.len() as u64);
-    for message in &closure.messages {
-        let fields = by_number(message);
-        sink.number(fields.len() as u64);
-        for field in &fields {
-            sink.field(field);
-            match field.kind() {
-                Kind::Message(of) => sink.number(closure.message_index(&of)),
-                Kind::Enum(of) => sink.number(closure.enum_index(&of)),
-                _ => {}
-            }
-        }
-    }
-    sink.number(closure.enums.len() as u64);
-    for declaration in &closure.enums {
-        sink.enumeration(declaration);
-    }
+    closure.write_wire(&mut sink);
+    sink.finish()
+}
+
+/// Numbers and kinds of `message`, for what is kept and not called: saved state.
+pub(crate) fn message_wire_hash(message: &MessageDescriptor) -> [u8; 32] {
+    let closure = Closure::from([message.clone()]);
+    let mut sink = Sink::new("message");
+    closure.write_wire(&mut sink);
     sink.finish()
 }
 
@@ -156,7 +148,7 @@ pub(crate) fn is_open(declaration: &EnumDescriptor) -> bool {
     declaration.parent_file().syntax() == Syntax::Proto3
 }
 
-/// What can be reached from a method, in order of the first visit.
+/// What can be reached from a method or a message, in order of the first visit.
 struct Closure {
     messages: Vec<MessageDescriptor>,
     enums: Vec<EnumDescriptor>,
@@ -166,13 +158,18 @@ struct Closure {
 
 impl Closure {
     fn of(method: &MethodDescriptor) -> Self {
+        Self::from([method.input(), method.output()])
+    }
+
+    /// What can be reached from these.
+    fn from<const N: usize>(roots: [MessageDescriptor; N]) -> Self {
         let mut closure = Self {
             messages: Vec::new(),
             enums: Vec::new(),
             message_indices: HashMap::new(),
             enum_indices: HashMap::new(),
         };
-        let mut queue = VecDeque::from([method.input(), method.output()]);
+        let mut queue = VecDeque::from(roots);
         while let Some(message) = queue.pop_front() {
             let next = closure.messages.len() as u64;
             if closure.message_indices.contains_key(message.full_name()) {
@@ -191,6 +188,27 @@ impl Closure {
             closure.messages.push(message);
         }
         closure
+    }
+
+    /// Everything of it that is on the wire: types by the index of their first visit.
+    fn write_wire(&self, sink: &mut Sink) {
+        sink.number(self.messages.len() as u64);
+        for message in &self.messages {
+            let fields = by_number(message);
+            sink.number(fields.len() as u64);
+            for field in &fields {
+                sink.field(field);
+                match field.kind() {
+                    Kind::Message(of) => sink.number(self.message_index(&of)),
+                    Kind::Enum(of) => sink.number(self.enum_index(&of)),
+                    _ => {}
+                }
+            }
+        }
+        sink.number(self.enums.len() as u64);
+        for declaration in &self.enums {
+            sink.enumeration(declaration);
+        }
     }
 
     fn add_enum(&mut self, declaration: EnumDescriptor) {

@@ -9,6 +9,7 @@
 //! 2. *After* it was read, before admission: the old one is still held and lets the call in, or has closed its door; then the cell is read
 //!    again, and holds the new one because a supervisor swaps first and closes second.
 //! 3. *After* admission: the old one is drained before it is stopped, and this call is one of those it waits for.
+//! 4. *While state is handed over*: the cell holds a gate, and the call waits there and reads the cell again.
 
 use std::{
     cell::Cell,
@@ -118,6 +119,13 @@ pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Res
         let held = span.in_scope(|| target.address.cell.acquire());
         let generation = match &*held {
             Occupant::Serving(generation) => generation,
+            Occupant::Gate(gate) => {
+                let gate = gate.clone();
+                // What is held here must not hold up whoever waits for it to go.
+                drop(held);
+                Box::pin(gate.pass(target, &origin, began)).await?;
+                continue;
+            }
             Occupant::Vacant(why) => return Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
         };
         let admitted = admit(generation, target, &origin, payload.len(), began)
@@ -343,6 +351,7 @@ pub(crate) fn next_call_id() -> u64 {
 pub(crate) fn serving(address: &Address) -> Result<Arc<Generation>, CallError> {
     match &*address.cell.acquire() {
         Occupant::Serving(generation) => Ok(generation.clone()),
+        Occupant::Gate(gate) => Ok(gate.generation.clone()),
         Occupant::Vacant(why) => Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
     }
 }

@@ -28,7 +28,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     admission::Admission,
-    info::{PluginInfo, to_unix_ms},
+    gate::Gate,
+    info::{PluginInfo, StateInfo, to_unix_ms},
     services::Services,
     stats::{Stats, Totals},
     stream::Streams,
@@ -74,6 +75,8 @@ pub(crate) struct Seat {
 pub(crate) enum Occupant {
     /// Calls go here.
     Serving(Arc<Generation>),
+    /// Calls wait here, while state goes from one generation into the next.
+    Gate(Arc<Gate>),
     /// Nothing serves, and why.
     Vacant(Arc<str>),
 }
@@ -103,6 +106,8 @@ pub(crate) struct Status {
     pub(crate) restart: Restart,
     pub(crate) digest: Option<Digest>,
     pub(crate) reasons: Vec<String>,
+    /// What the one that serves began with, if it has state.
+    pub(crate) state_info: Option<StateInfo>,
     /// What it offers, if it ever served.
     pub(crate) offer: Option<Offer>,
     /// The one that serves.
@@ -170,6 +175,7 @@ impl Address {
             restart: Restart::default(),
             digest: None,
             reasons: Vec::new(),
+            state_info: None,
             offer: None,
             current: None,
             others: Vec::new(),
@@ -219,7 +225,7 @@ impl Address {
                 methods.len() - 1
             })
         };
-        metadata.methods.iter().map(seat).collect()
+        metadata.public_methods().iter().map(seat).collect()
     }
 
     /// The line of the list.

@@ -873,6 +873,7 @@ impl Shared {
             restart: status.restart,
             limits: serving.map(|it| it.limits.clone()).unwrap_or_default(),
             counters,
+            state: status.state_info.clone(),
             usage: serving.map(|it| it.instance.usage()).unwrap_or_default(),
             enclosure: serving.and_then(|it| it.instance.enclosure()),
             denied: serving.map(|it| it.services.denials.last()).unwrap_or_default(),
@@ -903,7 +904,7 @@ fn counters_of(serving: &Generation) -> Counters {
 
 fn methods_of(serving: &Generation) -> Vec<MethodInfo> {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let methods = serving.metadata.methods.iter();
+    let methods = serving.metadata.public_methods().iter();
     methods
         .map(|method| MethodInfo {
             service: method.service.clone(),

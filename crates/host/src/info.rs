@@ -1,6 +1,6 @@
 //! What a host tells about its plugins. Everything here serializes, in the words that people see.
 
-use std::time::SystemTime;
+use std::{fmt, time::SystemTime};
 
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Permissions, Restart, RuntimeName};
@@ -70,6 +70,9 @@ pub struct PluginDetail {
     pub limits: Limits,
     /// What it did.
     pub counters: Counters,
+    /// What the instance that serves began with; `None` for a plugin without state.
+    #[serde(skip_serializing_if = "Option::is_none", rename = "carried_state")]
+    pub state: Option<StateInfo>,
     /// What it uses now.
     #[serde(serialize_with = "usage")]
     pub usage: Usage,
@@ -83,6 +86,53 @@ pub struct PluginDetail {
     /// What its runtime can do here.
     #[serde(serialize_with = "support_option")]
     pub support: Option<Support>,
+}
+
+/// What an instance with state began with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StateInfo {
+    /// Full name of the message.
+    pub schema: String,
+    /// Where it came from.
+    pub origin: StateOrigin,
+    /// Version that saved it.
+    pub from_version: Option<String>,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was saved.
+    pub saved_at_unix_ms: Option<u64>,
+    /// How long callers waited while it was handed over, in microseconds.
+    pub pause_us: Option<u64>,
+    /// Why there was state that it did not take over.
+    pub left_behind: Option<String>,
+}
+
+/// Where an instance's state came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateOrigin {
+    /// There was none.
+    Nothing,
+    /// The instance that served until then.
+    Predecessor,
+    /// What was saved last: by an unload, or by a swap before a crash.
+    Snapshot,
+}
+
+impl fmt::Display for StateInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = self.from_version.as_deref().unwrap_or("?");
+        let (bytes, schema) = (self.bytes, &self.schema);
+        match self.origin {
+            StateOrigin::Predecessor => write!(f, "{bytes} bytes of `{schema}` from {from}, which served"),
+            StateOrigin::Snapshot => write!(f, "{bytes} bytes of `{schema}` as {from} saved it last"),
+            StateOrigin::Nothing => write!(f, "no `{schema}` to begin with"),
+        }?;
+        match &self.left_behind {
+            Some(why) => write!(f, "; left behind: {why}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One method of a plugin.
@@ -219,11 +269,11 @@ pub struct VariantReport {
 
 // === serialization of words that belong to other crates ===
 
-fn display<S: Serializer>(it: &impl std::fmt::Display, s: S) -> Result<S::Ok, S::Error> {
+fn display<S: Serializer>(it: &impl fmt::Display, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(it)
 }
 
-fn display_option<S: Serializer>(it: &Option<impl std::fmt::Display>, s: S) -> Result<S::Ok, S::Error> {
+fn display_option<S: Serializer>(it: &Option<impl fmt::Display>, s: S) -> Result<S::Ok, S::Error> {
     match it {
         Some(it) => s.collect_str(it),
         None => s.serialize_none(),
@@ -273,6 +323,7 @@ fn limits<S: Serializer>(it: &Limits, s: S) -> Result<S::Ok, S::Error> {
     map.serialize_entry("start_ms", &it.start.as_millis())?;
     map.serialize_entry("stop_ms", &it.stop.as_millis())?;
     map.serialize_entry("term_ms", &it.term.as_millis())?;
+    map.serialize_entry("swap_ms", &it.swap.as_millis())?;
     map.serialize_entry("cpu_percent", &it.cpu_percent)?;
     map.serialize_entry("log_lines_per_second", &it.log_lines_per_second)?;
     map.end()

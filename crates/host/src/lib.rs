@@ -21,9 +21,11 @@ mod builder;
 mod call;
 mod canary;
 mod client;
+mod carry;
 mod depend;
 mod directory;
 mod error;
+mod gate;
 mod generation;
 mod history;
 mod host;
@@ -78,8 +80,8 @@ pub use error::{HostError, HostErrorKind};
 pub use history::{ChangeInfo, DiffReport, Difference};
 pub use host::Host;
 pub use info::{
-    CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, UnloadReport,
-    VariantReport,
+    CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, StateInfo,
+    StateOrigin, UnloadReport, VariantReport,
 };
 pub use methods::{EVENTS_MAX as METHOD_EVENTS_MAX, MethodChange, MethodNotice, MethodWatch, ServedMethod};
 pub use mortise_lifecycle::{

@@ -8,17 +8,19 @@ use std::{sync::Arc, time::Duration};
 use mortise_lifecycle::{Event, Verdict};
 use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, Restart, RuntimeName};
 use mortise_runtime::{
-    Artifact, Digest, Enforcement, InstanceId, Prepared, Refusal, Runtime, RuntimeError, RuntimeErrorKind,
-    Start, Verified,
+    Artifact, CallContext, Digest, Enforcement, InstanceId, Prepared, Refusal, Runtime, RuntimeError,
+    RuntimeErrorKind, Start, Successor, Verified,
 };
 use mortise_store::{Package, StoreError};
-use mortise_wire::METHOD_IDEMPOTENT;
+use mortise_wire::{METHOD_IDEMPOTENT, lifecycle::Reserved};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span};
 
 use crate::{
     CheckReport, HostError, HostErrorKind, LoadRequest, Source, VariantReport,
     admission::Admission,
+    call::next_call_id,
+    carry,
     depend::{self, Known, MISSING},
     generation::{Address, Generation, Seat},
     host::Shared,
@@ -40,6 +42,8 @@ pub(crate) struct Launch {
     pub(crate) limits: Limits,
     pub(crate) config_json: Arc<str>,
     pub(crate) source: Arc<str>,
+    /// The operator insists: state that does not fit is left behind.
+    pub(crate) force: bool,
 }
 
 /// In whose company a plugin is loaded.
@@ -55,6 +59,8 @@ pub(crate) enum Entrance {
 
 /// How often a fresh instance is asked whether it is healthy.
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
+/// How long a plugin may think about whether it may be replaced.
+const VETO_MAX: Duration = Duration::from_secs(1);
 /// What a runtime may need beyond `Limits::start` to take back what it started.
 const START_SLACK: Duration = Duration::from_secs(2);
 
@@ -183,6 +189,9 @@ pub(crate) async fn verify(
                 None
             }
         };
+        if let Some((_, verified)) = &verified {
+            refusals.extend(without_state(&manifest, verified));
+        }
         match verified {
             Some((runtime, verified)) if refusals.is_empty() => Ok(Launch {
                 verified,
@@ -194,6 +203,7 @@ pub(crate) async fn verify(
                 manifest,
                 config_json,
                 source: package.origin().into(),
+                force: request.force,
             }),
             _ => Err(refusals),
         }
@@ -296,6 +306,36 @@ fn config(request: &LoadRequest, refusals: &mut Vec<Refusal>) -> Arc<str> {
         });
     }
     text.into()
+}
+
+/// A plugin that says it has state, and has no methods for it.
+fn without_state(manifest: &Manifest, verified: &Verified) -> Option<Refusal> {
+    let schema = manifest.state_schema.as_ref()?;
+    let (metadata, contract) = (verified.metadata(), &verified.artifact().contract);
+    let (why, hint) = if contract.message_wire_hash(schema).is_none() {
+        (
+            format!("its manifest says `schema = \"{schema}\"`, and its contract declares no such message"),
+            "declare the message, and build the plugin again",
+        )
+    } else if [Reserved::SaveState, Reserved::LoadState]
+        .iter()
+        .any(|it| metadata.reserved(*it).is_none())
+    {
+        (
+            format!(
+                "its manifest says `schema = \"{schema}\"`, and its {} artifact cannot save and load it",
+                verified.artifact().runtime
+            ),
+            "build the plugin again with `mortise build`; a plugin that was made for go-plugin cannot have state",
+        )
+    } else {
+        return None;
+    };
+    Some(Refusal {
+        what: "state".to_owned(),
+        why,
+        hint: hint.to_owned(),
+    })
 }
 
 fn ungranted(manifest: &Manifest, grant: &Grant, refusals: &mut Vec<Refusal>) {
@@ -486,7 +526,7 @@ fn generation(
     let metadata = launch.verified.metadata().clone();
     let numbers = address.seat_numbers(&metadata);
     let mut seats: Vec<Option<Seat>> = Vec::new();
-    for (index, (method, number)) in (0..).zip(metadata.methods.iter().zip(numbers)) {
+    for (index, (method, number)) in (0..).zip(metadata.public_methods().iter().zip(numbers)) {
         let index = mortise_runtime::MethodIndex(index);
         let described = artifact.contract.method(&method.service, &method.name);
         let own = described
@@ -624,6 +664,15 @@ async fn checked(
         let error = rejected(address, life, vec![refusal]).await;
         return Err(error.of_kind(HostErrorKind::Quarantined).with_hint(hint));
     }
+    if let Entrance::Together(_) = entrance
+        && let Some(refusal) = stateful_together(address, &launch)
+    {
+        return Err(rejected(address, life, vec![refusal]).await);
+    }
+    let against = against_replacing(shared, address, &launch).await?;
+    if !against.is_empty() {
+        return Err(rejected(address, life, against).await);
+    }
     life.note("supervisor", Event::ChecksPassed, "")?;
     let prepared = match prepare(shared, &launch).await {
         Ok(prepared) => prepared,
@@ -659,6 +708,80 @@ async fn rejected(address: &Address, life: &mut Life, refusals: Vec<Refusal>) ->
     life.must_step("supervisor", Event::Refused, &detail.join("; "))
         .await;
     HostError::refused(&address.name, refusals)
+}
+
+/// A handover of state may fail, and of several plugins that change as one none can refuse once that is decided.
+fn stateful_together(address: &Address, launch: &Launch) -> Option<Refusal> {
+    let serving = address.status.load().current.clone();
+    let has_state = launch.manifest.state_schema.is_some() || serving.is_some_and(|it| it.carries_state());
+    has_state.then(|| Refusal {
+        what: "state".to_owned(),
+        why: "a plugin with state cannot be one of several that are loaded as one change: handing its state over may fail".to_owned(),
+        hint: "load it by itself, before or after the others".to_owned(),
+    })
+}
+
+/// What the plugin that serves says against its successor, and what its state does; nothing if the operator insists.
+async fn against_replacing(
+    shared: &Shared,
+    address: &Address,
+    launch: &Launch,
+) -> Result<Vec<Refusal>, HostError> {
+    if launch.force {
+        return Ok(Vec::new());
+    }
+    let artifact = launch.verified.artifact();
+    let (manifest, contract) = (&launch.manifest, &artifact.contract);
+    let serving = address.status.load().current.clone();
+    let Some(serving) = serving else {
+        if manifest.state_schema.is_none() {
+            return Ok(Vec::new());
+        }
+        let name = address.name.clone();
+        let kept = shared.with_journal(move |it| it.saved_state(&name)).await?;
+        let refusal = kept.and_then(|it| carry::check_kept(&it, manifest, contract).err());
+        return Ok(refusal.into_iter().collect());
+    };
+    let mut against = Vec::new();
+    if serving.carries_state()
+        && let Some(writer) = serving.as_writer()
+    {
+        against.extend(carry::check(writer, manifest, contract).err());
+    }
+    if let Some(why) = veto(&serving, artifact).await {
+        against.push(Refusal {
+            what: "veto".to_owned(),
+            why: format!("{} does not want to be replaced now: {why}", serving.plugin),
+            hint: "try again later, or load it with `force`".to_owned(),
+        });
+    }
+    Ok(against)
+}
+
+/// Asks the plugin that serves. No answer is no veto: one that is ill must be replaceable.
+async fn veto(serving: &Generation, successor: &Artifact) -> Option<String> {
+    let state = serving.instance.state()?;
+    let cx = CallContext {
+        call_id: next_call_id(),
+        deadline: Some(std::time::Instant::now() + VETO_MAX),
+        ..CallContext::default()
+    };
+    let successor = Successor {
+        version: &successor.plugin.version,
+        digest: successor.digest,
+    };
+    let asked = state.may_replace(&cx, Some(successor));
+    match tokio::time::timeout(VETO_MAX, asked).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            tracing::warn!(target: "mortise::life", plugin = %serving.plugin, %error, "it was asked whether it may be replaced, and failed");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(target: "mortise::life", plugin = %serving.plugin, "it was asked whether it may be replaced, and did not answer");
+            None
+        }
+    }
 }
 
 /// The digest's quarantine, unless the operator lifts it.
@@ -731,6 +854,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 limits: package.manifest().limits.apply(Limits::default()),
                 config_json: "{}".into(),
                 source: package.origin().into(),
+                force: false,
             };
             report.refusals.extend(prepare(shared, &launch).await.err());
         }

@@ -55,6 +55,7 @@ struct Limits {
     start_ms: Option<u64>,
     stop_ms: Option<u64>,
     term_ms: Option<u64>,
+    swap_ms: Option<u64>,
     cpu_percent: Option<u32>,
     log_lines_per_second: Option<u32>,
 }
@@ -139,6 +140,7 @@ impl From<LoadRequest> for Remembered {
                 start_ms: limits.start.map(ms),
                 stop_ms: limits.stop.map(ms),
                 term_ms: limits.term.map(ms),
+                swap_ms: limits.swap.map(ms),
                 cpu_percent: limits.cpu_percent,
                 log_lines_per_second: limits.log_lines_per_second,
             },
@@ -161,6 +163,7 @@ impl From<Remembered> for LoadRequest {
             start: kept.limits.start_ms.map(ms),
             stop: kept.limits.stop_ms.map(ms),
             term: kept.limits.term_ms.map(ms),
+            swap: kept.limits.swap_ms.map(ms),
             cpu_percent: kept.limits.cpu_percent,
             log_lines_per_second: kept.limits.log_lines_per_second,
         };
@@ -228,6 +231,7 @@ mod tests {
             start: Some(std::time::Duration::from_millis(5)),
             stop: Some(std::time::Duration::from_millis(6)),
             term: Some(std::time::Duration::from_millis(10)),
+            swap: Some(std::time::Duration::from_millis(12)),
             cpu_percent: Some(11),
             log_lines_per_second: Some(7),
         };

@@ -7,7 +7,7 @@
 //! # How it is over
 //! 1. The receiving half has handed out the end or an error: the task accounts for it and lets go.
 //! 2. The receiving half is dropped: as 1, as a cancelled call. Dropping it cancels the call in the runtime.
-//! 3. A swap or an unload has waited for [`Streams::grace`]: the task takes the runtime's receiving half away, which cancels the call,
+//! 3. A swap or an unload has waited for [`Streams::grace`], or state is to be handed over, which does not wait: the task takes the runtime's receiving half away, which cancels the call,
 //!    and the caller hears `Draining`. A crash is told by the runtime, as 1.
 
 use std::{
@@ -37,7 +37,7 @@ use crate::{
 /// What a generation knows of its streams.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// Set once: they have been waited for long enough.
+    /// They have been waited for long enough.
     over: watch::Sender<bool>,
     pub(crate) messages: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -89,6 +89,11 @@ impl Streams {
     pub(crate) fn end(&self) {
         self.over.send_replace(true);
     }
+
+    /// Lets new ones stay open again, in a generation that is put back.
+    pub(crate) fn reopen(&self) {
+        self.over.send_replace(false);
+    }
 }
 
 // === opening ===
@@ -119,6 +124,20 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
         let held = span.in_scope(|| address.cell.acquire());
         let generation = match &*held {
             Occupant::Serving(generation) => generation,
+            Occupant::Gate(gate) => {
+                let gate = gate.clone();
+                drop(held);
+                let passed = tokio::select! {
+                    biased;
+                    () = opened.closed() => return,
+                    passed = gate.pass(&target, &origin, began) => passed,
+                };
+                if let Err(error) = passed {
+                    let _ = opened.send(Err(error));
+                    return;
+                }
+                continue;
+            }
             Occupant::Vacant(why) => {
                 let _ = opened.send(Err(CallError::new(CallErrorKind::Unavailable, why.to_string())));
                 return;

@@ -9,18 +9,19 @@
 //!   calls in it are known to its runtime: never while a bound call may be in it.
 //! - **S4** At most two generations are instantiated for callers' sake: the one that serves and the one that stands by. Others
 //!   only finish their calls.
-//! - **S5** The task waits for nothing but its own journal: loading, draining and stopping are futures that it polls beside its commands,
-//!   so a crash is noticed in the middle of a load.
+//! - **S5** The task waits for nothing but its own journal and, for at most `Limits::swap`, a handover of state: loading, draining and stopping are
+//!   futures that it polls beside its commands, so a crash is noticed in the middle of a load.
 //!
 //! # What happens when
 //! | happening | function |
 //! |---|---|
-//! | a load | [`Supervisor::load`], then [`Supervisor::attempted`] and [`Supervisor::cut_over`] |
+//! | a load | [`Supervisor::load`], then [`Supervisor::attempted`], [`Place::hand_over`] and [`Supervisor::cut_over`] |
 //! | the instance ended | [`Supervisor::crashed`], then [`Supervisor::restart`] when the backoff is over |
 //! | time for a look at a fresh version | [`Supervisor::look`], then [`Supervisor::pass`] or [`Supervisor::roll_back`] |
 //! | others that it was loaded with go back | [`Supervisor::fated`] |
 //! | an unload, or the host's shutdown | [`Supervisor::unload`] |
 
+mod handover;
 mod probation;
 mod retire;
 mod trial;
@@ -35,7 +36,7 @@ use futures_util::{StreamExt as _, future::OptionFuture, stream::FuturesUnordere
 use mortise_hazard::Retired;
 use mortise_lifecycle::{Effect, Event, Restarts, State, Trigger, Verdict};
 use mortise_manifest::Restart;
-use mortise_runtime::{BoxFuture, EndCause, Refusal};
+use mortise_runtime::{BoxFuture, EndCause, Refusal, Snapshot};
 use mortise_store::{History, Package};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -52,6 +53,7 @@ use crate::{
     load::{self, Attempt, AttemptError, Entrance, Launch},
     together::{Fate, Ticket},
 };
+use handover::{Handed, Place};
 use probation::Watch;
 pub(crate) use probation::ask_health;
 use retire::{Gone, discard, retire};
@@ -114,6 +116,8 @@ struct Standby {
     since: Instant,
     retired: Retired<Occupant>,
     ended: BoxFuture<'static, EndCause>,
+    /// What it knew when its successor took over, if it has state.
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 /// What is at rest and shown: failed, rejected or quarantined.
@@ -332,7 +336,9 @@ impl Supervisor {
         } = attempt;
         let is_restart = reply.is_none();
         let outcome = match (outcome, launch) {
-            (Ok(generation), Some(launch)) => self.cut_over(life, generation, launch, ticket).await,
+            (Ok(generation), Some(launch)) => {
+                self.cut_over(life, generation, launch, ticket, is_restart).await
+            }
             (Ok(_), None) => Err(HostError::new(
                 HostErrorKind::Conflict,
                 "a generation came out of nothing",
@@ -377,16 +383,50 @@ impl Supervisor {
         generation: Arc<Generation>,
         launch: Arc<Launch>,
         ticket: Option<Ticket>,
+        is_restart: bool,
     ) -> Result<(), HostError> {
-        let journalled = async {
-            if ticket.is_some() {
-                // Written together with those of the others.
-                return Ok(());
+        let handed = if ticket.is_some() {
+            // Its moves are written together with those of the others, and nobody can refuse any more.
+            self.place().hand_over_together(&generation).await
+        } else {
+            if let Err(error) = life.note("supervisor", Event::Started, &generation.instance.id().0) {
+                generation.instance.stop(generation.limits.stop).await;
+                self.over(life, Some(launch), &error);
+                return Err(error);
             }
-            life.note("supervisor", Event::Started, &generation.instance.id().0)?;
-            life.step("supervisor", Event::CutOver, "").await.map(drop)
+            let serving = self.running.as_ref().map(|it| it.generation.clone());
+            let handing = self.place();
+            let handing = handing.hand_over(serving.as_ref(), &generation, &launch);
+            match handing.await {
+                Ok(handed) => handed,
+                Err(error) => {
+                    generation.instance.stop(generation.limits.stop).await;
+                    let verdict = if is_restart {
+                        self.verdict(Duration::ZERO)
+                    } else {
+                        Verdict::Stay
+                    };
+                    let event = Event::HandoverFailed(verdict);
+                    let effects = life.must_step("supervisor", event, &error.to_string()).await;
+                    self.fall(life, Some(launch), &effects, reasons_of(&error)).await;
+                    return Err(error);
+                }
+            }
         };
-        if let Err(error) = journalled.await {
+        let Handed {
+            closed,
+            snapshot,
+            mut info,
+        } = handed;
+        let detail = info.as_ref().map(ToString::to_string).unwrap_or_default();
+        let journalled = match ticket {
+            Some(_) => Ok(()),
+            None => life.step("supervisor", Event::CutOver, &detail).await.map(drop),
+        };
+        if let Err(error) = journalled {
+            if let Some(closed) = closed {
+                closed.reopen(&self.address);
+            }
             generation.instance.stop(generation.limits.stop).await;
             self.over(life, Some(launch), &error);
             return Err(error);
@@ -401,7 +441,18 @@ impl Supervisor {
             if let Some(old) = &replaced {
                 old.generation.admission.close();
             }
-            retired
+            match closed {
+                // What was displaced is the gate, and nobody stays in it.
+                Some(closed) => {
+                    drop(retired);
+                    let pause = closed.open();
+                    if let Some(info) = &mut info {
+                        info.pause_us = u64::try_from(pause.as_micros()).ok();
+                    }
+                    closed.retired
+                }
+                None => retired,
+            }
         };
         self.down = None;
         let baseline = replaced.as_ref().map(|it| it.generation.stats.baseline());
@@ -412,6 +463,7 @@ impl Supervisor {
             since: old.since,
             ended: old.ended,
             retired,
+            snapshot,
         });
         let number = generation.number;
         let watch = self.watch(baseline.unwrap_or_default());
@@ -421,7 +473,8 @@ impl Supervisor {
             status.others.extend(replaced.filter(|it| it.number != number));
             (status.source, status.runtime) = (launch.source.clone(), Some(generation.runtime));
             status.restart = launch.restart;
-            status.reasons.clear();
+            status.reasons = info.iter().filter_map(|it| it.left_behind.clone()).collect();
+            status.state_info = info;
         });
         life.show();
         self.running = Some(Running {
@@ -438,6 +491,13 @@ impl Supervisor {
             self.passed().await;
         }
         Ok(())
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            shared: &self.shared,
+            address: &self.address,
+        }
     }
 
     /// Tells what serves that it was replaced; whatever stood by until now is let go.
@@ -509,6 +569,7 @@ impl Supervisor {
         running.generation.admission.close();
         self.address.publish(|status| {
             status.current = None;
+            status.state_info = None;
             status.others.push(running.generation.clone());
         });
         if effects.contains(&Effect::ReleasePredecessor) {

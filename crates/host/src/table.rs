@@ -102,7 +102,7 @@ impl Table {
                 beside: address.is_beside(),
                 methods: offer
                     .metadata
-                    .methods
+                    .public_methods()
                     .iter()
                     .map(|it| Method::new(&*it.service, &*it.name))
                     .collect(),
@@ -320,7 +320,7 @@ fn with_pairs<T>(headers: &[Header], then: impl FnOnce(&[(&str, &str)]) -> T) ->
 
 fn targets_of(address: &Arc<Address>, offer: &Offer) -> Vec<Arc<Target>> {
     let numbers = address.seat_numbers(&offer.metadata);
-    let methods = offer.metadata.methods.iter().zip(numbers);
+    let methods = offer.metadata.public_methods().iter().zip(numbers);
     let target = |(method, seat): (&mortise_wire::plugin::Method, usize)| {
         Arc::new(Target {
             address: address.clone(),

@@ -27,7 +27,7 @@
 //!                       │ ▲                      │                                   │    │            │
 //!                Refused│ │Retry          Refused│                       StartFailed │    │Started     │RestartDue
 //!                       ▼ │                      │                                   ▼    ▼            │
-//!                     Rejected ◄─────────────────┘         Quarantined ◄───────── Failed Ready         │
+//!                     Rejected ◄─────────────────┘         Quarantined ◄───────── Failed◄Ready         │
 //!                                                          (Retry: Loaded)           │    │            │
 //!                                                               ▲                    └────┼────────────┘
 //!                                                               │ ProbationFailed,        │CutOver
@@ -55,6 +55,7 @@
 //! | Starting | Started | Ready | `CutOver`: `supervisor::cut_over` |
 //! | Starting | StartFailed | Failed, Quarantined | `Discard`; `ScheduleRestart` or `QuarantineDigest` as the verdict says |
 //! | Ready | CutOver | Probation | `Watch`: `supervisor::watch` |
+//! | Ready | HandoverFailed | Failed, Quarantined | as `StartFailed`; what serves goes on with the state it has |
 //! | Probation | ProbationPassed | Active | `ReleasePredecessor`: `supervisor::release_predecessor` |
 //! | Probation | ProbationFailed | Quarantined | `RestorePredecessor`: `supervisor::roll_back`; `Discard`, `QuarantineDigest` |
 //! | Probation | Withdrawn | Draining | `RestorePredecessor`: `supervisor::put_back`; `Drain` |
@@ -126,6 +127,8 @@ pub enum Event {
     Started,
     /// Its instance did not start, or was not healthy in time.
     StartFailed(Verdict),
+    /// It could not take over the state of what it was to replace, or the state that was saved last.
+    HandoverFailed(Verdict),
     /// The cell points at it.
     CutOver,
     /// Its time of probation is over.
@@ -232,6 +235,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Vec<Effect>), InvalidT
         (S::Validated, Event::Activate) => (S::Starting, vec![Do::Start]),
         (S::Starting, Event::Started) => (S::Ready, vec![Do::CutOver]),
         (S::Starting, Event::StartFailed(verdict)) => down(verdict, vec![Do::Discard]),
+        (S::Ready, Event::HandoverFailed(verdict)) => down(verdict, vec![Do::Discard]),
         (S::Ready, Event::CutOver) => (S::Probation, vec![Do::Watch]),
         (S::Probation, Event::ProbationPassed) => (S::Active, vec![Do::ReleasePredecessor]),
         (S::Probation, Event::ProbationFailed) => (
@@ -364,8 +368,8 @@ impl fmt::Display for State {
 // === impl Event ===
 
 impl Event {
-    /// One of each; `StartFailed` and `Crashed` with the verdict `Stay`.
-    pub const ALL: [Self; 21] = [
+    /// One of each; those with a verdict with `Stay`.
+    pub const ALL: [Self; 22] = [
         Self::Load,
         Self::ChecksPassed,
         Self::Refused,
@@ -373,6 +377,7 @@ impl Event {
         Self::Activate,
         Self::Started,
         Self::StartFailed(Verdict::Stay),
+        Self::HandoverFailed(Verdict::Stay),
         Self::CutOver,
         Self::ProbationPassed,
         Self::ProbationFailed,
@@ -400,6 +405,7 @@ impl Event {
             Self::Activate => "activate",
             Self::Started => "started",
             Self::StartFailed(_) => "start_failed",
+            Self::HandoverFailed(_) => "handover_failed",
             Self::CutOver => "cut_over",
             Self::ProbationPassed => "probation_passed",
             Self::ProbationFailed => "probation_failed",
@@ -428,7 +434,7 @@ fn step_exists(state: State, event: Event) -> bool {
         Event::Prepared => &[S::Checked],
         Event::Activate => &[S::Validated],
         Event::Started | Event::StartFailed(_) => &[S::Starting],
-        Event::CutOver => &[S::Ready],
+        Event::CutOver | Event::HandoverFailed(_) => &[S::Ready],
         Event::ProbationPassed | Event::ProbationFailed | Event::Withdrawn => &[S::Probation],
         Event::Replaced => &[S::Probation, S::Active],
         Event::Restored | Event::Superseded => &[S::Standby],

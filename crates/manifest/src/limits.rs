@@ -27,6 +27,10 @@ pub struct Limits {
     /// What a process has after that, from SIGTERM to SIGKILL. Default 2 s. It bounds how much longer than `stop` a stop takes; other runtimes have no
     /// such step.
     pub term: Duration,
+    /// Longest that callers wait behind the gate while state goes from one instance into its successor. Default 100 ms. What takes longer is given up,
+    /// and the old instance serves on. It begins when the gate closes, so a call that runs for longer than this keeps a plugin with state from being
+    /// swapped. Plugins without state have no gate.
+    pub swap: Duration,
     /// Processor time of all processes of one instance together, in hundredths of one core: 100 is one core, 250 are two and a half. Default no
     /// bound. What is over waits for the next tenth of a second, calls with it; it is not ended. Enforced for processes on Linux with a `cpu` cgroup
     /// controller, and nowhere else: `Support` says so.
@@ -59,6 +63,8 @@ pub struct LimitsOverride {
     pub stop: Option<Duration>,
     /// `term_ms`. 1 ms to 10 min.
     pub term: Option<Duration>,
+    /// `swap_ms`. 1 ms to 10 min.
+    pub swap: Option<Duration>,
     /// `cpu_percent`. 1 to 100,000: a thousand cores.
     pub cpu_percent: Option<u32>,
     /// `log_lines_per_second`. 0 (keep none) to 1,000,000.
@@ -77,7 +83,7 @@ const PAYLOAD_MIB: RangeInclusive<usize> = 1..=1024;
 const STREAM_MESSAGES: RangeInclusive<u32> = 1..=65_536;
 /// Values that `stream_kib` may have.
 const STREAM_KIB: RangeInclusive<usize> = 1..=1 << 20;
-/// Values that `start_ms`, `stop_ms` and `term_ms` may have.
+/// Values that `start_ms`, `stop_ms`, `term_ms` and `swap_ms` may have.
 const START_STOP_MS: RangeInclusive<u64> = 1..=600_000;
 /// Values that `cpu_percent` may have. The kernel gives no less than a hundredth of a core.
 const CPU_PERCENT: RangeInclusive<u32> = 1..=100_000;
@@ -98,6 +104,7 @@ impl Default for Limits {
             start: Duration::from_secs(10),
             stop: Duration::from_secs(5),
             term: Duration::from_secs(2),
+            swap: Duration::from_millis(100),
             cpu_percent: None,
             log_lines_per_second: 1000,
         }
@@ -120,6 +127,7 @@ impl LimitsOverride {
             start: self.start.unwrap_or(limits.start),
             stop: self.stop.unwrap_or(limits.stop),
             term: self.term.unwrap_or(limits.term),
+            swap: self.swap.unwrap_or(limits.swap),
             cpu_percent: self.cpu_percent.or(limits.cpu_percent),
             log_lines_per_second: self.log_lines_per_second.unwrap_or(limits.log_lines_per_second),
         }
@@ -156,6 +164,9 @@ impl LimitsOverride {
             term: fields
                 .integer("term_ms", START_STOP_MS, faults)
                 .map(Duration::from_millis),
+            swap: fields
+                .integer("swap_ms", START_STOP_MS, faults)
+                .map(Duration::from_millis),
             cpu_percent: fields.integer("cpu_percent", CPU_PERCENT, faults),
             log_lines_per_second: fields.integer("log_lines_per_second", LOG_LINES, faults),
         };
@@ -182,6 +193,7 @@ impl LimitsOverride {
             ("start_ms", self.start.map(ms)),
             ("stop_ms", self.stop.map(ms)),
             ("term_ms", self.term.map(ms)),
+            ("swap_ms", self.swap.map(ms)),
             ("cpu_percent", self.cpu_percent.map(u64::from)),
             ("log_lines_per_second", self.log_lines_per_second.map(u64::from)),
         ];

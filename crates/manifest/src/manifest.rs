@@ -26,8 +26,10 @@
 //! fs.write = []
 //! [limits]
 //! memory_mib = 64
-//! [state]
-//! schema = "acme.image.v1.State"
+//! [state]                         # it saves and loads, and its hooks are called
+//! schema = "acme.image.v1.State"  # a message of its contract; left out by a plugin that has hooks only
+//! hooks = true                    # only without a schema
+//! migrates = false                # it takes state of other schemas, and says itself whether it can
 //! ```
 
 use std::{collections::BTreeSet, fmt::Write as _};
@@ -72,6 +74,10 @@ pub struct Manifest {
     pub limits: LimitsOverride,
     /// Full name of the message that survives a swap.
     pub state_schema: Option<String>,
+    /// It wants to be asked before it is replaced, and told when it comes and goes. So does everything that has state.
+    pub hooks: bool,
+    /// It takes state whose schema is not its own.
+    pub migrates: bool,
 }
 
 /// A service that a plugin calls.
@@ -233,9 +239,15 @@ impl Manifest {
                 out.raw(key, value);
             }
         }
-        if let Some(schema) = &self.state_schema {
+        if self.hooks {
             out.header("[state]");
-            out.string("schema", schema);
+            match &self.state_schema {
+                Some(schema) => out.string("schema", schema),
+                None => out.raw("hooks", true),
+            }
+            if self.migrates {
+                out.raw("migrates", true);
+            }
         }
         out.0
     }
@@ -261,11 +273,8 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
         .map(|fields| LimitsOverride::read(fields, faults))
         .unwrap_or_default();
     let state = root.table("state", faults);
-    let state_schema = state.and_then(|mut fields| {
-        let schema = fields.required_string("schema", "schema = \"acme.image.v1.State\"", faults);
-        fields.finish(faults);
-        schema.and_then(|text| service_name(&text, faults))
-    });
+    let hooks = state.is_some();
+    let (state_schema, migrates) = state.map(|fields| read_state(fields, faults)).unwrap_or_default();
     root.finish(faults);
     let (name, version, api, description) = plugin??;
     Some(Manifest {
@@ -279,7 +288,35 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
         permissions,
         limits,
         state_schema,
+        hooks,
+        migrates,
     })
+}
+
+/// The schema, and whether others are migrated.
+fn read_state(mut fields: Fields<'_>, faults: &mut Faults) -> (Option<String>, bool) {
+    let schema = fields.string("schema", faults);
+    let hooks = fields.boolean("hooks", faults);
+    let migrates = fields.boolean("migrates", faults);
+    if schema.is_none() && !fields.contains("schema") && hooks != Some(true) {
+        fields.missing("schema", "schema = \"acme.image.v1.State\"", faults);
+    }
+    if hooks == Some(false) {
+        let hint = Some("take the line away: a plugin with state has its hooks called too".to_owned());
+        faults.add(fields.span_of("hooks"), "`hooks` is false".to_owned(), hint);
+    }
+    if schema.is_none() && migrates == Some(true) {
+        let hint =
+            Some("name the message that it migrates to: `schema = \"acme.image.v1.State\"`".to_owned());
+        faults.add(
+            fields.span_of("migrates"),
+            "`migrates` without a `schema`".to_owned(),
+            hint,
+        );
+    }
+    fields.finish(faults);
+    let schema = schema.and_then(|text| service_name(&text, faults));
+    (schema, migrates.unwrap_or(false))
 }
 
 fn read_plugin(

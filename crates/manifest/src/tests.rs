@@ -94,6 +94,8 @@ fn whole() -> Manifest {
             ..LimitsOverride::default()
         },
         state_schema: Some("acme.image.v1.State".to_owned()),
+        hooks: true,
+        migrates: false,
     }
 }
 
@@ -826,6 +828,8 @@ prop_compose! {
         kv: bool,
         limits in (proptest::option::of(1u64..65_536), proptest::option::of(1u64..3_600_000), proptest::option::of(0u32..1000), proptest::option::of(1u32..100_000)),
         state_schema in proptest::option::of(services()),
+        hooks: bool,
+        migrates: bool,
         dialect in proptest::option::of(dialect::tests::go_plugins()),
     ) -> Manifest {
         let dialect = |runtime| dialect.clone().filter(|_| runtime == RuntimeName::Process).map(Dialect::GoPlugin);
@@ -859,8 +863,40 @@ prop_compose! {
                 cpu_percent: limits.3,
                 ..LimitsOverride::default()
             },
+            hooks: hooks || state_schema.is_some(),
+            migrates: migrates && state_schema.is_some(),
             state_schema,
         }
+    }
+}
+
+#[test]
+fn a_plugin_has_state_or_hooks_only_or_neither() {
+    let begin =
+        "[plugin]\nname = \"abc\"\nversion = \"1.0.0\"\napi = 1\n[contract]\nprovides = [\"a.v1.B\"]\n";
+    let read = |state: &str| {
+        let it = manifest(&format!("{begin}{state}"));
+        (it.state_schema, it.hooks, it.migrates)
+    };
+    assert_eq!(read(""), (None, false, false));
+    assert_eq!(read("[state]\nhooks = true\n"), (None, true, false));
+    assert_eq!(
+        read("[state]\nschema = \"a.v1.S\"\nmigrates = true\n"),
+        (Some("a.v1.S".to_owned()), true, true)
+    );
+    for (state, fault) in [
+        ("[state]\n", "`schema`"),
+        (
+            "[state]\nhooks = false\nschema = \"a.v1.S\"\n",
+            "`hooks` is false",
+        ),
+        (
+            "[state]\nhooks = true\nmigrates = true\n",
+            "`migrates` without a `schema`",
+        ),
+    ] {
+        let text = faults(&format!("{begin}{state}"));
+        assert!(text.contains(fault), "{state}: {text}");
     }
 }
 

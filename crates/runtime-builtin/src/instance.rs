@@ -20,7 +20,8 @@ use bytes::Bytes;
 use mortise_manifest::Limits;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, HostServices, Instance,
-    InstanceId, MethodIndex, Start, StopReport, StreamCall, Usage, stream::not_unary,
+    InstanceId, MethodIndex, ReservedCalls, ReservedMethods, Start, State, StopReport, StreamCall, Usage,
+    stream::not_unary,
 };
 use mortise_wire::{Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance, plugin::Method};
 use tokio::{
@@ -41,6 +42,7 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// One running copy.
 pub(crate) struct BuiltinInstance {
     id: InstanceId,
+    reserved: ReservedMethods,
     pub(crate) shared: Arc<Shared>,
     stopped: watch::Sender<Stop>,
 }
@@ -78,6 +80,7 @@ struct Direct {
 impl BuiltinInstance {
     pub(crate) fn new(start: Start, metadata: Arc<Metadata>, plugin: Box<dyn LinkedInstance>) -> Self {
         let slots = Arc::new(Semaphore::new(slots(&start.limits)));
+        let reserved = ReservedMethods::of(&metadata);
         let shared = Shared {
             metadata,
             limits: start.limits,
@@ -91,6 +94,7 @@ impl BuiltinInstance {
         };
         Self {
             id: start.instance,
+            reserved,
             shared: Arc::new(shared),
             stopped: watch::Sender::new(Stop::NotAsked),
         }
@@ -108,6 +112,10 @@ impl Instance for BuiltinInstance {
 
     fn stream(&self) -> Option<&dyn StreamCall> {
         Some(self)
+    }
+
+    fn state(&self) -> Option<&dyn State> {
+        (!self.reserved.is_empty()).then_some(self)
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
@@ -209,6 +217,12 @@ impl Call for BuiltinInstance {
             shared: self.shared.clone(),
             method,
         }))
+    }
+}
+
+impl ReservedCalls for BuiltinInstance {
+    fn reserved(&self) -> &ReservedMethods {
+        &self.reserved
     }
 }
 

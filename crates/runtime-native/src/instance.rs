@@ -16,7 +16,7 @@ use mortise_abi::{MT_OK, MtInstance, MtMethod, MtOut, MtStatus};
 use mortise_manifest::Limits;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, Digest, EndCause, Instance, InstanceId,
-    RuntimeError, RuntimeErrorKind, Start, StopReport, Usage,
+    ReservedCalls, ReservedMethods, RuntimeError, RuntimeErrorKind, Start, State, StopReport, Usage,
 };
 use mortise_wire::{Health, Metadata, StartRequest};
 use prost::Message as _;
@@ -80,6 +80,7 @@ unsafe impl Sync for Table {}
 /// A started instance. Dropping it tears it down on a thread of its own.
 pub(crate) struct NativeInstance {
     pub(crate) inner: Arc<Inner>,
+    reserved: ReservedMethods,
     stopped: OnceCell<StopReport>,
 }
 
@@ -174,6 +175,7 @@ fn build(recipe: &Recipe, start: Start) -> Result<NativeInstance, RuntimeError> 
     };
     Ok(NativeInstance {
         inner: Arc::new(inner),
+        reserved: ReservedMethods::of(&recipe.metadata),
         stopped: OnceCell::new(),
     })
 }
@@ -284,6 +286,10 @@ impl Instance for NativeInstance {
         Some(self)
     }
 
+    fn state(&self) -> Option<&dyn State> {
+        (!self.reserved.is_empty()).then_some(self)
+    }
+
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
         Box::pin(self.inner.clone().health())
     }
@@ -308,6 +314,12 @@ impl Instance for NativeInstance {
                 .await
                 .clone()
         })
+    }
+}
+
+impl ReservedCalls for NativeInstance {
+    fn reserved(&self) -> &ReservedMethods {
+        &self.reserved
     }
 }
 

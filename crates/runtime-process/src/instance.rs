@@ -12,7 +12,7 @@ use bytes::Bytes;
 use mortise_jail::Meter;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, Enclosure, EndCause, Instance, InstanceId, MethodIndex,
-    StopReport, StreamCall, StreamHandle, Usage,
+    ReservedCalls, ReservedMethods, State, StopReport, StreamCall, StreamHandle, Usage,
 };
 use mortise_wire::Health;
 use rustix::process::Pid;
@@ -30,6 +30,7 @@ use crate::{
 /// One running plugin.
 pub(crate) struct ProcessInstance<P> {
     id: InstanceId,
+    reserved: ReservedMethods,
     pid: Pid,
     plugin: Arc<P>,
     enclosure: Enclosure,
@@ -47,6 +48,7 @@ impl<P: Plugin> ProcessInstance<P> {
     /// Hands a plugin that is ready to a supervisor of its own.
     pub(crate) fn supervised<C: Conversation<Plugin = P>>(
         id: InstanceId,
+        reserved: ReservedMethods,
         conversation: C,
         child: Watched,
         config: Arc<ProcessConfig>,
@@ -57,6 +59,7 @@ impl<P: Plugin> ProcessInstance<P> {
         let gone = Arc::new(AtomicBool::new(false));
         let instance = Self {
             id,
+            reserved,
             pid: child.process.pid(),
             plugin: conversation.plugin().clone(),
             enclosure: heard::enclosure(&child.process.enclosure()),
@@ -92,6 +95,12 @@ impl<P: Plugin> Call for ProcessInstance<P> {
     }
 }
 
+impl<P: Plugin> ReservedCalls for ProcessInstance<P> {
+    fn reserved(&self) -> &ReservedMethods {
+        &self.reserved
+    }
+}
+
 impl<P: Plugin> StreamCall for ProcessInstance<P> {
     fn open<'a>(
         &'a self,
@@ -113,6 +122,10 @@ impl<P: Plugin> Instance for ProcessInstance<P> {
 
     fn stream(&self) -> Option<&dyn StreamCall> {
         Some(self)
+    }
+
+    fn state(&self) -> Option<&dyn State> {
+        (!self.reserved.is_empty()).then_some(self)
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {

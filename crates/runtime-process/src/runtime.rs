@@ -9,8 +9,8 @@ use mortise_contract::Contract;
 use mortise_jail::{Bounds, Layer, Machine, Mode, Network, PROXY_PORT, Policy, StartError};
 use mortise_manifest::{Dialect, Grant, Jail, Limits, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Enclosure, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared, Runtime,
-    RuntimeError, RuntimeErrorKind as Kind, Start, Support, Verified,
+    Artifact, BoxFuture, Enclosure, Enforcement, Instance, Interrupt, Isolation, Lack, Prepared,
+    ReservedMethods, Runtime, RuntimeError, RuntimeErrorKind as Kind, Start, Support, Verified,
 };
 use mortise_wire::{
     Metadata,
@@ -143,6 +143,7 @@ impl ProcessRuntime {
                 decoder,
                 writer,
             })) => {
+                let reserved = ReservedMethods::of(&shared.metadata);
                 let conversation = LaneConversation {
                     shared,
                     reader: tokio::spawn(inbox.read(inlet, decoder)),
@@ -151,6 +152,7 @@ impl ProcessRuntime {
                 let config = self.config.clone();
                 return Ok(Box::new(ProcessInstance::supervised(
                     start.instance,
+                    reserved,
                     conversation,
                     child,
                     config,

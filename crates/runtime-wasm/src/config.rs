@@ -74,7 +74,8 @@ impl WasmConfig {
     }
 }
 
-/// How long a guest instance lives.
+/// How long a guest instance lives. A plugin with `[state]` is not asked for this: it has one guest, kept for good, and its calls wait for each
+/// other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reuse {
     /// A fresh instance per call: nothing one caller leaves in memory reaches the next. `start` runs in each.
@@ -92,6 +93,12 @@ pub enum Reuse {
 }
 
 impl Reuse {
+    /// What a plugin with state has.
+    pub(crate) const ONLY: Self = Self::Warm {
+        instances: 1,
+        calls_max: u64::MAX,
+    };
+
     /// Eight instances, replaced after 10 000 calls.
     pub const WARM: Self = Self::Warm {
         instances: 8,

@@ -5,6 +5,9 @@
 //! - N2. `start` runs in each fresh guest before anything else, within the deadline of the call that needs it.
 //! - N3. The guest that proved at load that the plugin starts serves the first call.
 //! - N4. A guest is told to `stop` when it was kept and is let go of in order. An ephemeral one has nothing to say goodbye to.
+//! - N5. A plugin with state has one guest, kept from the start to the stop whatever the configuration says; calls of it wait for each other.
+//!   A guest that is lost (N1) takes its state along, and with it the instance: `ended` says so, and no second one is made in its place. Its
+//!   calls are tasks of their own, so that a caller who goes away does not cost the state. Better code takes its state over by its own methods.
 
 use std::{
     sync::{
@@ -17,11 +20,18 @@ use std::{
 use bytes::Bytes;
 use mortise_runtime::{
     BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Instance, InstanceId, MethodIndex,
-    RuntimeError, Start, StopReport, Usage,
+    ReservedCalls, ReservedMethods, RuntimeError, Start, State, StopReport, Usage,
 };
-use mortise_wire::{Health, Metadata, StartRequest, Status};
+use mortise_wire::{
+    Health, Metadata, StartRequest, Status,
+    lifecycle::Reserved,
+    plugin::{LoadStateRequest, Method, SaveStateRequest, State as WireState},
+};
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{
+    Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OwnedSemaphorePermit, Semaphore, watch,
+};
+use tracing::Instrument as _;
 use wasmtime::Store;
 
 use crate::{
@@ -40,7 +50,10 @@ const HEALTH_MAX: Duration = Duration::from_secs(1);
 const STOP_POLL: Duration = Duration::from_millis(1);
 
 /// One running copy of a plugin.
-pub(crate) struct WasmInstance<A: Abi> {
+pub(crate) struct WasmInstance<A: Abi>(Arc<Guests<A>>);
+
+/// Its guests, and what makes them.
+pub(crate) struct Guests<A: Abi> {
     id: InstanceId,
     code: Arc<Tiers<A>>,
     shared: Arc<Shared>,
@@ -49,6 +62,16 @@ pub(crate) struct WasmInstance<A: Abi> {
     reuse: Reuse,
     idle: Mutex<Vec<Box<Lease<A>>>>,
     stopped: AtomicBool,
+    reserved: ReservedMethods,
+    /// Of a plugin with state.
+    only: Option<Only>,
+}
+
+/// What a plugin with one guest needs beside.
+struct Only {
+    /// Held by the call that runs. Its value: whether better code may still take the guest's state over.
+    turn: AsyncMutex<bool>,
+    ended: watch::Sender<Option<EndCause>>,
 }
 
 /// A started guest and its place. The store goes before the place does. Boxed wherever it goes: it changes hands five times in a call.
@@ -59,6 +82,17 @@ struct Lease<A: Abi> {
     calls: u64,
     _slot: OwnedSemaphorePermit,
 }
+
+/// Why the state of the one guest did not move to better code.
+enum Unmoved {
+    /// The guest goes on as it is.
+    Stays(String),
+    /// It failed over it.
+    Lost(Fault),
+}
+
+/// How long better code may take to take over state.
+const PROMOTE_MAX: Duration = Duration::from_millis(50);
 
 impl<A: Abi> WasmInstance<A> {
     /// Starts it: one guest is made and keeps for the first call.
@@ -79,15 +113,22 @@ impl<A: Abi> WasmInstance<A> {
         let busy_ticks = Arc::clone(code.busy_ticks());
         let shared = Shared::new(Arc::clone(&plugin), start.limits, start.services, busy_ticks);
         let shared = Arc::new(shared);
-        let instance = Self {
+        let reserved = ReservedMethods::of(&metadata);
+        let only = reserved.carry_state().then(|| Only {
+            turn: AsyncMutex::new(true),
+            ended: watch::Sender::new(None),
+        });
+        let instance = Guests {
             id: start.instance,
             code,
             shared,
             metadata,
             start_request: request.encode_to_vec(),
-            reuse,
+            reuse: if only.is_some() { Reuse::ONLY } else { reuse },
             idle: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
+            reserved,
+            only,
         };
         let deadline = Instant::now() + limit;
         let _running = instance.code.engines().enter();
@@ -99,9 +140,11 @@ impl<A: Abi> WasmInstance<A> {
             Err(fault) => return Err(fault.of_start(&plugin, limit)),
         }
         drop(_running);
-        Ok(instance)
+        Ok(Self(Arc::new(instance)))
     }
+}
 
+impl<A: Abi> Guests<A> {
     async fn answer(
         &self,
         cx: &CallContext,
@@ -118,17 +161,13 @@ impl<A: Abi> WasmInstance<A> {
             let methods = self.metadata.methods.len();
             return Err(CallError::no_such_method(&self.shared.plugin, methods, method));
         };
-        let fail = |fault: Fault| {
-            fault.of_call(
-                &self.shared.plugin,
-                &format!("{}/{}", target.service, target.name),
-            )
-        };
+        let fail = |fault: Fault| fault.of_call(&self.shared.plugin, &method_name(target));
         let now = cx.began.unwrap_or_else(Instant::now);
         let deadline = cx.deadline.unwrap_or_else(|| now + self.shared.limits.deadline);
         if deadline <= now {
             return Err(fail(Fault::Deadline));
         }
+        let turn = self.turn(deadline).await.map_err(fail)?;
         let _running = self.code.engines().enter();
         let mut lease = self.lease(cx, deadline).await.map_err(fail)?;
         let head = &mut lease.store.data_mut().scratch;
@@ -139,9 +178,22 @@ impl<A: Abi> WasmInstance<A> {
             .abi
             .invoke(&lease.guest, &mut lease.store, method.0, payload)
             .await;
-        let answer = lease.settle(answer).map_err(fail)?;
+        let in_order = answer.is_ok();
+        let answer = match lease.settle(answer) {
+            Ok(answer) => answer,
+            Err(fault) => {
+                match turn {
+                    // It only said too much.
+                    Some(mut turn) if in_order => self.put_back(lease, &mut turn).await,
+                    _ => self.lost(&fault, &method_name(target)),
+                }
+                return Err(fail(fault));
+            }
+        };
         lease.calls += 1;
-        if let Some(worn) = self.keep(lease) {
+        if let Some(mut turn) = turn {
+            self.put_back(lease, &mut turn).await;
+        } else if let Some(worn) = self.keep(lease) {
             Box::pin(self.retire(worn)).await;
         }
         match answer {
@@ -154,13 +206,113 @@ impl<A: Abi> WasmInstance<A> {
     async fn lease(&self, cx: &CallContext, deadline: Instant) -> Result<Box<Lease<A>>, Fault> {
         loop {
             let Some(mut lease) = self.idle().pop() else { break };
-            if self.code.is_current(&lease.linked) {
+            if self.only.is_some() || self.code.is_current(&lease.linked) {
                 lease.begin(Some(cx), deadline);
                 return Ok(lease);
             }
             Box::pin(self.retire(lease)).await;
         }
+        if self.only.is_some() {
+            return Err(Fault::Guest(
+                "its one guest, which held its state, is lost".to_owned(),
+            ));
+        }
         Box::pin(self.fresh(Some(cx), deadline)).await
+    }
+
+    // --- the one guest of a plugin with state ---
+
+    /// Waits until no other call is in the guest; `None` for a plugin that has as many as it needs.
+    async fn turn(&self, deadline: Instant) -> Result<Option<AsyncMutexGuard<'_, bool>>, Fault> {
+        let Some(only) = &self.only else { return Ok(None) };
+        if let Ok(turn) = only.turn.try_lock() {
+            return Ok(Some(turn));
+        }
+        match tokio::time::timeout_at(deadline.into(), only.turn.lock()).await {
+            Ok(turn) => Ok(Some(turn)),
+            Err(_) => Err(Fault::Deadline),
+        }
+    }
+
+    /// The one guest is not entered again (N1), so the instance is over.
+    fn lost(&self, fault: &Fault, doing: &str) {
+        let Some(only) = &self.only else { return };
+        let cause = match fault {
+            Fault::Halted => return,
+            Fault::Deadline => EndCause::Stuck(doing.to_owned()),
+            Fault::Memory { refused, .. } => EndCause::OutOfMemory(refused.to_string()),
+            other => EndCause::Panicked(format!("in {doing}: {other:?}")),
+        };
+        only.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(cause);
+            first
+        });
+    }
+
+    /// Keeps the one guest, in better code if there is any by now.
+    async fn put_back(&self, mut lease: Box<Lease<A>>, may_promote: &mut bool) {
+        lease.store.data_mut().end();
+        if lease.linked.tier == Tier::Baseline {
+            self.code.count_call(Tier::Baseline);
+        }
+        if *may_promote && !self.code.is_current(&lease.linked) {
+            let why = match Box::pin(self.promoted(&mut lease)).await {
+                Ok(better) => {
+                    lease = better;
+                    None
+                }
+                Err(Unmoved::Stays(why)) => Some(why),
+                Err(Unmoved::Lost(fault)) => return self.lost(&fault, Reserved::SaveState.name()),
+            };
+            if let Some(why) = why {
+                *may_promote = false;
+                tracing::warn!(instance = %self.id, why, "its state could not move to optimised code; it goes on as it is");
+            }
+        }
+        self.idle().push(lease);
+    }
+
+    /// A guest of the best code, with the state of this one.
+    async fn promoted(&self, old: &mut Lease<A>) -> Result<Box<Lease<A>>, Unmoved> {
+        let deadline = Instant::now() + PROMOTE_MAX;
+        let stays = |fault: Fault| Unmoved::Stays(format!("the fresh guest failed: {fault:?}"));
+        let mut better = self.fresh(None, deadline).await.map_err(stays)?;
+        old.begin(None, deadline);
+        let saved = self
+            .ask(old, Reserved::SaveState, SaveStateRequest {}.encode_to_vec())
+            .await;
+        old.store.data_mut().end();
+        let saved = saved.map_err(Unmoved::Lost)?.map_err(Unmoved::Stays)?;
+        let state = WireState::decode(&*saved).map_err(|error| Unmoved::Stays(error.to_string()))?;
+        let request = LoadStateRequest {
+            state: Some(state),
+            migrate: false,
+        };
+        let loaded = self.ask(&mut better, Reserved::LoadState, request.encode_to_vec());
+        loaded.await.map_err(stays)?.map_err(Unmoved::Stays)?;
+        better.store.data_mut().end();
+        Ok(better)
+    }
+
+    /// The reply, or the plugin's own reason. After a fault the guest is not to be entered again.
+    async fn ask(
+        &self,
+        lease: &mut Lease<A>,
+        method: Reserved,
+        request: Vec<u8>,
+    ) -> Result<Result<Vec<u8>, String>, Fault> {
+        let Some(number) = self.metadata.reserved(method) else {
+            return Ok(Err(format!("it has no {}", method.name())));
+        };
+        lease.store.data_mut().scratch.clear();
+        let answer = lease
+            .linked
+            .abi
+            .invoke(&lease.guest, &mut lease.store, number, request.into())
+            .await;
+        let answer = lease.settle(answer)?;
+        Ok(answer.map_err(|status| decode_status(&status).to_string()))
     }
 
     /// A new guest: a place, a store with its limits, the module's own start function, then `start`.
@@ -240,6 +392,16 @@ impl<A: Abi> WasmInstance<A> {
             deadline: Some(deadline),
             ..CallContext::default()
         };
+        // A call that takes its time is no sign of ill health.
+        let turn = match self.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(_) => {
+                return Ok(Health {
+                    serving: true,
+                    detail: "a call is in its one guest".to_owned(),
+                });
+            }
+        };
         let _running = self.code.engines().enter();
         let mut lease = self.lease(&cx, deadline).await.map_err(fail)?;
         let answer = lease.linked.abi.health(&lease.guest, &mut lease.store).await;
@@ -250,9 +412,15 @@ impl<A: Abi> WasmInstance<A> {
             },
             Ok(Some(encoded)) => Health::decode(encoded.as_slice())
                 .map_err(|error| fail(Fault::Guest(format!("its answer is no Health message: {error}"))))?,
-            Err(error) => return Err(fail(Fault::of(&error, lease.store.data()))),
+            Err(error) => {
+                let fault = Fault::of(&error, lease.store.data());
+                self.lost(&fault, "health");
+                return Err(fail(fault));
+            }
         };
-        if let Some(worn) = self.keep(lease) {
+        if let Some(mut turn) = turn {
+            self.put_back(lease, &mut turn).await;
+        } else if let Some(worn) = self.keep(lease) {
             self.retire(worn).await;
         }
         Ok(health)
@@ -364,24 +532,42 @@ impl AsBytes for () {
 
 impl<A: Abi> Instance for WasmInstance<A> {
     fn id(&self) -> &InstanceId {
-        &self.id
+        &self.0.id
     }
 
     fn call(&self) -> Option<&dyn Call> {
         Some(self)
     }
 
-    fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
-        Box::pin(self.check_health())
+    fn state(&self) -> Option<&dyn State> {
+        (!self.0.reserved.is_empty()).then_some(self)
     }
 
-    /// Never: what breaks is one guest, and the next call gets a fresh one.
+    fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
+        if self.0.only.is_none() {
+            return Box::pin(self.0.check_health());
+        }
+        let guests = self.0.clone();
+        Box::pin(apart(async move { guests.check_health().await }))
+    }
+
+    /// Without state never: what breaks is one guest, and the next call gets a fresh one.
     fn ended(&self) -> BoxFuture<'_, EndCause> {
-        Box::pin(std::future::pending())
+        let Some(only) = &self.0.only else {
+            return Box::pin(std::future::pending());
+        };
+        let mut ended = only.ended.subscribe();
+        Box::pin(async move {
+            match ended.wait_for(Option::is_some).await.map(|it| it.clone()) {
+                Ok(Some(cause)) => cause,
+                // It was stopped.
+                _ => std::future::pending().await,
+            }
+        })
     }
 
     fn usage(&self) -> Usage {
-        let memory = self.code.current().abi.code_bytes() + self.shared.memory.now();
+        let memory = self.0.code.current().abi.code_bytes() + self.0.shared.memory.now();
         Usage {
             memory_bytes: Some(memory),
             pid: None,
@@ -390,7 +576,7 @@ impl<A: Abi> Instance for WasmInstance<A> {
     }
 
     fn stop(&self, grace: Duration) -> BoxFuture<'_, StopReport> {
-        Box::pin(self.shut_down(grace))
+        Box::pin(self.0.shut_down(grace))
     }
 }
 
@@ -401,6 +587,34 @@ impl<A: Abi> Call for WasmInstance<A> {
         method: MethodIndex,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, CallError>> {
-        Box::pin(self.answer(cx, method, payload))
+        if self.0.only.is_none() {
+            return Box::pin(self.0.answer(cx, method, payload));
+        }
+        let (guests, cx) = (self.0.clone(), cx.clone());
+        Box::pin(apart(async move { guests.answer(&cx, method, payload).await }))
     }
+}
+
+impl<A: Abi> ReservedCalls for WasmInstance<A> {
+    fn reserved(&self) -> &ReservedMethods {
+        &self.0.reserved
+    }
+}
+
+/// Runs to its end although nobody may wait for it any more: a guest that is dropped in the middle of a call is lost, and its state with it.
+async fn apart<T: Send + 'static>(
+    work: impl Future<Output = Result<T, CallError>> + Send + 'static,
+) -> Result<T, CallError> {
+    tokio::spawn(work.in_current_span())
+        .await
+        .unwrap_or_else(|error| {
+            Err(CallError::new(
+                CallErrorKind::HostBug,
+                format!("a call of a WebAssembly guest was given up: {error}"),
+            ))
+        })
+}
+
+fn method_name(method: &Method) -> String {
+    format!("{}/{}", method.service, method.name)
 }

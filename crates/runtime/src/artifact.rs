@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use mortise_contract::Contract;
 use mortise_manifest::{Dialect, RuntimeName};
-use mortise_wire::{METADATA_FORMAT, Metadata};
+use mortise_wire::{METADATA_FORMAT, Metadata, lifecycle};
 
 /// Name and version of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,7 +116,21 @@ impl Artifact {
             Ok(hash) => compare("contract hash", &Digest(self.contract.hash()), &hash),
             Err(_) => compare("length of the contract hash", &32, &metadata.contract_hash.len()),
         }
-        for (index, provided) in metadata.methods.iter().enumerate() {
+        // Reserved methods are no part of a contract, and stand behind those that are.
+        let (public, reserved) = metadata.methods.split_at(metadata.public_methods().len());
+        let out_of_place = reserved.iter().any(|it| !it.is_reserved());
+        let claimed = self.contract.services().iter().any(|it| it == lifecycle::SERVICE);
+        if out_of_place || claimed {
+            refusals.push(Refusal {
+                what: format!("methods in the {} artifact's metadata", self.runtime),
+                why: format!(
+                    "`{}` is the host's own, and the plugin provides it or has methods behind it",
+                    lifecycle::SERVICE
+                ),
+                hint: "give your service another name, and build the plugin again".to_owned(),
+            });
+        }
+        for (index, provided) in public.iter().enumerate() {
             if self.contract.method(&provided.service, &provided.name).is_none() {
                 refusals.push(Refusal {
                     what: format!("method {index} in the {} artifact's metadata", self.runtime),

@@ -10,9 +10,9 @@
 //!           --Runtime::prepare--> Prepared --Runtime::start--> Box<dyn Instance>
 //! ```
 //!
-//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`], [`Instance::stream`]), never a question of who it is.
+//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`], [`Instance::stream`], [`Instance::state`]), never a question of who it is.
 //!
-//! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`stream`], [`pipe`](mod@pipe), [`services`], [`error`].
+//! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`stream`], [`pipe`](mod@pipe), [`state`], [`services`], [`error`].
 #![forbid(unsafe_code)]
 
 pub mod artifact;
@@ -21,6 +21,7 @@ pub mod error;
 pub mod pipe;
 pub mod port;
 pub mod services;
+pub mod state;
 pub mod stream;
 pub mod support;
 
@@ -30,6 +31,7 @@ pub use error::{Blame, CallError, CallErrorKind, Retry, RuntimeError, RuntimeErr
 pub use pipe::{Abort, Blocked, Bounds, PipeReceiver, PipeSender, pipe};
 pub use port::{EndCause, Instance, InstanceId, Prepared, Runtime, Start, StopReport, Usage};
 pub use services::{Denied, HostServices, LogLine};
+pub use state::{Origin, ReservedCalls, ReservedMethods, Snapshot, State, Successor};
 pub use stream::{ReceiveHalf, SendError, SendHalf, StreamCall, StreamHandle};
 pub use support::{Enclosure, Enforcement, Interrupt, Isolation, Lack, Layer, Support};
 

@@ -6,7 +6,7 @@ use mortise_manifest::{Grant, Limits};
 use mortise_wire::{Health, Metadata};
 
 use crate::{
-    Artifact, BoxFuture, Call, CallError, Enclosure, HostServices, RuntimeError, StreamCall, Support,
+    Artifact, BoxFuture, Call, CallError, Enclosure, HostServices, RuntimeError, State, StreamCall, Support,
     Verified,
 };
 
@@ -137,6 +137,11 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The facet of plugins whose methods stream. `None` if the runtime cannot, which its `Support::lacks` then says, as `stream`.
     fn stream(&self) -> Option<&dyn StreamCall> {
+        None
+    }
+
+    /// The facet of plugins that carry state into their successor, or have hooks. `None` if this one has neither.
+    fn state(&self) -> Option<&dyn State> {
         None
     }
 

@@ -41,6 +41,7 @@ fn plugin(options: &Options, item: &Item) -> Result<TokenStream> {
         let call = quote_spanned! { stop.span() => #stop(self) };
         quote! { fn stop(&self) { #call } }
     });
+    let lifecycle = lifecycle(options, plugin);
     let generated = options.generated.iter().collect::<Vec<_>>();
     let export = options
         .export
@@ -57,9 +58,63 @@ fn plugin(options: &Options, item: &Item) -> Result<TokenStream> {
             }
             #health
             #stop
+            #lifecycle
         }
         #export
     })
+}
+
+/// What the plugin answers about its own life.
+fn lifecycle(options: &Options, plugin: &syn::Type) -> TokenStream {
+    let stateful = options.stateful.as_ref().map(|word| {
+        let (save, load) = (
+            quote_spanned! { word.span() => ::mortise_sdk::lifecycle::save::<#plugin>(self, cx) },
+            quote_spanned! { word.span() => ::mortise_sdk::lifecycle::load::<#plugin>(self, cx, saved, migrate) },
+        );
+        quote! {
+            const STATEFUL: bool = true;
+            fn save_state(&self, cx: &::mortise_sdk::Cx) -> ::mortise_sdk::Result<::std::vec::Vec<u8>> { #save }
+            fn load_state(
+                &self,
+                cx: &::mortise_sdk::Cx,
+                saved: &::mortise_sdk::lifecycle::Saved,
+                migrate: bool,
+            ) -> ::mortise_sdk::Result<()> { #load }
+        }
+    });
+    let Options {
+        veto,
+        post_load,
+        pre_unload,
+        ..
+    } = options;
+    let hooks = (veto.is_some() || post_load.is_some() || pre_unload.is_some())
+        .then(|| quote! { const HOOKS: bool = true; });
+    let veto = veto.as_ref().map(|path| {
+        let call = quote_spanned! { path.span() => #path(self, cx, successor) };
+        quote! {
+            fn may_replace(
+                &self,
+                cx: &::mortise_sdk::Cx,
+                successor: &::mortise_sdk::lifecycle::Successor,
+            ) -> ::mortise_sdk::Result<()> { #call }
+        }
+    });
+    let post_load = post_load.as_ref().map(|path| {
+        let call = quote_spanned! { path.span() => #path(self, cx, origin) };
+        quote! {
+            fn post_load(
+                &self,
+                cx: &::mortise_sdk::Cx,
+                origin: ::mortise_sdk::lifecycle::Origin,
+            ) -> ::mortise_sdk::Result<()> { #call }
+        }
+    });
+    let pre_unload = pre_unload.as_ref().map(|path| {
+        let call = quote_spanned! { path.span() => #path(self, cx) };
+        quote! { fn pre_unload(&self, cx: &::mortise_sdk::Cx) -> ::mortise_sdk::Result<()> { #call } }
+    });
+    quote! { #stateful #hooks #veto #post_load #pre_unload }
 }
 
 fn check(item: &Item) -> Result<(&ItemImpl, &Path)> {

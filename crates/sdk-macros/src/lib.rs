@@ -23,6 +23,10 @@ use syn::parse_macro_input;
 /// | `start = path` | `fn(&Cx) -> Result<Self>`: makes the plugin; an error refuses to start | `Default::default()` |
 /// | `health = path` | `fn(&Self) -> Result<()>`: an error is the reason why it cannot serve | always serving |
 /// | `stop = path` | `fn(&Self)`: after the last call | nothing |
+/// | `stateful` | the type implements `mortise_sdk::Stateful`, for the `[state]` of `plugin.toml` | it carries nothing on |
+/// | `veto = path` | `fn(&Self, &Cx, &Successor) -> Result<()>`: an error is the reason why it is not to be replaced now | it may be |
+/// | `post_load = path` | `fn(&Self, &Cx, Origin) -> Result<()>`: it has its state, and calls follow; an error refuses to serve | nothing |
+/// | `pre_unload = path` | `fn(&Self, &Cx) -> Result<()>`: it is let go, and no call will follow | nothing |
 /// | `also(Trait, ..)` | further services of the same type, each with an `impl` of its own | none |
 /// | `generated = "dir"` | the folder of the crate where generated code is committed | `$OUT_DIR` |
 /// | `export = false` | no symbols: the type is a plugin, but the crate is not. For hosts that compile plugins in, and tests | `true` |

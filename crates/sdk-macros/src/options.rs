@@ -7,7 +7,7 @@ use syn::{
     token,
 };
 
-const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
+const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `stateful`, `veto = path`, `post_load = path`, `pre_unload = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
 
 /// The options of `#[plugin(..)]`.
 #[derive(Default)]
@@ -15,6 +15,10 @@ pub(crate) struct Options {
     pub(crate) start: Option<Path>,
     pub(crate) health: Option<Path>,
     pub(crate) stop: Option<Path>,
+    pub(crate) stateful: Option<Ident>,
+    pub(crate) veto: Option<Path>,
+    pub(crate) post_load: Option<Path>,
+    pub(crate) pre_unload: Option<Path>,
     pub(crate) also: Option<Vec<Path>>,
     pub(crate) generated: Option<LitStr>,
     pub(crate) export: Option<bool>,
@@ -40,6 +44,10 @@ impl Options {
             "start" => set(&name, &mut self.start, || value(&name, input)),
             "health" => set(&name, &mut self.health, || value(&name, input)),
             "stop" => set(&name, &mut self.stop, || value(&name, input)),
+            "stateful" => set(&name, &mut self.stateful, || Ok(name.clone())),
+            "veto" => set(&name, &mut self.veto, || value(&name, input)),
+            "post_load" => set(&name, &mut self.post_load, || value(&name, input)),
+            "pre_unload" => set(&name, &mut self.pre_unload, || value(&name, input)),
             "generated" => set(&name, &mut self.generated, || value(&name, input)),
             "export" => set(&name, &mut self.export, || {
                 value::<LitBool>(&name, input).map(|it| it.value)

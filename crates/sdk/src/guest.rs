@@ -8,7 +8,9 @@
 use mortise_wire::StreamLink;
 use prost::Message;
 
-use crate::{Cx, Result, Status, stream};
+use crate::{Cx, Result, Status, lifecycle, stream};
+
+pub use crate::lifecycle::Lifecycle;
 
 /// A type that is a plugin. Implemented by `#[mortise_sdk::plugin]`.
 pub trait Plugin: Sized + Send + Sync + 'static {
@@ -18,6 +20,10 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const METADATA: &'static [u8];
     /// The services it implements, in any order.
     const SERVICES: &'static [Service<Self>];
+    /// Whether it saves and loads.
+    const STATEFUL: bool = false;
+    /// Whether it has a veto or wants to be told when it comes and goes.
+    const HOOKS: bool = false;
 
     /// Makes the plugin.
     ///
@@ -35,6 +41,51 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
     /// The last thing that is asked of it, with no call running.
     fn stop(&self) {}
+
+    /// What it would carry on with, encoded.
+    ///
+    /// # Errors
+    /// Why it cannot be saved now.
+    fn save_state(&self, cx: &Cx) -> Result<Vec<u8>> {
+        let _ = cx;
+        Err(lifecycle::no_state::<Self>())
+    }
+
+    /// Takes over what another instance saved; with `migrate` it is of a schema that is not the plugin's.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    fn load_state(&self, cx: &Cx, saved: &lifecycle::Saved, migrate: bool) -> Result<()> {
+        let _ = (cx, saved, migrate);
+        Err(lifecycle::no_state::<Self>())
+    }
+
+    /// Whether it lets itself be replaced now.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_replace(&self, cx: &Cx, successor: &lifecycle::Successor) -> Result<()> {
+        let _ = (cx, successor);
+        Ok(())
+    }
+
+    /// It has its state, and calls follow.
+    ///
+    /// # Errors
+    /// Why it does not want to serve.
+    fn post_load(&self, cx: &Cx, origin: lifecycle::Origin) -> Result<()> {
+        let _ = (cx, origin);
+        Ok(())
+    }
+
+    /// It is let go: no call runs, none will follow.
+    ///
+    /// # Errors
+    /// For the host's log; it goes all the same.
+    fn pre_unload(&self, cx: &Cx) -> Result<()> {
+        let _ = cx;
+        Ok(())
+    }
 }
 
 /// What `mortise-build` writes for `#[mortise_sdk::plugin]`.
@@ -44,12 +95,14 @@ pub struct Build {
     pub name: &'static str,
     /// The plugin's version.
     pub version: &'static str,
-    /// How many methods the manifest's `provides` come to.
+    /// How many methods the manifest's `provides` come to. Those that are the host's alone have the numbers after these.
     pub methods: u32,
     /// Calls worked on at once, from the manifest's limits.
     pub concurrency: u32,
     /// Hash of the contract.
     pub contract_hash: [u8; 32],
+    /// What the manifest's `[state]` says.
+    pub lifecycle: Lifecycle,
 }
 
 /// A service as a plugin of type `P` implements it.
@@ -181,6 +234,13 @@ pub fn method<P: Plugin>(number: u32) -> Option<&'static Method<P>> {
     P::SERVICES
         .iter()
         .find_map(|service| service.methods.get(number.checked_sub(service.first)? as usize))
+        .or_else(|| lifecycle::method(number))
+}
+
+/// How many methods have a number.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) const fn numbers<P: Plugin>() -> u32 {
+    P::BUILD.methods + P::BUILD.lifecycle.reserved.len() as u32
 }
 
 /// The answer to a number outside the table.
@@ -221,6 +281,19 @@ pub const fn check_services<P: Plugin>() {
         }
         i += 1;
     }
+    let state = !P::BUILD.lifecycle.schema.is_empty();
+    assert!(
+        P::STATEFUL || !state,
+        "plugin.toml has a `schema` in `[state]`; implement `mortise_sdk::Stateful`, and say so with #[plugin(stateful)]"
+    );
+    assert!(
+        state || !P::STATEFUL,
+        "#[plugin(stateful)] needs `[state]` with a `schema` in plugin.toml"
+    );
+    assert!(
+        !P::HOOKS || !P::BUILD.lifecycle.reserved.is_empty(),
+        "#[plugin] with `veto`, `post_load` or `pre_unload` needs `[state]` in plugin.toml: a `schema`, or `hooks = true`"
+    );
     assert!(
         methods == P::BUILD.methods as usize,
         "plugin.toml provides a service that this plugin does not implement; name its trait in #[plugin(also(..))]"

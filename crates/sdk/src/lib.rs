@@ -75,6 +75,11 @@
 //! method with the word on both sides gets both. See [`Requests`] and [`Replies`]. A streaming method cannot be `nonblocking`, and where a
 //! runtime cannot stream (WebAssembly) it is answered with `Unimplemented`.
 //!
+//! # State that outlives an instance
+//! A plugin that keeps something in memory says in `plugin.toml` which message of its contract that is (`[state]`, `schema`), implements
+//! [`Stateful`], and says so: `#[mortise_sdk::plugin(stateful)]`. A swap then carries it into the new version, an unload saves it, and a load
+//! begins with what was saved last. See [`lifecycle`], also for what a plugin may say when it is to be replaced.
+//!
 //! # Methods that promise to be `nonblocking`
 //! The contract's option `mortise.nonblocking` says that a method returns promptly. The process runtime runs it on the thread
 //! that reads the lane, the native one on a thread of the host's executor. Such a method may log; a call to the host or to another
@@ -90,6 +95,7 @@ mod heap;
 #[cfg(feature = "serde")]
 pub mod json;
 mod kv;
+pub mod lifecycle;
 #[cfg(not(target_family = "wasm"))]
 #[doc(hidden)]
 pub mod linked;
@@ -118,6 +124,7 @@ pub use prost_types;
 
 pub use cx::{Cx, Http, Link};
 pub use kv::Kv;
+pub use lifecycle::Stateful;
 pub use mortise_sdk_macros::plugin;
 pub use stream::{Replies, Requests};
 
@@ -127,8 +134,8 @@ pub type Result<T, E = Status> = std::result::Result<T, E>;
 /// What a plugin's source usually names.
 pub mod prelude {
     pub use crate::{
-        Code, Cx, Level, Replies, Requests, Result, Status, client::BlockingCaller as _, debug, error, info,
-        plugin, trace, warn,
+        Code, Cx, Level, Replies, Requests, Result, Stateful, Status, client::BlockingCaller as _, debug,
+        error, info, plugin, trace, warn,
     };
 }
 

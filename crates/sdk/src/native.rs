@@ -251,7 +251,7 @@ unsafe extern "C" fn destroy<P: Plugin>(this: *mut c_void) {
 
 impl<P: Plugin> Instance<P> {
     fn into_raw(plugin: P, shared: Box<Shared>) -> *mut Self {
-        let methods: Box<[MtMethod]> = (0..P::BUILD.methods)
+        let methods: Box<[MtMethod]> = (0..crate::guest::numbers::<P>())
             .map_while(crate::guest::method::<P>)
             .map(|it| MtMethod {
                 size: size_of::<MtMethod>() as u32,

@@ -24,7 +24,11 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Says that the file is ours ("MRTS"), so that another program's database is not taken for one.
 const APPLICATION_ID: i32 = 0x4D52_5453;
 /// Steps from an empty file to the current schema; a step is never changed once released, only followed by another.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+];
 
 /// A database file that was opened, checked and brought up to date.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ pub(crate) struct Database {
 
 /// The worst that a transaction survives once it has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Survives {
+pub enum Survives {
     /// The end of this process, however it comes. Costs no wait for the disk.
     Crash,
     /// The end of the machine. Costs one sync of the disk.

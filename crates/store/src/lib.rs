@@ -8,7 +8,8 @@
 //! - [`DataDir`]: the host's own directory, locked against a second host. It opens the rest:
 //!   - [`ArtifactCache`]: artifacts by digest, for runtimes that open a path;
 //!   - [`Shelf`]: packages that were loaded, by digest, for rollbacks;
-//!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined; who asked for what ([`Change`]);
+//!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined; what plugins knew; who asked for what
+//!     ([`Change`]);
 //!   - [`Kv`]: each plugin's private key-value data.
 //! - [`StoreError`]: what failed, why, what to do.
 #![forbid(unsafe_code)]
@@ -23,13 +24,15 @@ mod journal;
 mod kv;
 mod package;
 mod shelf;
+mod state;
 
 pub use artifacts::{ArtifactCache, Placed};
 pub use changes::{Aftermath, Change, ChangeOutcome, ChangeQuery, RecordedChange, WatchedName};
 pub use data_dir::DataDir;
-pub use database::{WriteHook, WriteMoment};
+pub use database::{Survives, WriteHook, WriteMoment};
 pub use error::{StoreError, StoreErrorKind};
 pub use journal::{Desired, History, Journal, Quarantine, Recorded, Transition};
 pub use kv::{KeySpace, Kv, KvLimits};
 pub use package::{EmbeddedPackage, Package, PackageLimits};
 pub use shelf::Shelf;
+pub use state::SavedState;

@@ -7,6 +7,7 @@
 //!   compares them with the files (`BLESS=1` rewrites them).
 //! - [`Code`] and [`Status`]: what went wrong.
 //! - [`frame`]: the frames of the process lane, as a pure decoder and encoder; [`credit`]: how many of them may be on the way.
+//! - [`lifecycle`]: the methods by which a host asks a plugin about its own life.
 //! - [`linked`]: a plugin that is linked into its host.
 //! - [`stream`]: methods that stream, and the guest's side of a call of one.
 //! - [`client`]: the traits that generated clients are written against.
@@ -15,6 +16,7 @@
 pub mod client;
 pub mod credit;
 pub mod frame;
+pub mod lifecycle;
 pub mod linked;
 mod status;
 pub mod stream;

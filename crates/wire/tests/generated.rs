@@ -6,7 +6,8 @@ use std::path::Path;
 fn generated_code_is_current() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let proto = crate_dir.join("../../proto");
-    let files = ["status", "call", "metadata", "lane"].map(|it| format!("mortise/plugin/v1/{it}.proto"));
+    let files =
+        ["status", "call", "metadata", "lane", "state"].map(|it| format!("mortise/plugin/v1/{it}.proto"));
     let descriptors = protox::compile(
         files
             .iter()

@@ -176,6 +176,8 @@ fn manifest_of(args: &ImportGoPlugin) -> Result<Manifest, Failure> {
             ..LimitsOverride::default()
         },
         state_schema: None,
+        hooks: false,
+        migrates: false,
     };
     let text = manifest.to_toml().replacen(
         &format!("version = \"{placeholder}\""),

@@ -7,7 +7,8 @@ use std::{
 };
 
 use mortise_gateway::control::{
-    Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded, RuntimeSupport,
+    CarriedState, Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded,
+    RuntimeSupport,
 };
 use serde_json::Value;
 
@@ -79,6 +80,9 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
         ("counters", pairs(&detail.counters)),
         ("usage", pairs(&detail.usage)),
     ];
+    if let Some(state) = &detail.carried_state {
+        rows.push(("carries", carried(state)));
+    }
     rows.extend(unenforced(detail).map(|why| ("note", why)));
     rows.extend(it.reasons.iter().map(|reason| ("reason", reason.clone())));
     let mut text = it.name.clone();
@@ -108,6 +112,23 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
                 let _ = write!(text, " ({word})");
             }
         }
+    }
+    text
+}
+
+/// What it began with.
+fn carried(state: &CarriedState) -> String {
+    let version = state.from_version.as_deref().unwrap_or("?");
+    let mut text = match &*state.origin {
+        "predecessor" => format!("{} bytes from {version}, which served until then", state.bytes),
+        "snapshot" => format!("{} bytes, as {version} saved it last", state.bytes),
+        _ => "state, and began without any".to_owned(),
+    };
+    if let Some(us) = state.pause_us {
+        let _ = write!(text, "; callers waited for {:.1} ms", us as f64 / 1000.0);
+    }
+    if let Some(why) = &state.left_behind {
+        let _ = write!(text, "; left behind: {why}");
     }
     text
 }

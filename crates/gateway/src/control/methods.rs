@@ -507,6 +507,7 @@ fn limits(limits: &Limits) -> Result<LimitsOverride, RpcError> {
         start: limits.start_ms.map(Duration::from_millis),
         stop: limits.stop_ms.map(Duration::from_millis),
         term: limits.term_ms.map(Duration::from_millis),
+        swap: limits.swap_ms.map(Duration::from_millis),
         cpu_percent: limits.cpu_percent,
         log_lines_per_second: None,
     })

@@ -102,6 +102,9 @@ pub struct Limits {
     /// What a process has after that, from SIGTERM to SIGKILL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term_ms: Option<u64>,
+    /// Longest that callers wait while state goes from one instance into its successor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_ms: Option<u64>,
     /// Processor time, in hundredths of one core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u32>,
@@ -438,6 +441,9 @@ pub struct PluginDetail {
     pub limits: BTreeMap<String, Value>,
     /// What it did.
     pub counters: BTreeMap<String, Value>,
+    /// What the instance that serves began with, if the plugin has state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried_state: Option<CarriedState>,
     /// What it uses now.
     pub usage: BTreeMap<String, Value>,
     /// What stands between it and the system; empty where there are no layers to speak of.
@@ -451,6 +457,25 @@ pub struct PluginDetail {
     /// What its runtime can do here.
     #[serde(default)]
     pub support: Option<BTreeMap<String, Value>>,
+}
+
+/// What an instance with state began with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CarriedState {
+    /// Full name of the message.
+    pub schema: String,
+    /// `predecessor`, `snapshot` or `nothing`.
+    pub origin: String,
+    /// Version that saved it.
+    pub from_version: Option<String>,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was saved.
+    pub saved_at_unix_ms: Option<u64>,
+    /// How long callers waited while it was handed over.
+    pub pause_us: Option<u64>,
+    /// Why there was state that it did not take over.
+    pub left_behind: Option<String>,
 }
 
 /// One method of a plugin.

@@ -155,11 +155,12 @@ impl Supervisor {
             _ => trigger.to_string(),
         };
         self.fail_all(&reason).await;
-        self.put_back(reason, Fault::Own).await;
+        let gone = matches!(trigger, Trigger::Crash { .. });
+        self.put_back(reason, Fault::Own, gone).await;
     }
 
-    /// Puts the predecessor back into the cell.
-    pub(super) async fn put_back(&mut self, reason: String, fault: Fault) {
+    /// Puts the predecessor back into the cell. State comes back too, unless the instance that has it is `gone`.
+    pub(super) async fn put_back(&mut self, reason: String, fault: Fault, gone: bool) {
         let (Some(mut bad), Some(mut good)) = (self.running.take(), self.standby.take()) else {
             return;
         };
@@ -171,18 +172,29 @@ impl Supervisor {
         bad.life.must_step("probation", event, &reason).await;
         good.life.shown = true;
         good.life.must_step("probation", Event::Restored, &reason).await;
-        // S2: open, put back, close.
-        good.generation.admission.reopen();
-        let retired = self.address.cell.restore(good.retired);
-        bad.generation.admission.close();
+        let (retired, of_state, info) = if good.generation.carries_state() {
+            let at_cutover = good.snapshot.as_deref();
+            let (closed, told, info) = self
+                .place()
+                .hand_back(&bad.generation, &good.generation, at_cutover, gone)
+                .await;
+            self.place().flip_back(&good.generation, good.retired, &closed);
+            (closed.retired, format!("; {told}"), info)
+        } else {
+            // S2: open, put back, close.
+            good.generation.admission.reopen();
+            let retired = self.address.cell.restore(good.retired);
+            bad.generation.admission.close();
+            (retired, String::new(), None)
+        };
         let (from, to) = (&bad.generation.plugin.version, &good.generation.plugin.version);
-        tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}");
+        tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}{of_state}");
         let quarantined = if fault == Fault::Own {
             " and quarantined"
         } else {
             ""
         };
-        let told = format!("version {from} was rolled back to {to}{quarantined}: {reason}");
+        let told = format!("version {from} was rolled back to {to}{quarantined}: {reason}{of_state}");
         self.address.publish(|status| {
             status.offer = Some(good.generation.offer());
             status.current = Some(good.generation.clone());
@@ -190,6 +202,7 @@ impl Supervisor {
             status.others.push(bad.generation.clone());
             (status.source, status.restart) = (good.launch.source.clone(), good.launch.restart);
             status.reasons = vec![told];
+            status.state_info = info;
         });
         if fault == Fault::Own {
             self.shared

@@ -11,6 +11,7 @@ use mortise_lifecycle::Event;
 use mortise_runtime::StopReport;
 use tracing::{Instrument as _, info_span};
 
+use super::handover::last_word;
 use crate::{
     generation::{Generation, Occupant},
     life::Life,
@@ -33,6 +34,14 @@ pub(super) async fn retire(
 ) -> Gone {
     let span = info_span!(target: "mortise::load", "drain", plugin = %generation.plugin, generation = generation.number);
     let drained = drain(&generation, retired, limit).instrument(span).await;
+    // What was handed over already is the successor's; with a limit nobody comes after it, and its state is the last there is.
+    let unsaved = match drained {
+        Drained::Yes => last_word(life.shared(), life.address(), &generation, limit.is_some()).await,
+        Drained::Late | Drained::Unknown if limit.is_some() && generation.carries_state() => {
+            Some("its state was not saved, because a call was still in it".to_owned())
+        }
+        Drained::Late | Drained::Unknown => None,
+    };
     let cancelled = if drained == Drained::Yes {
         0
     } else {
@@ -44,7 +53,13 @@ pub(super) async fn retire(
         format!("{cancelled} calls did not end in time")
     };
     life.must_step("supervisor", Event::Drained, &detail).await;
-    let stop = stop(&generation, drained).await;
+    let mut stop = stop(&generation, drained).await;
+    if let Some(unsaved) = unsaved {
+        stop.left = Some(match stop.left {
+            Some(left) => format!("{unsaved}; {left}"),
+            None => unsaved,
+        });
+    }
     let detail = [stop.forced.as_deref(), stop.left.as_deref()]
         .map(Option::unwrap_or_default)
         .join(" ");

@@ -108,7 +108,7 @@ impl Supervisor {
             Fate::Failed { plugin, reason } => {
                 let reason = format!("`{plugin}`, which was loaded with it, went back: {reason}");
                 if self.standby.is_some() {
-                    self.put_back(reason, Fault::Another).await;
+                    self.put_back(reason, Fault::Another, false).await;
                 } else {
                     tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "a plugin goes with those that it was loaded with");
                     self.leaving = true;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -18,11 +18,13 @@ use mortise_host::{CallOptions, Host, HostBuilder, LoadRequest, PluginInfo, Sour
 use mortise_manifest::{Grant, Permissions, RuntimeName};
 use mortise_runtime::{
     Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, Enforcement,
-    HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex, Prepared, Runtime,
-    RuntimeError, RuntimeErrorKind, Start, StopReport, Support, Usage, Verified,
+    HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex, Origin, Prepared,
+    Runtime, RuntimeError, RuntimeErrorKind, Snapshot, Start, StopReport, Successor, Support, Usage,
+    Verified,
 };
 use mortise_wire::{
-    Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, Metadata, Status, plugin::Method,
+    Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, Metadata, Status,
+    lifecycle::Reserved, plugin::Method,
 };
 use prost::Message as _;
 use prost_types::{
@@ -34,7 +36,7 @@ use tokio::sync::watch;
 
 pub const SERVICE: &str = "test.v1.Echo";
 /// What the methods do is in [`Copy::work`].
-pub const METHODS: [&str; 7] = ["Call", "Doze", "Fail", "Log", "Nap", "Panic", "Relay"];
+pub const METHODS: [&str; 8] = ["Call", "Count", "Doze", "Fail", "Log", "Nap", "Panic", "Relay"];
 /// The one of them that is idempotent.
 const IDEMPOTENT: &str = "Doze";
 
@@ -58,6 +60,10 @@ pub struct Program {
     pub broken: Mutex<Option<Code>>,
     /// How long `Call` takes.
     pub slow: Mutex<Duration>,
+    /// How saving and loading goes.
+    pub lifecycle: Mutex<Answers>,
+    /// What its instances were asked about their lives, in order.
+    pub asked: Mutex<Vec<String>>,
     /// How its process is said to exit in a crash.
     pub exit_code: AtomicI32,
     /// Whether there is a direct path.
@@ -65,6 +71,23 @@ pub struct Program {
     /// A direct call says that it is in, and waits until it may leave.
     pub inside: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
     crashes: watch::Sender<u64>,
+}
+
+/// What a program answers about its own life.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// Why it does not want to be replaced.
+    pub veto: Option<String>,
+    /// How long `save` takes.
+    pub save_takes: Duration,
+    /// `save` fails.
+    pub save_fails: bool,
+    /// `load` fails, so many times.
+    pub load_fails: u32,
+    /// The instance ends in the middle of this.
+    pub crash_in: Option<&'static str>,
+    /// The schema that it says it saves.
+    pub schema: String,
 }
 
 impl Program {
@@ -79,6 +102,8 @@ impl Program {
             refuses: AtomicBool::new(false),
             broken: Mutex::new(None),
             slow: Mutex::new(Duration::ZERO),
+            lifecycle: Mutex::default(),
+            asked: Mutex::default(),
             exit_code: AtomicI32::new(3),
             direct: AtomicBool::new(false),
             inside: Mutex::new(None),
@@ -106,6 +131,9 @@ struct Copy {
     services: Arc<dyn HostServices>,
     crashes: watch::Receiver<u64>,
     stopped: AtomicBool,
+    /// Its state.
+    count: AtomicU64,
+    carries: bool,
 }
 
 // === runtime ===
@@ -169,6 +197,7 @@ impl Runtime for Closures {
         start: Start,
     ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
         Box::pin(async move {
+            let carries = prepared.metadata.reserved(Reserved::SaveState).is_some();
             let program = prepared.into_inner::<Arc<Program>>().expect("made by prepare");
             if program.refuses.load(Ordering::SeqCst) {
                 return Err(RuntimeError::new(
@@ -188,6 +217,8 @@ impl Runtime for Closures {
                 services: start.services,
                 crashes,
                 stopped,
+                count: AtomicU64::new(0),
+                carries,
             }) as Box<dyn Instance>)
         })
     }
@@ -210,6 +241,15 @@ impl Copy {
                     Some(code) => Err(CallError::returned(Status::new(code, "broken"))),
                     None => Ok(payload),
                 }
+            }
+            // Counts: the state of an instance.
+            "Count" => {
+                let slow = *self.program.slow.lock().unwrap();
+                if !slow.is_zero() {
+                    tokio::time::sleep(slow).await;
+                }
+                let count = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+                Ok(count.to_string().into())
             }
             // Fails with the code that the payload names.
             "Fail" => {
@@ -331,6 +371,10 @@ impl Instance for Copy {
         Some(self)
     }
 
+    fn state(&self) -> Option<&dyn mortise_runtime::State> {
+        self.carries.then_some(self)
+    }
+
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
         let serving = self.program.healthy.load(Ordering::SeqCst);
         Box::pin(async move {
@@ -369,6 +413,81 @@ impl Drop for Copy {
         if !self.stopped.swap(true, Ordering::SeqCst) {
             self.program.live.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+impl Copy {
+    fn ask(&self, what: &str) -> Result<Answers, CallError> {
+        self.program.asked.lock().unwrap().push(what.to_owned());
+        let answers = self.program.lifecycle.lock().unwrap().clone();
+        if answers.crash_in.is_some_and(|it| what.starts_with(it)) {
+            self.program.crash();
+            return Err(CallError::new(
+                CallErrorKind::GuestFault,
+                format!("it exited in {what}"),
+            ));
+        }
+        Ok(answers)
+    }
+}
+
+impl mortise_runtime::State for Copy {
+    fn carries_state(&self) -> bool {
+        true
+    }
+
+    fn save<'a>(&'a self, _cx: &'a CallContext) -> BoxFuture<'a, Result<Snapshot, CallError>> {
+        Box::pin(async move {
+            let answers = self.ask("save")?;
+            tokio::time::sleep(answers.save_takes).await;
+            if answers.save_fails {
+                return Err(CallError::returned(Status::new(Code::Internal, "out of paper")));
+            }
+            let count = self.count.load(Ordering::SeqCst);
+            Ok(Snapshot {
+                schema: answers.schema,
+                wire_hash: Vec::new(),
+                version: String::new(),
+                bytes: count.to_string().into_bytes(),
+            })
+        })
+    }
+
+    fn load<'a>(
+        &'a self,
+        _cx: &'a CallContext,
+        snapshot: &'a Snapshot,
+        migrate: bool,
+    ) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            let how = if migrate { "migrate" } else { "load" };
+            let answers = self.ask(&format!("{how} {}", snapshot.version))?;
+            // What it holds after a failure is not to be relied on.
+            self.count.store(u64::MAX / 2, Ordering::SeqCst);
+            if answers.load_fails > 0 {
+                self.program.lifecycle.lock().unwrap().load_fails -= 1;
+                return Err(CallError::returned(Status::new(Code::Internal, "illegible")));
+            }
+            let count = std::str::from_utf8(&snapshot.bytes).unwrap().parse().unwrap();
+            self.count.store(count, Ordering::SeqCst);
+            Ok(())
+        })
+    }
+
+    fn may_replace<'a>(
+        &'a self,
+        _cx: &'a CallContext,
+        _successor: Option<Successor<'a>>,
+    ) -> BoxFuture<'a, Result<Option<String>, CallError>> {
+        Box::pin(async move { Ok(self.ask("may_replace")?.veto) })
+    }
+
+    fn post_load<'a>(&'a self, _cx: &'a CallContext, origin: Origin) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move { self.ask(&format!("post_load {origin:?}")).map(drop) })
+    }
+
+    fn pre_unload<'a>(&'a self, _cx: &'a CallContext) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move { self.ask("pre_unload").map(drop) })
     }
 }
 
@@ -450,13 +569,17 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
             0
         },
     });
+    let reserved = Reserved::ALL
+        .iter()
+        .filter(|_| more.contains("[state]"))
+        .map(|it| it.row());
     let metadata = Metadata {
         format: METADATA_FORMAT,
         name: name.to_owned(),
         version: version.to_owned(),
         api: 1,
         contract_hash: contract.hash().to_vec(),
-        methods: methods.collect(),
+        methods: methods.chain(reserved).collect(),
         ..Metadata::default()
     };
     std::fs::create_dir_all(folder).unwrap();
@@ -481,6 +604,18 @@ fn contract() -> Vec<u8> {
         }],
         ..DescriptorProto::default()
     };
+    // State of another shape.
+    let other = DescriptorProto {
+        name: Some("Ledger".to_owned()),
+        field: vec![FieldDescriptorProto {
+            name: Some("number".to_owned()),
+            number: Some(1),
+            label: Some(Label::Optional.into()),
+            r#type: Some(Type::Int64.into()),
+            ..FieldDescriptorProto::default()
+        }],
+        ..DescriptorProto::default()
+    };
     let method = |name: &str| MethodDescriptorProto {
         name: Some(name.to_owned()),
         input_type: Some(".test.v1.Blob".to_owned()),
@@ -495,7 +630,7 @@ fn contract() -> Vec<u8> {
     let file = FileDescriptorProto {
         name: Some("echo.proto".to_owned()),
         package: Some("test.v1".to_owned()),
-        message_type: vec![message],
+        message_type: vec![message, other],
         service: vec![service],
         syntax: Some("proto3".to_owned()),
         ..FileDescriptorProto::default()

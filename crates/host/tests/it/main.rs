@@ -16,6 +16,7 @@ mod load;
 mod observe;
 mod probation;
 mod routes;
+mod state;
 mod swap;
 mod together;
 mod webhook;

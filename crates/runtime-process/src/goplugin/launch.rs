@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use mortise_contract::Contract;
 use mortise_jail::Policy;
 use mortise_manifest::GoPlugin;
-use mortise_runtime::{Instance, RuntimeError, RuntimeErrorKind as Kind, Start};
+use mortise_runtime::{Instance, ReservedMethods, RuntimeError, RuntimeErrorKind as Kind, Start};
 use mortise_wire::Metadata;
 use tokio::sync::watch;
 
@@ -69,6 +69,8 @@ impl Launch<'_> {
         let id = start.instance.clone();
         Box::new(ProcessInstance::supervised(
             id,
+            // Its protocol has no word for state.
+            ReservedMethods::default(),
             conversation,
             reached.child,
             self.config.clone(),

@@ -25,6 +25,7 @@ impl<const FIRST: u32, const SECOND: u32, const METHODS: u32> Plugin for Fake<FI
         methods: METHODS,
         concurrency: 1,
         contract_hash: [0; 32],
+        lifecycle: Lifecycle::NONE,
     };
     const METADATA: &'static [u8] = &[];
     const SERVICES: &'static [Service<Self>] = &[

@@ -146,7 +146,7 @@ pub(super) fn serve<P: Plugin>(socket: UnixStream, carrier: Option<Box<dyn Carri
     let work: &'static Work<P> = Box::leak(Box::new(Work {
         lane,
         reader: Mutex::new(reader),
-        relief: Arc::new(Relief::new(P::BUILD.methods)),
+        relief: Arc::new(Relief::new(crate::guest::numbers::<P>())),
         relieved: OnceLock::new(),
         plugin: OnceLock::new(),
         started: OnceLock::new(),
@@ -443,6 +443,9 @@ impl<P: Plugin> Work<P> {
 impl<P: Plugin> Calls for Work<P> {
     fn find(&self, target: &str) -> Option<(u32, MethodKind)> {
         let (service, name) = target.split_once('/')?;
+        if service == mortise_wire::lifecycle::SERVICE {
+            return Some((crate::lifecycle::number::<P>(name)?, MethodKind::Unary));
+        }
         let service = P::SERVICES.iter().find(|it| it.name == service)?;
         let nth = service.methods.iter().position(|it| it.name == name)?;
         let number = service.first.checked_add(u32::try_from(nth).ok()?)?;

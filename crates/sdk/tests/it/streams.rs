@@ -49,6 +49,7 @@ impl Plugin for Parrot {
         methods: 1,
         concurrency: 1,
         contract_hash: [0; 32],
+        lifecycle: mortise_sdk::guest::Lifecycle::NONE,
     };
     const METADATA: &'static [u8] = &[];
     const SERVICES: &'static [Service<Self>] = &[Service {

@@ -7,7 +7,7 @@ use std::{
 
 use mortise_sdk::{
     Cx, Result, Status,
-    guest::{Build, Method, MethodOf, Plugin, Service},
+    guest::{Build, Lifecycle, Method, MethodOf, Plugin, Service},
     prost,
 };
 
@@ -32,6 +32,7 @@ impl Plugin for Guest {
         methods: 5,
         concurrency: 4,
         contract_hash: [0; 32],
+        lifecycle: Lifecycle::NONE,
     };
     const METADATA: &'static [u8] = METADATA;
     const SERVICES: &'static [Service<Self>] = &[Service {

@@ -230,3 +230,102 @@ pub struct HostCallHead {
     #[prost(uint64, tag = "2")]
     pub parent_call_id: u64,
 }
+/// What one instance knew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct State {
+    /// Full name of the message that `bytes` is; empty = the manifest's.
+    #[prost(string, tag = "1")]
+    pub schema: ::prost::alloc::string::String,
+    /// Hash of the message's numbers and kinds; empty = not stated.
+    #[prost(bytes = "vec", tag = "2")]
+    pub wire_hash: ::prost::alloc::vec::Vec<u8>,
+    /// Version of the plugin that saved it; empty = the one that was asked.
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub bytes: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SaveStateRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadStateRequest {
+    #[prost(message, optional, tag = "1")]
+    pub state: ::core::option::Option<State>,
+    /// The schema is not the plugin's own, and the plugin says in its manifest that it can migrate.
+    #[prost(bool, tag = "2")]
+    pub migrate: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadStateReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MayReplaceRequest {
+    /// Version of the successor; empty = it is to be unloaded for good.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// Digest of the successor's artifact, in hex.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MayReplaceReply {
+    /// Why not; empty = it may.
+    #[prost(string, tag = "1")]
+    pub refusal: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostLoadRequest {
+    #[prost(enumeration = "post_load_request::Origin", tag = "1")]
+    pub origin: i32,
+}
+/// Nested message and enum types in `PostLoadRequest`.
+pub mod post_load_request {
+    /// Where its state came from.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Origin {
+        /// It begins without one.
+        Unspecified = 0,
+        /// The instance before it, which served until now.
+        Predecessor = 1,
+        /// A snapshot on disk.
+        Snapshot = 2,
+    }
+    impl Origin {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ORIGIN_UNSPECIFIED",
+                Self::Predecessor => "ORIGIN_PREDECESSOR",
+                Self::Snapshot => "ORIGIN_SNAPSHOT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ORIGIN_UNSPECIFIED" => Some(Self::Unspecified),
+                "ORIGIN_PREDECESSOR" => Some(Self::Predecessor),
+                "ORIGIN_SNAPSHOT" => Some(Self::Snapshot),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PostLoadReply {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreUnloadRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreUnloadReply {}

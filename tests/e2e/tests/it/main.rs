@@ -16,5 +16,6 @@ mod pages;
 mod pair;
 mod reload;
 mod shipped;
+mod state;
 mod together;
 mod watch;

@@ -53,6 +53,7 @@ fn defaults_are_as_documented() {
         ("`limits.start_ms`", ms(limits.start)),
         ("`limits.stop_ms`", ms(limits.stop)),
         ("`limits.term_ms`, of a process", ms(limits.term)),
+        ("`limits.swap_ms`, of a plugin with state", ms(limits.swap)),
         (
             "`limits.cpu_percent`, of a process",
             limits

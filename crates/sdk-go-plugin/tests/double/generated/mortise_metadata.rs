@@ -1,1 +1,1 @@
-::mortise_sdk::guest::Build { name: "double", version: "1.0.0", methods: 5, concurrency: 32, contract_hash: [179, 127, 179, 66, 18, 61, 103, 214, 12, 249, 198, 171, 240, 110, 189, 118, 52, 171, 237, 210, 90, 135, 238, 197, 69, 235, 15, 17, 244, 80, 132, 92] }
+::mortise_sdk::guest::Build { name: "double", version: "1.0.0", methods: 5, concurrency: 32, contract_hash: [179, 127, 179, 66, 18, 61, 103, 214, 12, 249, 198, 171, 240, 110, 189, 118, 52, 171, 237, 210, 90, 135, 238, 197, 69, 235, 15, 17, 244, 80, 132, 92], lifecycle: ::mortise_sdk::guest::Lifecycle::NONE }

@@ -1,1 +1,1 @@
-::mortise_sdk::guest::Build { name: "probe", version: "0.3.1", methods: 4, concurrency: 2, contract_hash: [112, 19, 130, 62, 180, 146, 59, 230, 124, 204, 93, 230, 111, 227, 22, 17, 79, 43, 255, 13, 250, 180, 171, 146, 240, 138, 197, 7, 189, 118, 208, 72] }
+::mortise_sdk::guest::Build { name: "probe", version: "0.3.1", methods: 4, concurrency: 2, contract_hash: [112, 19, 130, 62, 180, 146, 59, 230, 124, 204, 93, 230, 111, 227, 22, 17, 79, 43, 255, 13, 250, 180, 171, 146, 240, 138, 197, 7, 189, 118, 208, 72], lifecycle: ::mortise_sdk::guest::Lifecycle::NONE }

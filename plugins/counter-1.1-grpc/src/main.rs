@@ -1,0 +1,1 @@
+mortise_sdk_go_plugin::main!(counter_next_grpc::plugin, cookie = "MORTISE_COUNTER=hello", versions = [1]);
