@@ -3,7 +3,9 @@
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
-use mortise_bench::{greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching};
+use mortise_bench::{
+    greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching,
+};
 
 /// Measures Mortise beside its anchors.
 #[derive(Parser)]

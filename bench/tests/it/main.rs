@@ -44,8 +44,10 @@ soaks! {
 
 /// The counter panics over its state. In its own process and in a library it is the same code, and the conformance suite has its crashes there.
 async fn crashes(name: RuntimeName) {
-    let data = tempfile::tempdir().unwrap();
-    let tally = soak::crashing(name, SWAPS / 3, data.path()).await.unwrap();
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let tally = soak::crashing(name, SWAPS / 3, data.path())
+        .await
+        .expect("every number explained");
     report(name, "crashing", &tally);
     assert_eq!(tally.swapped + tally.given_up, SWAPS / 3);
 }
