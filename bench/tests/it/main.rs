@@ -31,6 +31,14 @@ macro_rules! soaks {
                 report($name, "killed", &tally);
                 assert_eq!(tally.killed, 5);
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn every_number_is_explained_while_the_plugin_crashes() {
+                let data = tempfile::tempdir().unwrap();
+                let tally = soak::crashing($name, SWAPS / 3, data.path()).await.unwrap();
+                report($name, "crashing", &tally);
+                assert_eq!(tally.swapped + tally.given_up, SWAPS / 3);
+            }
         })*
     };
 }
@@ -40,24 +48,4 @@ soaks! {
     native: RuntimeName::Native,
     wasm: RuntimeName::Wasm,
     process: RuntimeName::Process,
-}
-
-/// The counter panics over its state. In its own process and in a library it is the same code, and the conformance suite has its crashes there.
-async fn crashes(name: RuntimeName) {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let tally = soak::crashing(name, SWAPS / 3, data.path())
-        .await
-        .expect("every number explained");
-    report(name, "crashing", &tally);
-    assert_eq!(tally.swapped + tally.given_up, SWAPS / 3);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_number_is_explained_while_a_builtin_plugin_crashes() {
-    crashes(RuntimeName::Builtin).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_number_is_explained_while_a_sandboxed_plugin_crashes() {
-    crashes(RuntimeName::Wasm).await;
 }

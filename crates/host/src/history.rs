@@ -15,6 +15,7 @@ use std::{
 };
 
 use mortise_contract::compat::{self, Level};
+use mortise_runtime::Digest;
 use mortise_store::{Aftermath, Change, ChangeOutcome, ChangeQuery, Desired, Package, RecordedChange};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ use crate::{
     info::to_unix_ms,
     load::{self, Entrance},
     remember::Remembered,
+    routes::ROUTES_HISTORY,
 };
 
 /// Most bytes of the packages that are kept of one plugin; the one that serves is kept however large it is.
@@ -38,13 +40,13 @@ pub struct ChangeInfo {
     pub at_unix_ms: u64,
     /// Who asked: `uid:1000`, `config`, `directory`, `probation`, or what [`Host::acting_as`] said.
     pub actor: String,
-    /// The plugin's address.
+    /// The plugin's address; [`ROUTES_HISTORY`] for the routes.
     pub name: String,
-    /// `load`, `unload` or `rollback`.
+    /// `load`, `unload`, `rollback` or `routes`.
     pub action: String,
     /// The version it was to end with; empty for none.
     pub version: String,
-    /// Digest of the package; empty for none.
+    /// Digest of the package, or of the routes; empty for none.
     pub digest: String,
     /// `begun`, `done`, `failed`, or `interrupted` by the end of the host.
     pub outcome: String,
@@ -266,6 +268,37 @@ pub(crate) async fn begin_unload(shared: &Shared, word: &Word, name: &str) -> Re
         })
         .await?;
     Ok(begun)
+}
+
+/// Puts a change of the routes on record; each route is a name and what it does, in the order in which they are tried.
+///
+/// # Errors
+/// If it cannot be written; then nothing must be done.
+pub(crate) async fn begin_routes(
+    shared: &Shared,
+    actor: &str,
+    before: &[(String, String)],
+    after: &[(String, String)],
+) -> Result<Begun, HostError> {
+    let after = compare::routes_to_json(after);
+    let change = Change {
+        actor: actor.to_owned(),
+        name: ROUTES_HISTORY.to_owned(),
+        action: "routes".to_owned(),
+        version: String::new(),
+        digest: Digest::of(after.as_bytes()).to_string(),
+        before: compare::routes_to_json(before),
+        after,
+    };
+    let seq = shared
+        .with_journal(move |journal| journal.begin(SystemTime::now(), &change))
+        .await?;
+    Ok(Begun {
+        seq: Some(seq),
+        word: Word::of(Giver::Config),
+        name: ROUTES_HISTORY.to_owned(),
+        described: None,
+    })
 }
 
 fn last_done(
@@ -507,6 +540,12 @@ impl Host {
     /// Dropping the future does not undo the rollback.
     pub async fn rollback(&self, plugin: &str, to: Option<u64>) -> Result<PluginInfo, HostError> {
         let shared = self.shared();
+        if plugin == ROUTES_HISTORY {
+            let what = "routes are not rolled back: their changes are lists, not packages";
+            return Err(HostError::new(HostErrorKind::Invalid, what).with_hint(
+                "`mortise history @routes` shows what they were; `mortise route set` and `remove` change them",
+            ));
+        }
         let query = ChangeQuery {
             name: Some(plugin.to_owned()),
             done: true,
@@ -556,17 +595,26 @@ impl Host {
         let shared = self.shared();
         let last = recorded(shared, to).await?;
         let before = match from {
-            Some(from) => recorded(shared, from).await?.after,
+            Some(from) => {
+                let first = recorded(shared, from).await?;
+                if (first.name == ROUTES_HISTORY) != (last.name == ROUTES_HISTORY) {
+                    let what =
+                        format!("changes {from} and {to}: one is about routes, the other about a plugin");
+                    return Err(HostError::new(HostErrorKind::Invalid, what)
+                        .with_hint("compare two of one kind; `mortise history` lists them"));
+                }
+                first.after
+            }
             None => last.before,
         };
-        let (before, after) = (Described::parse(&before), Described::parse(&last.after));
         let mut report = DiffReport {
             from,
             to,
-            differences: compare::differences(before.as_ref(), after.as_ref()),
+            differences: differences(&last.name, &before, &last.after),
             contract: None,
             violations: Vec::new(),
         };
+        let (before, after) = (Described::parse(&before), Described::parse(&last.after));
         let (old, new) = (self.kept(before.as_ref()).await, self.kept(after.as_ref()).await);
         if let (Some(old), Some(new)) = (old, new) {
             report.differences.extend(compare::packages(&old, &new));
@@ -670,7 +718,7 @@ impl ChangeInfo {
             outcome,
             detail,
         } = row;
-        let (before, after) = (Described::parse(&change.before), Described::parse(&change.after));
+        let diff = differences(&change.name, &change.before, &change.after);
         Self {
             seq,
             at_unix_ms: to_unix_ms(at),
@@ -682,9 +730,18 @@ impl ChangeInfo {
             digest: change.digest,
             outcome: outcome.as_str().to_owned(),
             detail,
-            diff: compare::differences(before.as_ref(), after.as_ref()),
+            diff,
         }
     }
+}
+
+/// What differs between two ends of what is recorded under `name`.
+fn differences(name: &str, before: &str, after: &str) -> Vec<Difference> {
+    if name == ROUTES_HISTORY {
+        return compare::routes(before, after);
+    }
+    let (before, after) = (Described::parse(before), Described::parse(after));
+    compare::differences(before.as_ref(), after.as_ref())
 }
 
 fn short(digest: &str) -> &str {

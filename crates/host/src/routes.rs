@@ -5,7 +5,7 @@
 //! file's, and a user that a route sends somewhere stays there during a canary.
 //!
 //! Invariants
-//! - A1: a change is in the journal, with who and what, before a call can see it; a change that changes nothing is none.
+//! - A1: a change is on record, with who and what, before a call can see it; a change that changes nothing is none.
 //! - A2: the table is replaced as a whole, so a call sees all of a change or nothing of it.
 //! - A3: what operators set is on the disk before it is answered, in a host that remembers loads, and is there again in its next life.
 //! - A4: changes come one after another, whoever asks.
@@ -14,12 +14,11 @@ use std::{collections::BTreeMap, fmt, sync::PoisonError};
 
 use mortise_manifest::{HeaderTest, RouteEntry};
 use mortise_routing::{Explanation, HeaderMatch, Method, Pattern, Rule, Scope, Share};
-use mortise_runtime::{Digest, Refusal};
-use mortise_store::Transition;
+use mortise_runtime::Refusal;
 use mortise_wire::Header;
 use serde::{Deserialize, Serialize};
 
-use crate::{Host, HostError, HostErrorKind, host::Shared};
+use crate::{Host, HostError, HostErrorKind, history, host::Shared};
 
 /// The name under which changes of routes are in the history. No plugin can have it.
 pub const ROUTES_HISTORY: &str = "@routes";
@@ -282,7 +281,7 @@ impl Shared {
         kept: Option<Vec<RouteEntry>>,
         change: impl FnOnce(&mut Routing),
     ) -> Result<(), HostError> {
-        let (row, new) = {
+        let (before, after, new) = {
             let routing = self.routing();
             let mut new = Routing {
                 revision: routing.revision + 1,
@@ -294,10 +293,11 @@ impl Shared {
             };
             change(&mut new);
             new.combine();
-            let Some(row) = routing.difference(&new, actor) else {
+            let (before, after) = (routing.lines(), new.lines());
+            if before == after {
                 return Ok(());
-            };
-            (row, new)
+            }
+            (before, after, new)
         };
         if let Some(plugin) = new.split_twice() {
             let what =
@@ -306,10 +306,11 @@ impl Shared {
                 .with_plugin(plugin)
                 .with_hint("give the route a header, or wait for the canary's end"));
         }
-        let detail = row.detail.clone();
-        self.journal(vec![row]).await?;
-        if let Some(kept) = kept {
-            self.keep_routes(kept).await?;
+        let recorded = history::begin_routes(self, actor, &before, &after).await?;
+        if let Some(kept) = kept
+            && let Err(error) = self.keep_routes(kept).await
+        {
+            return recorded.conclude(self, Some(&error)).await.and(Err(error));
         }
         {
             let mut routing = self.routing();
@@ -323,8 +324,8 @@ impl Shared {
             routing.combine();
         }
         self.rebuild_table();
-        tracing::info!(target: "mortise::life", actor, "routes changed: {detail}");
-        Ok(())
+        tracing::info!(target: "mortise::life", actor, "routes changed; `mortise history {ROUTES_HISTORY}` shows what");
+        recorded.conclude(self, None).await
     }
 
     async fn keep_routes(&self, routes: Vec<RouteEntry>) -> Result<(), HostError> {
@@ -431,33 +432,10 @@ impl Routing {
         plugins.find(|it| self.canaries.contains_key(*it))
     }
 
-    /// The row for the history; `None` if nothing differs.
-    fn difference(&self, new: &Self, actor: &str) -> Option<Transition> {
-        let lines = |routing: &Self| -> Vec<String> {
-            let info = routing.info().routes.into_iter();
-            info.map(|it| format!("{}: {}", it.name, it.does)).collect()
-        };
-        let (old_lines, new_lines) = (lines(self), lines(new));
-        if old_lines == new_lines {
-            return None;
-        }
-        let gone = old_lines.iter().filter(|it| !new_lines.contains(it));
-        let come = new_lines.iter().filter(|it| !old_lines.contains(it));
-        let mut detail: Vec<String> = gone.map(|it| format!("- {it}")).collect();
-        detail.extend(come.map(|it| format!("+ {it}")));
-        if detail.is_empty() {
-            detail.push("another order".to_owned());
-        }
-        Some(Transition {
-            plugin: ROUTES_HISTORY.to_owned(),
-            digest: Digest::of(new_lines.join("\n").as_bytes()).to_string(),
-            actor: actor.to_owned(),
-            from: self.revision.to_string(),
-            event: "routes_changed".to_owned(),
-            to: new.revision.to_string(),
-            detail: detail.join("; "),
-            ..Transition::default()
-        })
+    /// One line per route, in the order in which they are tried.
+    fn lines(&self) -> Vec<(String, String)> {
+        let info = self.info().routes.into_iter();
+        info.map(|it| (it.name, it.does)).collect()
     }
 }
 

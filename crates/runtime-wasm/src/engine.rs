@@ -36,6 +36,7 @@ use wasmtime::{
 use crate::{
     abi::unwrapped::DOORWAY,
     config::{Pooling, Tiering, WasmConfig},
+    pool::Pool,
 };
 
 /// Table elements one guest may have. Part of the sandbox, not of `Limits`: no honest plugin comes near.
@@ -56,6 +57,7 @@ pub(crate) struct Engines {
     optimised: Lane,
     baseline: Option<Lane>,
     background: wasmtime::Engine,
+    pool: Pool,
     pulse: Arc<Pulse>,
     ticker: Option<JoinHandle<()>>,
 }
@@ -130,6 +132,7 @@ impl Engines {
             optimised,
             baseline,
             background,
+            pool: Pool::default(),
             pulse,
             ticker: Some(ticker),
         })
@@ -151,6 +154,11 @@ impl Engines {
     /// Compiles for [`Tier::Optimised`] on one thread, beside running guests.
     pub(crate) fn background(&self) -> &wasmtime::Engine {
         &self.background
+    }
+
+    /// Where calls go that take long.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Must be held while a guest may run, or its deadline is not seen.

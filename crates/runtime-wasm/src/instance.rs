@@ -173,11 +173,16 @@ impl<A: Abi> Guests<A> {
         let head = &mut lease.store.data_mut().scratch;
         head.clear();
         head::encode(cx, now, head);
-        let answer = lease
-            .linked
-            .abi
-            .invoke(&lease.guest, &mut lease.store, method.0, payload)
-            .await;
+        let call = async move {
+            let answer = lease
+                .linked
+                .abi
+                .invoke(&lease.guest, &mut lease.store, method.0, payload)
+                .await;
+            (lease, answer)
+        };
+        let pool = self.code.engines().pool();
+        let (mut lease, answer) = pool.run(Box::pin(call)).await.map_err(|_| fail(Fault::Halted))?;
         let in_order = answer.is_ok();
         let answer = match lease.settle(answer) {
             Ok(answer) => answer,

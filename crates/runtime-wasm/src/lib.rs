@@ -5,7 +5,7 @@
 //! compiled code from anywhere else.
 //!
 //! Reading order: [`config`](WasmConfig), `runtime` (the port), `scan` and `unwrap` (what bytes say), `code` and `cache` (to machine code),
-//! `engine` (ticks), `store` (limits), `abi` (the two guest ABIs), `instance` (calls), `fault` (whose fault).
+//! `engine` (ticks), `store` (limits), `abi` (the two guest ABIs), `pool` (calls that take long), `instance` (calls), `fault` (whose fault).
 //!
 //! ## How a guest is stopped
 //! | it | is stopped by | after |
@@ -14,7 +14,9 @@
 //! | waits for the host | a timer around that host call | at once |
 //! | asks for memory beyond its limit | `memory.grow` gives -1; an initial size beyond it is refused | at once |
 //! | recurses | stack overflow after 512 KiB, a trap | at once |
-//! | is no longer wanted: its caller dropped the future | its stack is unwound and its store freed | at once |
+//! | is no longer wanted: its caller dropped the future | its stack is unwound and its store freed | at once; while it computes, one tick |
+//!
+//! What computes for longer than a tick does so on threads of its own (`pool`), and neither the executor's nor another plugin's.
 //!
 //! ## Costs
 //! Ratios to bare wasmtime (same pool, epochs, async, typed function, same guest as a component) in one run of `examples/ratios.rs`, on two busy
@@ -51,6 +53,7 @@ mod engine;
 mod fault;
 mod head;
 mod instance;
+mod pool;
 mod runtime;
 mod scan;
 mod store;

@@ -11,7 +11,7 @@
 //! - S5. Whatever a guest can spend time on asks [`Cell::verdict`]: its own code at every tick, a host call by a timer. There is no timer per
 //!   call, so a call that is over within a tick pays for none of this.
 //! - S6. At every tick a running guest gives its thread back to the executor, through tokio's own yield: that one lets the timers and the
-//!   sockets be polled too, where waking oneself does not.
+//!   sockets be polled too, where waking oneself does not. At the first, its call moves to other threads (`pool.rs`).
 
 use std::{
     fmt,
@@ -34,6 +34,7 @@ use wasmtime::{Memory, ResourceLimiter, Store, UpdateDeadline};
 use crate::{
     engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
     fault::Interrupted,
+    pool,
 };
 
 /// Longest encoded log record that is read; the host cuts and counts far below that.
@@ -186,7 +187,10 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
         store.data().shared.busy_ticks.fetch_add(1, Ordering::Relaxed);
         match store.data().verdict(Instant::now()) {
             Some(why) => Err(wasmtime::Error::new(why)),
-            None => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            None => {
+                pool::ticked();
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            }
         }
     });
     store.set_epoch_deadline(1);

@@ -48,6 +48,33 @@ pub(super) fn packages(before: &Package, after: &Package) -> Vec<Difference> {
     between(facts(before), facts(after))
 }
 
+/// Routes as they stand in a change.
+pub(super) fn routes_to_json(routes: &[(String, String)]) -> String {
+    serde_json::to_string(routes).expect("strings serialize")
+}
+
+/// Which routes differ; their order counts, so it is said where nothing else does.
+pub(super) fn routes(before: &str, after: &str) -> Vec<Difference> {
+    let parse = |text: &str| -> Vec<(String, String)> { serde_json::from_str(text).unwrap_or_default() };
+    let (before, after) = (parse(before), parse(after));
+    let facts = |all: &[(String, String)]| {
+        all.iter()
+            .map(|(name, does)| (format!("route.{name}"), does.clone()))
+            .collect()
+    };
+    let differences = between(facts(&before), facts(&after));
+    if !differences.is_empty() || before == after {
+        return differences;
+    }
+    let order =
+        |all: &[(String, String)]| Some(all.iter().map(|it| it.0.as_str()).collect::<Vec<_>>().join(", "));
+    vec![Difference {
+        what: "order".to_owned(),
+        before: order(&before),
+        after: order(&after),
+    }]
+}
+
 fn between(mut before: BTreeMap<String, String>, mut after: BTreeMap<String, String>) -> Vec<Difference> {
     let names: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
     let difference = |what: String| {

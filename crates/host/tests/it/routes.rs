@@ -14,10 +14,9 @@ use mortise_host::{
     ROUTES_HISTORY, RouteOrigin,
 };
 use mortise_manifest::{HostConfig, RouteEntry};
-use mortise_store::{DataDir, History};
 use mortise_wire::Header;
 
-use crate::closures::{METHODS, Program, World, call, request, start_again, until};
+use crate::closures::{METHODS, Program, World, call, request, start_again};
 
 /// Version 1.0.0 under the plain name and 1.1.0 beside it.
 async fn two_versions(world: &World, host: &Host) -> (Arc<Program>, Arc<Program>) {
@@ -174,35 +173,30 @@ async fn a_change_is_a_row_of_the_history_and_is_kept() {
         (RouteOrigin::Operator, &Some(set[0].clone()))
     );
     two_versions(&world, &host).await;
-    host.shutdown().await;
-    drop(host);
-    let query = History {
-        plugin: Some(ROUTES_HISTORY.to_owned()),
-        ..History::default()
-    };
-    let (mut data, folder) = (None, world.dir.path().join("data"));
-    until("the host lets go of its data", || {
-        data = DataDir::open(&folder).ok();
-        data.is_some()
-    })
-    .await;
-    let data = data.unwrap();
-    let rows: Vec<_> = data
-        .journal()
-        .unwrap()
-        .history(&query)
-        .unwrap()
+    let mut rows = host.changes(Some(ROUTES_HISTORY), None, 100).await.unwrap();
+    rows.reverse();
+    assert!(
+        rows.iter()
+            .all(|it| it.action == "routes" && it.outcome == "done")
+    );
+    let rows: Vec<_> = rows
         .into_iter()
-        .rev()
-        .map(|it| format!("{} {}", it.transition.actor, it.transition.detail))
+        .map(|it| {
+            let [only] = <[_; 1]>::try_from(it.diff).unwrap();
+            (it.actor, only.what, only.before, only.after)
+        })
         .collect();
-    let change = "a: all calls to echo@1.1.0";
+    let row = |actor: &str, before: Option<&str>, after: Option<&str>| {
+        let text = |it: Option<&str>| it.map(str::to_owned);
+        (actor.to_owned(), "route.a".to_owned(), text(before), text(after))
+    };
+    let does = Some("all calls to echo@1.1.0");
     assert_eq!(
         rows,
         [
-            format!("uid:7 + {change}"),
-            format!("uid:8 - {change}"),
-            format!("uid:9 + {change}")
+            row("uid:7", None, does),
+            row("uid:8", does, None),
+            row("uid:9", None, does)
         ],
         "what changes nothing is no row"
     );

@@ -18,10 +18,11 @@ pub const LIE: u32 = 10;
 pub const BUSY: u32 = 11;
 pub const POLITE: u32 = 12;
 pub const HEAD: u32 = 13;
+pub const LATE: u32 = 14;
 /// Names of those methods in the contract.
-pub const METHODS: [&str; 14] = [
+pub const METHODS: [&str; 15] = [
     "Echo", "Spin", "Trap", "Count", "Bomb", "Host", "Recurse", "Log", "Table", "Error", "Lie", "Busy",
-    "Polite", "Head",
+    "Polite", "Head", "Late",
 ];
 
 /// The guest ABIs, by the ways in which the host runs them.

@@ -10,7 +10,7 @@ use mortise_runtime::{CallErrorKind, Instance, Runtime, RuntimeErrorKind};
 use mortise_runtime_wasm::{Pooling, Reuse, Tiering};
 
 use crate::{
-    guests::{ALL, BUSY, COUNT, ECHO, Guest, HOST, RECURSE, SPIN},
+    guests::{ALL, BUSY, COUNT, ECHO, Guest, HOST, LATE, RECURSE, SPIN},
     world::{call, call_within, refused, runtime, runtime_with, start, start_with, word},
 };
 
@@ -98,7 +98,50 @@ async fn dropping_a_call_stops_it_and_touches_no_other() {
             1,
             "{abi:?}: the host call went with its caller"
         );
-        assert_eq!(at_rest(&*instance), rest, "{abi:?}: every store is gone");
+        // A guest that computes is told at its next tick.
+        let all_gone = async {
+            while at_rest(&*instance) != rest {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LONG, all_gone)
+            .await
+            .unwrap_or_else(|_| panic!("{abi:?}: a store is left"));
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_call_that_computes_for_long_goes_on_elsewhere() {
+    let here = std::thread::current().name().unwrap_or_default().to_owned();
+    for reuse in [Reuse::Ephemeral, Reuse::WARM] {
+        let runtime = runtime_with(|it| it.reuse = reuse);
+        for abi in ALL {
+            let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
+            let quick = call(&*instance, HOST, "test.Host/Where").await;
+            assert_eq!(quick.expect("it answers"), here, "{abi:?}");
+            let late = call(&*instance, LATE, "test.Host/Where").await;
+            assert_eq!(late.expect("it answers"), "mortise-compute", "{abi:?}");
+            let quick = call(&*instance, HOST, "test.Host/Where").await;
+            assert_eq!(quick.expect("the next begins here again"), here, "{abi:?}");
+
+            // Whoever goes away while it waits there takes its host call along.
+            let doomed = call(&*instance, LATE, "test.Host/Never");
+            let waits = async {
+                while services.waiting.load(Ordering::SeqCst) == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                ended = doomed => panic!("{abi:?}: the host never answers: {ended:?}"),
+                () = waits => {}
+            }
+            let dropped = async {
+                while services.dropped.load(Ordering::SeqCst) == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(LONG, dropped).await.expect("it is told");
+        }
     }
 }
 

@@ -84,6 +84,12 @@ impl HostServices for Services {
                     self.gate.acquire().await.expect("nobody closes it").forget();
                     Ok(payload)
                 }
+                // Where the call is, once a timer of the executor has rung.
+                "test.Host/Where" => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    let here = std::thread::current();
+                    Ok(here.name().unwrap_or_default().to_owned().into())
+                }
                 "test.Host/Huge" => Ok(vec![1; 2 << 20].into()),
                 other => Err(Status::new(
                     Code::PermissionDenied,
