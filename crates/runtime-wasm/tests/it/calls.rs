@@ -82,7 +82,7 @@ async fn an_error_with_details_comes_back_whole() {
 async fn an_unknown_method_does_not_reach_the_guest() {
     let runtime = runtime();
     let (instance, _) = start(&runtime, Guest::new(ALL[0]).build()).await;
-    let error = call(&*instance, 14, "").await.expect_err("there are 14");
+    let error = call(&*instance, 15, "").await.expect_err("there are 15");
     assert_eq!(error.kind(), CallErrorKind::NotFound);
 }
 
