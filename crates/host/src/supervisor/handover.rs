@@ -235,8 +235,9 @@ impl Place<'_> {
                     info: Some(info),
                 });
             }
-            Ok(Err(why)) => format!("{step} failed: {why}"),
-            Err(_) => {
+            // A step has the same deadline as the whole, and may be the first to notice.
+            Ok(Err(why)) if Instant::now() < until => format!("{step} failed: {why}"),
+            _ => {
                 let still = match (step, old.admission.running()) {
                     ("drain", calls) if calls > 0 => format!(" ({calls} calls still run)"),
                     _ => String::new(),
