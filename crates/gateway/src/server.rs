@@ -3,7 +3,8 @@
 //! What a hostile or slow client can hold is bounded in each phase of a connection: the head by `Options::head_read`, the body by
 //! `Options::body_read` (see [`crate::http`]), the answer by `Options::write_stall`, all of them together by `Options::connections_max`.
 //!
-//! A connection's requests are answered on the connection's own task.
+//! A connection's requests are answered on the connection's own task. Its clocks are in [`Patience`], not in hyper, whose own for a head costs
+//! a second pass over the connection, an allocation and two looks at the clock for each request.
 //!
 //! # Stopping
 //! 1. The listener is dropped: new connections are refused by the kernel.
@@ -14,14 +15,22 @@ use std::{
     convert::Infallible,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use axum::{Router, body::Body, response::Response};
+use bytes::Bytes;
 use http::Request;
-use hyper::{body::Incoming, rt, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as HttpBody, Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -64,7 +73,7 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     let mut http = http1::Builder::new();
-    http.header_read_timeout(options.head_read);
+    http.header_read_timeout(None);
 
     loop {
         let accepted = tokio::select! {
@@ -77,11 +86,15 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
         };
         match accepted {
             Ok(((stream, front), permit)) => {
-                let (mut http, stop, cut) = (http.clone(), stop.clone(), cut.clone());
-                http.timer(HeadTimer::default());
-                let stream = StallLimit::new(stream, options.write_stall);
+                let (http, stop, cut) = (http.clone(), stop.clone(), cut.clone());
+                let line = Arc::new(Line {
+                    front,
+                    asked: AtomicU64::new(0),
+                    answered: AtomicU64::new(0),
+                });
+                let stream = Patience::new(stream, Arc::clone(&line), options);
                 connections.spawn(async move {
-                    connection(&http, stream, front, &stop, &cut).await;
+                    connection(&http, stream, line, &stop, &cut).await;
                     drop(permit);
                 });
             }
@@ -111,27 +124,46 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
     }
 }
 
-async fn connection(
+/// One connection's part of the edge. Counted by this connection alone: requests of different connections share no cache line here.
+struct Line<F> {
+    front: F,
+    /// Heads that have come.
+    asked: AtomicU64,
+    /// Answers that hyper has taken, to their end.
+    answered: AtomicU64,
+}
+
+/// The body of an answer, which counts it when it has gone.
+struct Answer<F> {
+    body: Body,
+    line: Arc<Line<F>>,
+}
+
+async fn connection<F: Front>(
     http: &http1::Builder,
-    stream: StallLimit<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>,
-    front: impl Front,
+    stream: Patience<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, F>,
+    line: Arc<Line<F>>,
     stop: &CancellationToken,
     cut: &CancellationToken,
 ) {
-    // Counted by this connection alone: requests of different connections share no cache line here.
-    let front = Arc::new(front);
     let answer = service_fn(move |request| {
-        let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.answer(request).await) }
+        let line = Arc::clone(&line);
+        async move {
+            line.asked.fetch_add(1, Ordering::Relaxed);
+            let response = line.front.answer(request).await;
+            Ok::<_, Infallible>(response.map(|body| Answer { body, line }))
+        }
     });
     let served = http.serve_connection(TokioIo::new(stream), answer);
     let mut served = std::pin::pin!(served);
+    // Each look at a token takes locks that all connections share, and this task is polled with every request.
+    let stop = std::pin::pin!(stop.cancelled());
+    let stop = Dormant::new(stop);
     let ended = tokio::select! {
         biased;
         ended = served.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stop => {
             served.as_mut().graceful_shutdown();
-            // Only now: a second wait that is polled with every request would cost each of them a lock.
             tokio::select! {
                 biased;
                 ended = served => ended,
@@ -152,105 +184,187 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// The clock of one connection's heads: a single timer, set anew only when it has rung.
-///
-/// hyper asks for a new sleep with every request, and drops it as soon as the head is there. With tokio's own that is two visits to the
-/// timer wheel per request; here it is a deadline that moves, and a timer that rings once per `head_read` at most to find that it has.
-#[derive(Default)]
-struct HeadTimer(Arc<Mutex<Alarm>>);
-
-/// Set for the deadline of some sleep of this connection. Deadlines only grow, so it never rings too late.
-type Alarm = Option<Pin<Box<Sleep>>>;
-
-/// hyper holds one at a time.
-struct HeadSleep {
-    deadline: Instant,
-    alarm: Arc<Mutex<Alarm>>,
+/// A future that is polled only when it has asked for it, however often the task is.
+struct Dormant<'a, F: ?Sized> {
+    bell: Option<Arc<Bell>>,
+    future: Pin<&'a mut F>,
 }
 
-impl rt::Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
-        self.sleep_until((Instant::now() + duration).into())
-    }
+/// What a dormant future wakes.
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
 
-    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn rt::Sleep>> {
-        Box::pin(HeadSleep {
-            deadline: deadline.into(),
-            alarm: Arc::clone(&self.0),
-        })
+// === impl Dormant ===
+
+impl<'a, F: Future + ?Sized> Dormant<'a, F> {
+    fn new(future: Pin<&'a mut F>) -> Self {
+        Self { bell: None, future }
     }
 }
 
-impl rt::Sleep for HeadSleep {}
+impl<F: Future + ?Sized> Future for Dormant<'_, F> {
+    type Output = F::Output;
 
-impl Future for HeadSleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
-        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(self.deadline)));
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            if Instant::now() >= self.deadline {
-                return Poll::Ready(());
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let bell = match &self.bell {
+            Some(bell) if bell.task.will_wake(cx.waker()) => {
+                // A plain load first: nobody else writes here until it has something to say.
+                if !bell.rung.load(Ordering::Relaxed) || !bell.rung.swap(false, Ordering::Acquire) {
+                    return Poll::Pending;
+                }
+                Arc::clone(bell)
             }
-            alarm.as_mut().reset(self.deadline);
-        }
+            _ => Arc::new(Bell {
+                rung: AtomicBool::new(false),
+                task: cx.waker().clone(),
+            }),
+        };
+        self.bell = Some(Arc::clone(&bell));
+        self.future
+            .as_mut()
+            .poll(&mut Context::from_waker(&Waker::from(bell)))
     }
 }
 
-/// Fails a write that makes no progress for too long. Costs nothing while the peer reads.
-struct StallLimit<S> {
-    stream: S,
-    stall: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
 }
 
-impl<S: Unpin> StallLimit<S> {
-    fn new(stream: S, stall: Duration) -> Self {
+// === impl Line ===
+
+impl<F> Line<F> {
+    /// How many heads have come, if none of them is still to be answered.
+    fn waits_for_head(&self) -> Option<u64> {
+        // One task does all of it; atomics are what a shared counter has to be.
+        let asked = self.asked.load(Ordering::Relaxed);
+        (asked == self.answered.load(Ordering::Relaxed)).then_some(asked)
+    }
+}
+
+// === impl Answer ===
+
+impl<F> HttpBody for Answer<F> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<F> Drop for Answer<F> {
+    fn drop(&mut self) {
+        self.line.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends a connection whose client makes it wait too long: for the next head, or for a byte of an answer to be taken.
+///
+/// - P1. The wait for a head begins when everything before it is answered and flushed, and ends with the head: bytes of it do not prolong it.
+/// - P2. Each clock is one timer for the connection's whole life. It is set anew only when it has rung, and then rings for whatever is waited for by
+///   then: a deadline only moves on, so it never rings too late. A request costs one look at the time, and a client that reads costs none.
+struct Patience<S, F> {
+    stream: S,
+    line: Arc<Line<F>>,
+    head: Clock,
+    /// The head that is waited for: how many came before it.
+    head_number: Option<u64>,
+    write: Clock,
+    writes: bool,
+}
+
+/// Time since something began, and a timer for when it has taken too long.
+struct Clock {
+    most: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl Patience ===
+
+impl<S, F> Patience<S, F> {
+    fn new(stream: S, line: Arc<Line<F>>, options: &Options) -> Self {
         Self {
             stream,
-            stall,
-            timer: None,
-            waiting: false,
+            line,
+            head: Clock::new(options.head_read),
+            head_number: None,
+            write: Clock::new(options.write_stall),
+            writes: false,
         }
+    }
+
+    /// Begins or goes on waiting for a head, if there is nothing else to do. An error, if that has taken too long.
+    fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(number) = self.line.waits_for_head() else {
+            return Poll::Pending;
+        };
+        let late = if self.head_number == Some(number) {
+            self.head.is_over(cx)
+        } else {
+            self.head_number = Some(number);
+            self.head.begin(cx)
+        };
+        late.map(|()| io::Error::new(io::ErrorKind::TimedOut, "the client sends no whole head"))
     }
 
     fn limit<T>(
         &mut self,
         cx: &mut Context<'_>,
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    ) -> Poll<io::Result<T>>
+    where
+        S: Unpin,
+    {
         if let Poll::Ready(done) = write(Pin::new(&mut self.stream), cx) {
-            self.waiting = false;
+            self.writes = false;
             return Poll::Ready(done);
         }
-        let stall = self.stall;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(stall)));
-        if !self.waiting {
-            timer.as_mut().reset(Instant::now() + stall);
-            self.waiting = true;
-        }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client takes no bytes",
-        )))
+        let late = if self.writes {
+            self.write.is_over(cx)
+        } else {
+            self.writes = true;
+            self.write.begin(cx)
+        };
+        late.map(|()| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client takes no bytes",
+            ))
+        })
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for StallLimit<S> {
+impl<S: AsyncRead + Unpin, F> AsyncRead for Patience<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            return Poll::Ready(read);
+        }
+        self.wait_for_head(cx).map(Err)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
+impl<S: AsyncWrite + Unpin, F> AsyncWrite for Patience<S, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.limit(cx, |stream, cx| stream.poll_write(cx, buf))
     }
@@ -268,10 +382,53 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallLimit<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.limit(cx, |stream, cx| stream.poll_flush(cx))
+        let flushed = ready!(self.limit(cx, |stream, cx| stream.poll_flush(cx)));
+        // Begun here, too: where hyper has asked for bytes before the answer went, it does not ask again until some are there.
+        match self.wait_for_head(cx) {
+            Poll::Ready(late) => Poll::Ready(flushed.and(Err(late))),
+            Poll::Pending => Poll::Ready(flushed),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.limit(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    const fn new(most: Duration) -> Self {
+        Self {
+            most,
+            since: None,
+            timer: None,
+        }
+    }
+
+    /// Ready if no time is given at all.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        self.since = Some(now);
+        match &self.timer {
+            // This task has polled it, and will be woken when it rings.
+            Some(timer) if now < timer.deadline() => Poll::Pending,
+            _ => self.is_over(cx),
+        }
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(since) = self.since else {
+            return Poll::Pending;
+        };
+        let end = since + self.most;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(end);
+        }
     }
 }
