@@ -36,6 +36,8 @@
 mod builder;
 #[cfg(feature = "componentize")]
 mod component;
+#[cfg(feature = "componentize")]
+mod direct;
 mod embed;
 mod error;
 mod metadata;

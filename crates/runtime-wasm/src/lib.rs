@@ -40,9 +40,9 @@
 //! - Compiling a guest of 70 KB: Cranelift 49 ms on both cores (95 ms on one), without optimisation 27 ms, Winch 12 ms. Winch with Cranelift at
 //!   its quickest for the trampolines, as here, takes a third less than that again. Cranelift's incremental cache, full: 17 ms. From the AOT cache
 //!   loading the code itself takes 0.2 ms.
-//! - Of what Winch takes, a third goes into Cranelift's trampolines: one for each function in the guest's table. The map from machine code to
-//!   bytes of WebAssembly is a tenth, and left out. Guests compiled for size are no remedy: `opt-level = "s"` makes 110 KB in 564 functions of
-//!   what is 118 KB in 295 at level 3, and Winch takes a quarter longer.
+//! - Of what Winch takes for a guest with a table, a third goes into Cranelift's trampolines: one for each function in it. `mortise build` makes
+//!   guests without one. The map from machine code to bytes of WebAssembly is a tenth, and left out. Guests compiled for size are no remedy:
+//!   `opt-level = "s"` makes 110 KB in 564 functions of what is 118 KB in 295 at level 3, and Winch takes a quarter longer.
 #![deny(unsafe_code)]
 
 mod abi;

@@ -6,6 +6,7 @@ mod world;
 
 mod cache;
 mod calls;
+mod direct;
 mod interrupt;
 mod languages;
 mod limits;
