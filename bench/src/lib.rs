@@ -11,6 +11,7 @@
 //! - [`bare`]: what needs unsafe code.
 
 pub mod bare;
+pub mod events;
 pub mod greedy;
 pub mod lanes;
 pub mod load;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
 use mortise_bench::{
-    greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching,
+    events, greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching,
 };
 
 /// Measures Mortise beside its anchors.
@@ -22,7 +22,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "swap", "greedy", "rpc"])]
+        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "events", "swap", "greedy", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -135,6 +135,9 @@ async fn main() -> Result<()> {
                     "Watching a directory",
                     watching::rows(&data.join("watching")).await?,
                 ));
+            }
+            if wanted("events") {
+                groups.push(("Events", events::rows(&data.join("events")).await?));
             }
             if wanted("greedy") {
                 let rows = greedy::rows(&data.join("greedy"), greedy::WATCH).await?;

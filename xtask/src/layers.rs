@@ -101,7 +101,7 @@ const RINGS: &[Ring] = &[
     },
     Ring {
         name: "port",
-        crates: &["mortise-runtime"],
+        crates: &["mortise-events", "mortise-runtime"],
         looks_at: &["words", "hazard"],
         bans: WAITING,
         pure: false,

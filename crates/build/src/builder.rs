@@ -181,6 +181,8 @@ impl Builder {
             .prost_types_path(format!("{}::prost_types", self.runtime))
             // Ordered, so that equal messages are equal bytes in every runtime.
             .btree_map(["."])
+            // What an event is called after.
+            .enable_type_names()
             .service_generator(Box::new(generator))
             .generate(requests.collect())
             .map_err(BuildError::Generate)?

@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Call(Call),
     /// Show, change and explain which calls go where
     Route(Route),
+    /// Show what is published and who is behind, publish, and work through dead letters
+    Events(Events),
     /// Give a new version a growing part of the calls; bad numbers take it back
     Canary(Canary),
     /// Say what each runtime can do on this machine, and how the host is
@@ -232,7 +234,7 @@ pub(crate) struct Terms {
     /// The runtime: how far it is trusted [default: the host's preference]
     #[arg(long)]
     pub(crate) runtime: Option<String>,
-    /// A permission: `kv`, `net.connect=HOST:PORT`, `fs.read=PATH`, `fs.write=PATH`; may be repeated
+    /// A permission: `kv`, `net.connect=HOST:PORT`, `fs.read=PATH`, `fs.write=PATH`, `events.publish=TOPIC`, `events.subscribe=TOPIC`; may be repeated
     #[arg(long, value_name = "PERMISSION")]
     pub(crate) grant: Vec<String>,
     /// Its configuration: a JSON object, or @FILE
@@ -604,6 +606,123 @@ pub(crate) struct CanaryAbort {
     /// Why, for the history and for whoever is told
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(crate) why: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    #[command(subcommand)]
+    pub(crate) task: EventsTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsTask {
+    /// List topics, and what their events are
+    Topics(Remote),
+    /// List subscriptions, and how far behind they are
+    Subscriptions(Remote),
+    /// Show the newest events, or those after a number
+    Tail(EventsTail),
+    /// Publish an event to a topic that had one already
+    Publish(EventsPublish),
+    /// Events that a subscription gave up on
+    Dead(Dead),
+    /// Forget what a subscription has had, with its dead letters
+    Forget(EventsForget),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsTail {
+    /// A topic, or a pattern such as `orders.*.placed` [default: all]
+    pub(crate) topic: Option<String>,
+    /// Wait for more, and show them as they come; with JSON, one event per line
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Only events after this number
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Option<u64>,
+    /// At most so many at first
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsPublish {
+    /// The topic
+    pub(crate) topic: String,
+    /// The message as a JSON object [default: {}]
+    #[arg(long, value_name = "JSON")]
+    pub(crate) json: Option<String>,
+    /// The idempotency key: of several events with one key, the first one is kept
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// A header as NAME=VALUE that reaches the subscribers; may be repeated
+    #[arg(long, value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsForget {
+    /// The subscription: PLUGIN/GROUP
+    pub(crate) subscription: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dead {
+    #[command(subcommand)]
+    pub(crate) task: DeadTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadTask {
+    /// List dead letters, oldest first
+    List(DeadList),
+    /// Show one, with its event
+    Show(DeadShow),
+    /// Have some delivered again, to their subscription alone and with all attempts
+    Replay(SomeLetters),
+    /// Drop some
+    Drop(SomeLetters),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadList {
+    /// The subscription: PLUGIN/GROUP [default: all]
+    pub(crate) subscription: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadShow {
+    /// The subscription: PLUGIN/GROUP
+    pub(crate) subscription: String,
+    /// The letter's number
+    pub(crate) letter: u64,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SomeLetters {
+    /// The subscription: PLUGIN/GROUP
+    pub(crate) subscription: String,
+    /// The letters' numbers
+    #[arg(conflicts_with = "all")]
+    pub(crate) letter: Vec<u64>,
+    /// All of the subscription
+    #[arg(long)]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }

@@ -167,6 +167,7 @@ impl Live {
             ("runtime.prefer", old.prefer != new.prefer),
             ("runtime.process", old.process != new.process),
             ("canary.webhook", old.canary != new.canary),
+            ("events", old.events != new.events),
             ("routing.propagate", old.routing != new.routing),
         ];
         settings.into_iter().filter(|it| it.1).map(|it| it.0).collect()

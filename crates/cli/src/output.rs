@@ -70,6 +70,21 @@ impl Output {
         self.raw(written.as_bytes())
     }
 
+    /// One of many answers, which come one after another: JSON on a line of its own, or the text that `text` makes of it. False if the reader has
+    /// enough.
+    pub(crate) fn line<T: Serialize>(
+        &self,
+        answer: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<bool> {
+        let mut written = match self.format {
+            Format::Json => serde_json::to_string(answer)?,
+            Format::Text => text(answer),
+        };
+        written.push('\n');
+        self.piece(written.as_bytes())
+    }
+
     /// Bytes to standard output. A reader that has enough is no failure.
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         self.piece(bytes).map(drop)

@@ -27,6 +27,14 @@
 //! | `mortise.changes` | [`Changes`] | `[`[`Change`]`]` |
 //! | `mortise.rollback` | [`Rollback`] | [`Plugin`] |
 //! | `mortise.diff` | [`Diff`] | [`Differences`] |
+//! | `mortise.topics` | [`Topics`] | `[`[`Topic`]`]` |
+//! | `mortise.subscriptions` | [`Subscriptions`] | `[`[`Subscription`]`]` |
+//! | `mortise.events` | [`ReadEvents`] | `[`[`EventEntry`]`]` |
+//! | `mortise.publish` | [`Publish`] | [`PublishedEvent`] |
+//! | `mortise.dead_letters` | [`DeadLetters`] | `[`[`DeadLetter`]`]` |
+//! | `mortise.dead_replay` | [`ReplayDead`] | [`Letters`] |
+//! | `mortise.dead_drop` | [`DropDead`] | [`Letters`] |
+//! | `mortise.subscription_forget` | [`ForgetSubscription`] | [`Letters`] |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
 //! | `mortise.reload` | [`Reload`] | [`Reloaded`] |
@@ -38,11 +46,16 @@
 const HEADERS_HEADER: &str = "x-mortise-headers";
 
 mod client;
+mod events;
 mod methods;
 mod socket;
 mod types;
 
 pub use client::{Client, ClientError};
+pub use events::{
+    DeadLetter, DeadLetters, DropDead, EventEntry, ForgetSubscription, Letters, Publish, PublishedEvent,
+    ReadEvents, ReplayDead, Subscription, Subscriptions, Topic, Topics,
+};
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{

@@ -8,6 +8,7 @@ use std::{
 };
 
 use mortise_contract::Contract;
+use mortise_events::Broker;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
 use mortise_manifest::{HostConfig, RuntimeName, WebhookEntry};
 use mortise_routing::Rule;
@@ -16,6 +17,7 @@ use mortise_store::{DataDir, EmbeddedPackage, Journal, KvLimits, Package, StoreE
 
 use crate::{
     Host, HostError, HostErrorKind, Webhook, canary,
+    events::{Embedded, Events},
     host::{self, Runtimes},
     reload::load_remembered,
     remember,
@@ -40,6 +42,7 @@ pub struct HostBuilder {
     rules: Vec<Rule>,
     lookup: Arc<dyn NameLookup>,
     webhooks: Vec<Webhook>,
+    broker: Option<Arc<dyn Broker>>,
 }
 
 impl Default for HostBuilder {
@@ -58,6 +61,7 @@ impl Default for HostBuilder {
             rules: Vec::new(),
             lookup: Arc::new(SystemLookup),
             webhooks: Vec::new(),
+            broker: None,
         }
     }
 }
@@ -165,6 +169,12 @@ impl HostBuilder {
         self
     }
 
+    /// Who keeps events. Default: the data directory, within the bounds of `[events]` of the configuration.
+    pub fn broker(mut self, broker: impl Broker) -> Self {
+        self.broker = Some(Arc::new(broker));
+        self
+    }
+
     /// Who turns names into addresses for plugins' HTTP requests. What it answers is checked all the same. Default: the system.
     pub fn name_lookup(mut self, lookup: impl NameLookup) -> Self {
         self.lookup = Arc::new(lookup);
@@ -190,6 +200,7 @@ impl HostBuilder {
             keep_packages,
             journal_hook,
             mut webhooks,
+            broker,
         } = self;
         for entry in &config.canary.webhooks {
             webhooks.push(webhook_of(entry).await?);
@@ -245,7 +256,11 @@ impl HostBuilder {
                 .unwrap_or(if remembers { KEEP_PACKAGES } else { 0 }),
         };
         let routing = Routing::new(rules, config.routes);
-        let host = Host::new(parts, routing, Webhooks::start(webhooks));
+        let broker = broker.unwrap_or_else(|| {
+            let path = parts.data.path().join("events.db");
+            Arc::new(Embedded::new(path, config.events))
+        });
+        let host = Host::new(parts, routing, Webhooks::start(webhooks), Events::new(broker));
         host.shared()
             .with_journal(|journal| {
                 journal.interrupt_begun()?;

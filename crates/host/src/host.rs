@@ -33,6 +33,7 @@ use crate::{
     canary::Canaries,
     depend,
     directory::{Brought, Directory},
+    events::Events,
     generation::{Address, Generation},
     history::{self, Word},
     load::{self, Entrance},
@@ -107,6 +108,7 @@ pub(crate) struct Shared {
     pub(crate) changing_routes: tokio::sync::Mutex<()>,
     method_events: MethodEvents,
     pub(crate) canaries: Canaries,
+    pub(crate) events: Events,
     pub(crate) webhooks: Webhooks,
     addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
     instances: AtomicU64,
@@ -125,9 +127,10 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) fn new(parts: Parts, routing: Routing, webhooks: Webhooks) -> Self {
-        let shared = Arc::new(Shared::new(parts, routing, webhooks));
+    pub(crate) fn new(parts: Parts, routing: Routing, webhooks: Webhooks, events: Events) -> Self {
+        let shared = Arc::new(Shared::new(parts, routing, webhooks, events));
         shared.watch_over_what_waits();
+        shared.watch_over_subscriptions();
         Self {
             owner: Arc::new(Owner(shared)),
             actor: "api".into(),
@@ -481,9 +484,10 @@ impl Drop for Owner {
 // === impl Shared ===
 
 impl Shared {
-    fn new(parts: Parts, routing: Routing, webhooks: Webhooks) -> Self {
+    fn new(parts: Parts, routing: Routing, webhooks: Webhooks, events: Events) -> Self {
         Self {
             parts,
+            events,
             canaries: Canaries::default(),
             webhooks,
             routing: Mutex::new(routing),
@@ -650,6 +654,7 @@ impl Shared {
     /// Stops everything, what is required after what requires it. Nothing new comes in from the first moment on.
     pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
+        self.events.stop().await;
         let all = self.all();
         let known = self.known();
         let find = |index: &usize| all.iter().find(|it| it.name == known[*index].address);
@@ -673,6 +678,7 @@ impl Shared {
             address.closing.send_replace(true);
             address.commands.closed().await;
         }
+        self.events.close().await;
     }
 
     /// Where a version runs beside the one that has the name; the plain name if nothing runs there.
@@ -742,6 +748,7 @@ impl Shared {
             addresses.remove(&address.name);
         }
         self.store_table(&addresses);
+        self.events.look();
     }
 
     /// Waits until an address is forgotten.
@@ -757,6 +764,7 @@ impl Shared {
             self.store_table(&addresses);
         }
         self.waiting.look();
+        self.events.look();
     }
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.

@@ -309,6 +309,8 @@ fn permissions<S: Serializer>(it: &Permissions, s: S) -> Result<S::Ok, S::Error>
     map.serialize_entry("fs.read", &it.fs_read)?;
     map.serialize_entry("fs.write", &it.fs_write)?;
     map.serialize_entry("kv", &it.kv)?;
+    map.serialize_entry("events.publish", &it.events_publish)?;
+    map.serialize_entry("events.subscribe", &it.events_subscribe)?;
     map.end()
 }
 

@@ -12,7 +12,7 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `routes`, `table`, `methods`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `history`, `services`.
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `history`, `events`, `services`.
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -25,6 +25,7 @@ mod client;
 mod depend;
 mod directory;
 mod error;
+mod events;
 mod gate;
 mod generation;
 mod history;
@@ -77,6 +78,7 @@ pub use builder::HostBuilder;
 pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
 pub use client::PluginCaller;
 pub use error::{HostError, HostErrorKind};
+pub use events::{EVENT_HEADERS, EVENTS_HISTORY, EventStream, Publication};
 pub use history::{ChangeInfo, DiffReport, Difference};
 pub use host::Host;
 pub use info::{
@@ -84,6 +86,8 @@ pub use info::{
     StateOrigin, UnloadReport, VariantReport,
 };
 pub use methods::{EVENTS_MAX as METHOD_EVENTS_MAX, MethodChange, MethodNotice, MethodWatch, ServedMethod};
+/// The port of events: who keeps them, and what is said of them.
+pub use mortise_events as event;
 pub use mortise_lifecycle::{
     CanaryAnalysis, CanaryPlan, CanaryStep, CanaryStepError, ProbationPolicy, RestartPolicy, State,
 };

@@ -22,6 +22,7 @@ use crate::{
     call::next_call_id,
     carry,
     depend::{self, Known, MISSING},
+    events,
     generation::{Address, Generation, Seat},
     host::Shared,
     life::Life,
@@ -191,6 +192,7 @@ pub(crate) async fn verify(
         };
         if let Some((_, verified)) = &verified {
             refusals.extend(without_state(&manifest, verified));
+            refusals.extend(events::refusals(shared, &manifest, &verified.artifact().contract).await);
         }
         match verified {
             Some((runtime, verified)) if refusals.is_empty() => Ok(Launch {
@@ -444,6 +446,7 @@ pub(crate) async fn start(
                 jail: launch.jail,
             },
             requires: launch.manifest.requires.clone(),
+            contract: launch.verified.artifact().contract.clone(),
             config_json: launch.config_json.clone(),
             keys: shared.parts.kv.keyspace(address.base()),
             lookup: shared.parts.lookup.clone(),

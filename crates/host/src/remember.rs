@@ -31,6 +31,10 @@ pub(crate) struct Remembered {
     fs_write: Vec<String>,
     #[serde(default)]
     kv: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    events_publish: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    events_subscribe: Vec<String>,
     #[serde(default)]
     jail_off: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,6 +117,8 @@ impl From<LoadRequest> for Remembered {
             fs_read,
             fs_write,
             kv,
+            events_publish,
+            events_subscribe,
         } = request.grant.permissions;
         let jail_off = request.grant.jail == Jail::Off;
         let limits = request.limits;
@@ -126,6 +132,8 @@ impl From<LoadRequest> for Remembered {
             fs_read,
             fs_write,
             kv,
+            events_publish,
+            events_subscribe,
             jail_off,
             restart: Some(request.restart)
                 .filter(|it| *it != Restart::default())
@@ -172,6 +180,8 @@ impl From<Remembered> for LoadRequest {
             fs_read,
             fs_write,
             kv,
+            events_publish,
+            events_subscribe,
             jail_off,
             ..
         } = kept;
@@ -184,6 +194,8 @@ impl From<Remembered> for LoadRequest {
                     fs_read,
                     fs_write,
                     kv,
+                    events_publish,
+                    events_subscribe,
                 },
                 jail: if jail_off { Jail::Off } else { Jail::On },
             },
@@ -220,6 +232,8 @@ mod tests {
             fs_read: vec!["/r".to_owned()],
             fs_write: vec!["/w".to_owned()],
             kv: true,
+            events_publish: vec!["a.>".to_owned()],
+            events_subscribe: vec!["b.*".to_owned()],
         };
         let limits = LimitsOverride {
             memory_bytes_max: Some(1),

@@ -5,6 +5,7 @@
 //! | `mortise.host.v1.Kv/*` | permission `kv` |
 //! | `mortise.host.v1.Http/Send` | permission `net.connect` for every hop, see [`egress`] |
 //! | `mortise.host.v1.Config/Get`, `mortise.host.v1.Clock/Now` | nothing |
+//! | `mortise.host.v1.Events/Publish` | permission `events.publish` for the topic |
 //! | any other `package.Service/Method` | a `[[requires]]` for that service, or that method of it, in the manifest |
 //!
 //! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
@@ -17,11 +18,13 @@ mod log;
 mod lookup;
 
 use std::{
-    sync::{Arc, LazyLock, OnceLock, Weak},
+    collections::HashSet,
+    sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak},
     time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use mortise_contract::Contract;
 use mortise_manifest::{Grant, Limits, Requirement};
 use mortise_runtime::{
     BoxFuture, CallContext, CallError, CallErrorKind, Denied, HostServices, InstanceId, LogLine, PluginId,
@@ -32,6 +35,7 @@ use prost::Message;
 
 use crate::{
     call::{self, Origin},
+    events,
     host::Shared,
 };
 
@@ -47,6 +51,9 @@ pub(crate) struct Services {
     pub(crate) about: About,
     pub(crate) grant: Grant,
     pub(crate) requires: Vec<Requirement>,
+    pub(crate) contract: Arc<Contract>,
+    /// Topics and types that it published and that fit each other.
+    published: Mutex<HashSet<(String, String)>>,
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     log: LogGate,
@@ -55,6 +62,9 @@ pub(crate) struct Services {
     lookup: Arc<dyn NameLookup>,
     limits: Limits,
 }
+
+/// Pairs of topic and type that are remembered of an instance.
+const PUBLISHED_MAX: usize = 1024;
 
 /// Whose services these are.
 #[derive(Clone, Debug)]
@@ -71,6 +81,7 @@ pub(crate) struct Parts {
     pub(crate) about: About,
     pub(crate) grant: Grant,
     pub(crate) requires: Vec<Requirement>,
+    pub(crate) contract: Arc<Contract>,
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     pub(crate) lookup: Arc<dyn NameLookup>,
@@ -87,6 +98,7 @@ impl Services {
             about,
             grant,
             requires,
+            contract,
             config_json,
             keys,
             lookup,
@@ -99,6 +111,8 @@ impl Services {
             about,
             grant,
             requires,
+            contract,
+            published: Mutex::default(),
             config_json,
             keys,
             log,
@@ -112,6 +126,20 @@ impl Services {
     /// Log lines that the rate limit dropped.
     pub(crate) fn log_lines_dropped(&self) -> u64 {
         self.log.dropped()
+    }
+
+    /// Whether what it published to a topic is known to fit.
+    pub(crate) fn has_published(&self, topic: &str, type_name: &str) -> bool {
+        let known = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&(topic.to_owned(), type_name.to_owned()))
+    }
+
+    pub(crate) fn note_published(&self, topic: &str, type_name: &str) {
+        let mut known = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= PUBLISHED_MAX {
+            known.clear();
+        }
+        known.insert((topic.to_owned(), type_name.to_owned()));
     }
 
     fn egress(&self) -> &Egress {
@@ -145,6 +173,10 @@ impl Services {
             }
             own::KV_GET | own::KV_SET | own::KV_DELETE | own::KV_LIST => {
                 self.key_value(target, payload).await
+            }
+            own::EVENTS_PUBLISH => {
+                let request = decode(target, payload)?;
+                events::publish(self, parent, request).await.map(|it| encode(&it))
             }
             own::HTTP_SEND => {
                 let request = decode(target, payload)?;
@@ -254,7 +286,7 @@ impl Services {
         allowing.max_by_key(|it| it.method.is_some())
     }
 
-    fn refuse(&self, capability: &str, target: &str, what: &str, hint: &str) -> Status {
+    pub(crate) fn refuse(&self, capability: &str, target: &str, what: &str, hint: &str) -> Status {
         let address = &self.about.address;
         self.denials.tell(Denied {
             capability,

@@ -30,6 +30,8 @@
 //! url = "https://hooks.example.com/mortise"
 //! secret_file = "/etc/mortise/webhook.key"  # signs every body
 //! form = "json"                          # "chat" is one line for a robot
+//! [events]                               # see `EventsConfig`
+//! log_mib = 1024
 //! [[plugin]]
 //! name = "thumbnailer"
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
@@ -47,6 +49,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, time::Durat
 
 use crate::{
     diagnostic::Diagnostics,
+    events::{EventsConfig, read_events},
     limits::LimitsOverride,
     manifest::{plugin_name, runtime_name},
     name::{NameError, check_plugin_name, clip},
@@ -78,6 +81,8 @@ pub struct HostConfig {
     pub routes: Vec<RouteEntry>,
     /// `[canary]`.
     pub canary: CanarySettings,
+    /// `[events]`.
+    pub events: EventsConfig,
     /// `[[plugin]]`: what to load at start, in the file's order.
     pub plugins: Vec<PluginEntry>,
 }
@@ -312,6 +317,7 @@ impl Default for HostConfig {
             watch: None,
             routes: Vec::new(),
             canary: CanarySettings::default(),
+            events: EventsConfig::default(),
             plugins: Vec::new(),
         }
     }
@@ -365,6 +371,9 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
     if let Some(mut fields) = root.table("canary", faults) {
         config.canary.webhooks = read_webhooks(fields.tables("webhook", faults), faults);
         fields.finish(faults);
+    }
+    if let Some(fields) = root.table("events", faults) {
+        config.events = read_events(fields, faults);
     }
     config.routes = read_routes(root.tables("route", faults), faults);
     config.watch = root

@@ -13,6 +13,7 @@
 mod diagnostic;
 mod dialect;
 mod endpoint;
+mod events;
 mod host_config;
 mod limits;
 mod manifest;
@@ -23,10 +24,12 @@ mod restart;
 mod route;
 mod runtime_name;
 mod suggest;
+mod topic;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
+pub use events::{EventsConfig, SubscribeEntry, SubscribeFrom};
 pub use host_config::{
     CanarySettings, GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry,
     PluginTerms, ProcessLane, ProcessSettings, RoutingConfig, WatchConfig, WebhookEntry, WebhookForm,
@@ -38,6 +41,7 @@ pub use permissions::{Grant, Jail, Permission, Permissions};
 pub use restart::Restart;
 pub use route::{HeaderTest, HeaderWanted, RouteEntry, RouteFault, RouteShare};
 pub use runtime_name::RuntimeName;
+pub use topic::{TopicError, TopicPattern, check_topic};
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,10 @@
 //! fs.write = []
 //! [limits]
 //! memory_mib = 64
+//! events.publish = ["orders.>"]
+//! [[subscribe]]                   # see `SubscribeEntry`
+//! topic = "stock.*.low"
+//! method = "acme.image.v1.Thumbnailer/Restock"
 //! [state]                         # it saves and loads, and its hooks are called
 //! schema = "acme.image.v1.State"  # a message of its contract; left out by a plugin that has hooks only
 //! hooks = true                    # only without a schema
@@ -40,6 +44,7 @@ use serde::Serialize;
 use crate::{
     diagnostic::Diagnostics,
     dialect::{Dialect, GoPlugin},
+    events::{SubscribeEntry, read_subscriptions},
     limits::LimitsOverride,
     name::{NameError, check_plugin_name, check_service_name, clip},
     permissions::Permissions,
@@ -66,6 +71,8 @@ pub struct Manifest {
     pub provides: Vec<String>,
     /// Services it calls.
     pub requires: Vec<Requirement>,
+    /// Events that it wants to be called with.
+    pub subscribes: Vec<SubscribeEntry>,
     /// Its builds, at most one per runtime. Empty in a source folder.
     pub variants: Vec<Variant>,
     /// What it asks for.
@@ -195,6 +202,19 @@ impl Manifest {
                 }
             }
         }
+        for entry in &self.subscribes {
+            let ms = |it: std::time::Duration| it.as_millis();
+            out.header("[[subscribe]]");
+            out.string("topic", &entry.topic);
+            out.string("method", &entry.method);
+            out.string("group", &entry.group);
+            out.string("from", entry.from.as_str());
+            out.raw("attempts", entry.attempts);
+            out.raw("backoff_ms", ms(entry.backoff));
+            out.raw("backoff_max_ms", ms(entry.backoff_max));
+            out.raw("concurrency", entry.concurrency);
+            out.raw("ordered", entry.ordered);
+        }
         for variant in &self.variants {
             out.header("[[variant]]");
             out.string("runtime", variant.runtime.as_str());
@@ -222,11 +242,15 @@ impl Manifest {
                 fs_read,
                 fs_write,
                 kv: _,
+                events_publish,
+                events_subscribe,
             } = &self.permissions;
             for (key, list) in [
                 ("net.connect", net_connect),
                 ("fs.read", fs_read),
                 ("fs.write", fs_write),
+                ("events.publish", events_publish),
+                ("events.subscribe", events_subscribe),
             ] {
                 if !list.is_empty() {
                     out.strings(key, list);
@@ -268,6 +292,8 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let permissions = permissions
         .map(|fields| Permissions::read(fields, faults))
         .unwrap_or_default();
+    let subscribes = root.tables("subscribe", faults);
+    let subscribes = read_subscriptions(subscribes, provides.as_deref(), &permissions, faults);
     let limits = root.table("limits", faults);
     let limits = limits
         .map(|fields| LimitsOverride::read(fields, faults))
@@ -284,6 +310,7 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
         description,
         provides: provides?,
         requires,
+        subscribes,
         variants,
         permissions,
         limits,
@@ -407,7 +434,7 @@ fn read_requirement(
     };
     let from = match fields.string("from", faults) {
         None => Some(None),
-        Some(text) => own_method(&text, provides, faults).map(Some),
+        Some(text) => own_method(&text, provides, "from", faults).map(Some),
     };
     let version = match fields.string("version", faults) {
         None => Some(VersionReq::STAR),
@@ -505,7 +532,12 @@ fn method_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
 }
 
 /// `package.Service/Method` of a service that the plugin provides.
-fn own_method(text: &Text<'_>, provides: Option<&[String]>, faults: &mut Faults) -> Option<String> {
+pub(crate) fn own_method(
+    text: &Text<'_>,
+    provides: Option<&[String]>,
+    key: &str,
+    faults: &mut Faults,
+) -> Option<String> {
     let parts = text.value.split_once('/');
     let Some((service, _)) = parts.filter(|(_, method)| is_method_name(method)) else {
         let message = format!("`{}` is not a method", clip(text.value));
@@ -521,8 +553,9 @@ fn own_method(text: &Text<'_>, provides: Option<&[String]>, faults: &mut Faults)
         return Some(text.value.to_owned());
     }
     let message = format!("this plugin does not provide `{}`", clip(service));
+    let what = if key == "from" { " that makes the call" } else { "" };
     let hint = format!(
-        "`from` names the method that makes the call, of one of {}",
+        "`{key}` names the method{what}, of one of {}",
         provides.join(", ")
     );
     faults.add(text.span.clone(), message, Some(hint));

@@ -12,6 +12,7 @@ use crate::{
     endpoint::Endpoint,
     name::clip,
     reader::{Faults, Fields, Text},
+    topic::{check_pattern, covered},
 };
 
 /// Permissions as a plugin declares them. Declaring grants nothing.
@@ -25,6 +26,10 @@ pub struct Permissions {
     pub fs_write: Vec<String>,
     /// Private key-value data.
     pub kv: bool,
+    /// Patterns of the topics that it wants to publish to.
+    pub events_publish: Vec<String>,
+    /// Patterns of the topics that it wants to subscribe to.
+    pub events_subscribe: Vec<String>,
 }
 
 /// What the operator grants; always a subset of what the plugin declares.
@@ -59,6 +64,10 @@ pub enum Permission {
     FsWrite(String),
     /// `kv`.
     Kv,
+    /// One pattern of `events.publish`.
+    EventsPublish(String),
+    /// One pattern of `events.subscribe`.
+    EventsSubscribe(String),
 }
 
 // === impl Jail ===
@@ -91,9 +100,13 @@ impl Permissions {
         let net = self.net_connect.iter().cloned().map(Permission::NetConnect);
         let read = self.fs_read.iter().cloned().map(Permission::FsRead);
         let write = self.fs_write.iter().cloned().map(Permission::FsWrite);
+        let publish = self.events_publish.iter().cloned();
+        let subscribe = self.events_subscribe.iter().cloned();
         net.chain(read)
             .chain(write)
             .chain(self.kv.then_some(Permission::Kv))
+            .chain(publish.map(Permission::EventsPublish))
+            .chain(subscribe.map(Permission::EventsSubscribe))
     }
 
     /// Whether everything in here is also allowed by `other`.
@@ -124,13 +137,21 @@ impl Permissions {
                 Permission::NetConnect(value) => (&mut both.net_connect, value),
                 Permission::FsRead(value) => (&mut both.fs_read, value),
                 Permission::FsWrite(value) => (&mut both.fs_write, value),
+                Permission::EventsPublish(value) => (&mut both.events_publish, value),
+                Permission::EventsSubscribe(value) => (&mut both.events_subscribe, value),
                 Permission::Kv => continue,
             };
             if !list.contains(&value) {
                 list.push(value);
             }
         }
-        for list in [&mut both.net_connect, &mut both.fs_read, &mut both.fs_write] {
+        for list in [
+            &mut both.net_connect,
+            &mut both.fs_read,
+            &mut both.fs_write,
+            &mut both.events_publish,
+            &mut both.events_subscribe,
+        ] {
             list.sort();
         }
         both
@@ -149,6 +170,8 @@ impl Permissions {
             Permission::FsRead(path) => allows_path(&self.fs_read, path),
             Permission::FsWrite(path) => allows_path(&self.fs_write, path),
             Permission::Kv => self.kv,
+            Permission::EventsPublish(pattern) => covered(&self.events_publish, pattern),
+            Permission::EventsSubscribe(pattern) => covered(&self.events_subscribe, pattern),
         }
     }
 
@@ -162,6 +185,11 @@ impl Permissions {
             permissions.fs_read = fs.strings("read", faults, check_path);
             permissions.fs_write = fs.strings("write", faults, check_path);
             fs.finish(faults);
+        }
+        if let Some(mut events) = fields.table("events", faults) {
+            permissions.events_publish = events.strings("publish", faults, check_pattern);
+            permissions.events_subscribe = events.strings("subscribe", faults, check_pattern);
+            events.finish(faults);
         }
         permissions.kv = fields.boolean("kv", faults).unwrap_or(false);
         fields.finish(faults);
@@ -182,6 +210,12 @@ impl Grant {
             .iter()
             .filter_map(|own| own.parse::<Endpoint>().ok());
         endpoints.into_iter().any(|own| own.matches(host, port))
+    }
+
+    /// Whether a guest may publish to `topic`.
+    #[must_use]
+    pub fn allows_publish(&self, topic: &str) -> bool {
+        covered(&self.permissions.events_publish, topic)
     }
 
     /// Whether a guest may read `path`, by its text alone. It does not follow symbolic links: whoever opens it does.
@@ -208,14 +242,20 @@ impl Permission {
             Self::FsRead(_) => "fs.read",
             Self::FsWrite(_) => "fs.write",
             Self::Kv => "kv",
+            Self::EventsPublish(_) => "events.publish",
+            Self::EventsSubscribe(_) => "events.subscribe",
         }
     }
 
-    /// Its value: an endpoint or a path.
+    /// Its value: an endpoint, a path or a pattern of topics.
     #[must_use]
     pub fn value(&self) -> Option<&str> {
         match self {
-            Self::NetConnect(value) | Self::FsRead(value) | Self::FsWrite(value) => Some(value),
+            Self::NetConnect(value)
+            | Self::FsRead(value)
+            | Self::FsWrite(value)
+            | Self::EventsPublish(value)
+            | Self::EventsSubscribe(value) => Some(value),
             Self::Kv => None,
         }
     }
@@ -296,6 +336,7 @@ mod tests {
             fs_read: own(read),
             fs_write: Vec::new(),
             kv,
+            ..Permissions::default()
         }
     }
 

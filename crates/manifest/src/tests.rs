@@ -69,6 +69,7 @@ fn whole() -> Manifest {
                 line: Line(11),
             },
         ],
+        subscribes: Vec::new(),
         variants: vec![
             Variant {
                 runtime: RuntimeName::Wasm,
@@ -86,6 +87,8 @@ fn whole() -> Manifest {
             fs_read: own("/var/lib/fonts"),
             fs_write: Vec::new(),
             kv: true,
+            events_publish: Vec::new(),
+            events_subscribe: Vec::new(),
         },
         limits: LimitsOverride {
             memory_bytes_max: Some(64 << 20),
@@ -831,7 +834,9 @@ prop_compose! {
         hooks: bool,
         migrates: bool,
         dialect in proptest::option::of(dialect::tests::go_plugins()),
+        subscribes in proptest::collection::btree_map("[a-z_-]{1,8}", (1u32..=100, 1u64..3_600_000, 1u32..=256, any::<bool>(), any::<bool>()), 0..3),
     ) -> Manifest {
+        let method = format!("{}/Take", provides.first().expect("at least one"));
         let dialect = |runtime| dialect.clone().filter(|_| runtime == RuntimeName::Process).map(Dialect::GoPlugin);
         Manifest {
             variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}"), dialect: dialect(*runtime) }).collect(),
@@ -849,11 +854,24 @@ prop_compose! {
                 optional,
                 lazy,
             }).collect(),
+            subscribes: subscribes.iter().map(|(group, (attempts, ms, concurrency, oldest, ordered))| SubscribeEntry {
+                topic: format!("{group}.*.>"),
+                method: method.clone(),
+                group: group.clone(),
+                from: if *oldest { SubscribeFrom::Oldest } else { SubscribeFrom::New },
+                attempts: *attempts,
+                backoff: Duration::from_millis(*ms),
+                backoff_max: Duration::from_millis(*ms * 2),
+                concurrency: *concurrency,
+                ordered: *ordered,
+            }).collect(),
             permissions: Permissions {
                 net_connect: ports.into_iter().map(|port| format!("*.a.org:{port}")).collect(),
                 fs_read: paths.iter().cloned().collect(),
                 fs_write: paths.into_iter().collect(),
                 kv,
+                events_publish: vec![">".to_owned()],
+                events_subscribe: subscribes.keys().map(|it| format!("{it}.>")).collect(),
             },
             limits: LimitsOverride {
                 memory_bytes_max: limits.0.map(|mib| mib << 20),

@@ -80,12 +80,17 @@
 //! [`Stateful`], and says so: `#[mortise_sdk::plugin(stateful)]`. A swap then carries it into the new version, an unload saves it, and a load
 //! begins with what was saved last. See [`lifecycle`], also for what a plugin may say when it is to be replaced.
 //!
+//! # Events
+//! `cx.events().publish("orders.eu.placed", &message)` publishes a message of the contract; `[[subscribe]]` in `plugin.toml` names the method that is
+//! called with one. See [`Events`].
+//!
 //! # Methods that promise to be `nonblocking`
 //! The contract's option `mortise.nonblocking` says that a method returns promptly. The process runtime runs it on the thread
 //! that reads the lane, the native one on a thread of the host's executor. Such a method may log; a call to the host or to another
 //! plugin out of it is refused with `FailedPrecondition` where it would block the one who has to answer.
 
 mod cx;
+mod events;
 pub mod guest;
 #[cfg(any(
     test,
@@ -123,6 +128,7 @@ pub use prost;
 pub use prost_types;
 
 pub use cx::{Cx, Http, Link};
+pub use events::{EventInfo, Events};
 pub use kv::Kv;
 pub use lifecycle::Stateful;
 pub use mortise_sdk_macros::plugin;

@@ -6,6 +6,7 @@
 //!   artifacts/       by digest, see `ArtifactCache`
 //!   packages/        by digest, see `Shelf`
 //!   mortise.db       SQLite in WAL mode: journal and key-value data
+//!   events.db        the same, from the first event on: events and subscriptions, see `EventLog`
 //! ```
 //!
 //! The lock belongs to the open file, not to the process id in it: it is gone when the host is gone, however it went.
@@ -19,7 +20,7 @@ use std::{
 
 use crate::{
     ArtifactCache, Journal, Kv, KvLimits, Shelf, StoreError, StoreErrorKind,
-    database::{Database, WriteHook},
+    database::{Database, MAIN, WriteHook},
 };
 
 /// A locked data directory. Dropping it unlocks it.
@@ -43,7 +44,7 @@ impl DataDir {
             .map_err(|source| StoreError::io("find", path.as_ref(), source))?;
         make_private_dir(&path)?;
         let lock = lock(&path)?;
-        let database = Database::open(&path.join("mortise.db"))?;
+        let database = Database::open(&path.join("mortise.db"), MAIN)?;
         let artifacts = ArtifactCache::open(&path.join("artifacts"))?;
         let packages = Shelf::open(&path.join("packages"))?;
         Ok(Self {

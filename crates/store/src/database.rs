@@ -24,11 +24,15 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Says that the file is ours ("MRTS"), so that another program's database is not taken for one.
 const APPLICATION_ID: i32 = 0x4D52_5453;
 /// Steps from an empty file to the current schema; a step is never changed once released, only followed by another.
-const MIGRATIONS: &[&str] = &[
+pub(crate) type Migrations = &'static [&'static str];
+/// Those of `mortise.db`.
+pub(crate) const MAIN: Migrations = &[
     include_str!("schema/1.sql"),
     include_str!("schema/2.sql"),
     include_str!("schema/3.sql"),
 ];
+/// Those of `events.db`.
+pub(crate) const EVENTS: Migrations = &[include_str!("schema/events/1.sql")];
 
 /// A database file that was opened, checked and brought up to date.
 #[derive(Debug)]
@@ -76,9 +80,9 @@ impl std::fmt::Debug for Link {
 }
 
 impl Database {
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path, migrations: Migrations) -> Result<Self, StoreError> {
         let first = Link::open(path)?;
-        migrate(path, &mut first.lock())?;
+        migrate(path, &mut first.lock(), migrations)?;
         Ok(Self {
             path: path.to_owned(),
             first,
@@ -199,7 +203,7 @@ impl From<rusqlite::Error> for WorkError {
     }
 }
 
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
+fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> Result<(), StoreError> {
     let named = |source| failure("bring up to date", path, source);
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Exclusive)
@@ -226,25 +230,25 @@ fn migrate(path: &Path, connection: &mut Connection) -> Result<(), StoreError> {
         ));
     }
     let done = usize::try_from(version).unwrap_or(usize::MAX);
-    if done > MIGRATIONS.len() {
+    if done > migrations.len() {
         return Err(StoreError::new(
             StoreErrorKind::TooNew,
             format!(
                 "`{}` has schema {version}, and this host knows schemas up to {}",
                 path.display(),
-                MIGRATIONS.len()
+                migrations.len()
             ),
             "use the newer host that wrote it, or another data directory",
         ));
     }
-    for step in &MIGRATIONS[done..] {
+    for step in &migrations[done..] {
         transaction.execute_batch(step).map_err(named)?;
     }
     transaction
         .pragma_update(None, "application_id", APPLICATION_ID)
         .map_err(named)?;
     transaction
-        .pragma_update(None, "user_version", MIGRATIONS.len() as i64)
+        .pragma_update(None, "user_version", migrations.len() as i64)
         .map_err(named)?;
     transaction.commit().map_err(named)
 }
@@ -263,7 +267,12 @@ fn failure(doing: &str, path: &Path, source: rusqlite::Error) -> StoreError {
             "it is damaged".to_owned(),
             format!(
                 "stop the host, move `{shown}`, `{shown}-wal` and `{shown}-shm` away (or bring them back from a backup) and start it again: \
-                 history, quarantine and the plugins' key-value data start empty, artifacts are not touched"
+                 {} empty, artifacts are not touched",
+                if path.ends_with("events.db") {
+                    "events and subscriptions start"
+                } else {
+                    "history, quarantine and the plugins' key-value data start"
+                }
             ),
         ),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => (

@@ -10,7 +10,8 @@
 //!   - [`Shelf`]: packages that were loaded, by digest, for rollbacks;
 //!   - [`Journal`]: every transition, written before its side effect; what is desired; what is quarantined; what plugins knew; who asked for what
 //!     ([`Change`]);
-//!   - [`Kv`]: each plugin's private key-value data.
+//!   - [`Kv`]: each plugin's private key-value data;
+//!   - [`EventLog`]: events, and what of them each subscription has had.
 //! - [`StoreError`]: what failed, why, what to do.
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod changes;
 mod data_dir;
 mod database;
 mod error;
+mod events;
 mod folder;
 mod journal;
 mod kv;
@@ -31,6 +33,7 @@ pub use changes::{Aftermath, Change, ChangeOutcome, ChangeQuery, RecordedChange,
 pub use data_dir::DataDir;
 pub use database::{Survives, WriteHook, WriteMoment};
 pub use error::{StoreError, StoreErrorKind};
+pub use events::{EventLog, LogWrite, Written};
 pub use journal::{Desired, History, Journal, Quarantine, Recorded, Transition};
 pub use kv::{KeySpace, Kv, KvLimits};
 pub use package::{EmbeddedPackage, Package, PackageLimits};

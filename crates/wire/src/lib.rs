@@ -42,6 +42,7 @@ pub mod host {
     pub mod target {
         pub const CLOCK_NOW: &str = "mortise.host.v1.Clock/Now";
         pub const CONFIG_GET: &str = "mortise.host.v1.Config/Get";
+        pub const EVENTS_PUBLISH: &str = "mortise.host.v1.Events/Publish";
         pub const HTTP_SEND: &str = "mortise.host.v1.Http/Send";
         pub const KV_DELETE: &str = "mortise.host.v1.Kv/Delete";
         pub const KV_GET: &str = "mortise.host.v1.Kv/Get";

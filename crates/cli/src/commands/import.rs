@@ -165,6 +165,7 @@ fn manifest_of(args: &ImportGoPlugin) -> Result<Manifest, Failure> {
             args.service.clone()
         },
         requires: Vec::new(),
+        subscribes: Vec::new(),
         variants: vec![Variant {
             runtime: RuntimeName::Process,
             file: args.name.clone(),

@@ -5,6 +5,7 @@ mod call;
 mod canary;
 mod check;
 mod doctor;
+mod events;
 mod import;
 mod metadata;
 mod new;
@@ -44,6 +45,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::Shutdown(args) => remote::shutdown(&args, output),
         Command::Call(args) => call::call(args, output),
         Command::Canary(args) => canary::canary(args.task, output),
+        Command::Events(args) => events::events(args.task, output),
         Command::Route(args) => route::route(args.task, output),
         Command::Doctor(args) => doctor::doctor(&args, output),
         Command::Completions { shell } => {

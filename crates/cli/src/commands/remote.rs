@@ -220,9 +220,11 @@ pub(crate) fn grant(terms: &Terms) -> Result<control::Grant, Failure> {
             Some(("net.connect", value)) => grant.net_connect.push(value.to_owned()),
             Some(("fs.read", value)) => grant.fs_read.push(value.to_owned()),
             Some(("fs.write", value)) => grant.fs_write.push(value.to_owned()),
+            Some(("events.publish", value)) => grant.events_publish.push(value.to_owned()),
+            Some(("events.subscribe", value)) => grant.events_subscribe.push(value.to_owned()),
             _ => {
                 let fault = Fault::new(format!("`{permission}` is no permission"));
-                let hint = "write `kv`, `net.connect=HOST:PORT`, `fs.read=PATH` or `fs.write=PATH`";
+                let hint = "write `kv`, `net.connect=HOST:PORT`, `fs.read=PATH`, `fs.write=PATH`, `events.publish=TOPIC` or `events.subscribe=TOPIC`";
                 return Err(Failure::usage(fault.hint(hint)));
             }
         }

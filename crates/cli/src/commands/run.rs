@@ -73,6 +73,8 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
                 fs_read: grant.fs_read,
                 fs_write: grant.fs_write,
                 kv: grant.kv,
+                events_publish: grant.events_publish,
+                events_subscribe: grant.events_subscribe,
             },
             jail: match args.terms.jail {
                 args::Jail::On => Jail::On,

@@ -323,6 +323,8 @@ fn permissions(grant: &mortise_gateway::control::Grant) -> String {
         named("net.connect", &grant.net_connect),
         named("fs.read", &grant.fs_read),
         named("fs.write", &grant.fs_write),
+        named("events.publish", &grant.events_publish),
+        named("events.subscribe", &grant.events_subscribe),
     ]
     .concat();
     if grant.kv {

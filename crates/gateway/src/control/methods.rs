@@ -15,11 +15,14 @@ use mortise_wire::Header;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
-use super::types::{
-    Ask, Call, Canaries, CanaryAnalysis, Changes, Diff, Doctor, DoctorReport, Explain, Explained, Grant,
-    Graph, History, Inspect, Limits, List, Load, LoadAll, METHODS, Reload, Reloaded, RemoveRoute, Resolve,
-    Resolved, Rollback, Routes, SetRoute, Shutdown, StartCanary, Stopping, Supports, TellCanary, Unload,
-    Unloaded,
+use super::{
+    events,
+    types::{
+        Ask, Call, Canaries, CanaryAnalysis, Changes, Diff, Doctor, DoctorReport, Explain, Explained, Grant,
+        Graph, History, Inspect, Limits, List, Load, LoadAll, METHODS, Reload, Reloaded, RemoveRoute,
+        Resolve, Resolved, Rollback, Routes, SetRoute, Shutdown, StartCanary, Stopping, Supports, TellCanary,
+        Unload, Unloaded,
+    },
 };
 use crate::{
     error::{Detail, FailedCall, RpcError, code},
@@ -331,13 +334,14 @@ impl Methods for ControlMethods {
                 self.stop.cancel();
                 write(out, &Stopping { stopping: true })
             }
+            other if events::METHODS.contains(&other) => events::answer(host, request, out).await,
             other => Err(RpcError::protocol(
                 code::METHOD_NOT_FOUND,
                 "not_found",
                 format!("the control socket has no method `{other}`"),
                 format!(
                     "it has {}; methods of plugins go through `{}`",
-                    METHODS.join(", "),
+                    [METHODS, events::METHODS].concat().join(", "),
                     Call::METHOD
                 ),
             )),
@@ -350,7 +354,7 @@ const CHANGES_DEFAULT: u32 = 100;
 /// Most changes that are told at once.
 const CHANGES_MAX: u32 = 1000;
 
-fn params<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, RpcError> {
+pub(super) fn params<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, RpcError> {
     serde_json::from_str(request.params.unwrap_or("{}")).map_err(|error| {
         let hint = format!(
             "see the parameters of `{}` in the documentation of the control socket",
@@ -360,7 +364,7 @@ fn params<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, RpcError> {
     })
 }
 
-fn write(out: &mut Vec<u8>, answer: &impl Serialize) -> Result<(), RpcError> {
+pub(super) fn write(out: &mut Vec<u8>, answer: &impl Serialize) -> Result<(), RpcError> {
     serde_json::to_writer(out, answer).map_err(|error| {
         RpcError::protocol(
             code::INTERNAL,
@@ -519,5 +523,7 @@ fn permissions(grant: Grant) -> Permissions {
         fs_read: grant.fs_read,
         fs_write: grant.fs_write,
         kv: grant.kv,
+        events_publish: grant.events_publish,
+        events_subscribe: grant.events_subscribe,
     }
 }

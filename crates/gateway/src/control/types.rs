@@ -75,6 +75,12 @@ pub struct Grant {
     /// Private key-value data.
     #[serde(default)]
     pub kv: bool,
+    /// Patterns of topics to publish to.
+    #[serde(default, rename = "events.publish", skip_serializing_if = "Vec::is_empty")]
+    pub events_publish: Vec<String>,
+    /// Patterns of topics to subscribe to.
+    #[serde(default, rename = "events.subscribe", skip_serializing_if = "Vec::is_empty")]
+    pub events_subscribe: Vec<String>,
 }
 
 /// Limits, as in `mortise.toml`.

@@ -26,6 +26,8 @@ pub(super) fn packages(before: &Package, after: &Package) -> Vec<Difference> {
             ("declares.net.connect", &permissions.net_connect),
             ("declares.fs.read", &permissions.fs_read),
             ("declares.fs.write", &permissions.fs_write),
+            ("declares.events.publish", &permissions.events_publish),
+            ("declares.events.subscribe", &permissions.events_subscribe),
             ("provides", &manifest.provides),
         ] {
             if !all.is_empty() {
@@ -98,6 +100,8 @@ fn facts(described: &Described) -> BTreeMap<String, String> {
             "fs_read" => "grant.fs.read",
             "fs_write" => "grant.fs.write",
             "kv" => "grant.kv",
+            "events_publish" => "grant.events.publish",
+            "events_subscribe" => "grant.events.subscribe",
             "config_json" => "config",
             other => other,
         };

@@ -592,7 +592,7 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
     std::fs::write(folder.join("p.wasm"), metadata.encode_to_vec()).unwrap();
 }
 
-fn contract() -> Vec<u8> {
+pub fn contract() -> Vec<u8> {
     let message = DescriptorProto {
         name: Some("Blob".to_owned()),
         field: vec![FieldDescriptorProto {

@@ -8,6 +8,7 @@ mod closures;
 mod crash;
 mod depend;
 mod directory;
+mod events;
 mod full_disk;
 mod history;
 mod http;

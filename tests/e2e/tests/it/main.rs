@@ -6,6 +6,7 @@ mod canary;
 mod commands;
 mod cut_off;
 mod daemon;
+mod events;
 #[path = "../../../go.rs"]
 mod go;
 mod go_plugin;

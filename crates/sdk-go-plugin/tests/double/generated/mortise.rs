@@ -7,11 +7,31 @@ pub struct TestRequest {
     #[prost(int32, tag = "1")]
     pub input: i32,
 }
+impl ::mortise_sdk::prost::Name for TestRequest {
+    const NAME: &'static str = "TestRequest";
+    const PACKAGE: &'static str = "grpctest";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "grpctest.TestRequest".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/grpctest.TestRequest".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
 pub struct TestResponse {
     #[prost(int32, tag = "2")]
     pub output: i32,
+}
+impl ::mortise_sdk::prost::Name for TestResponse {
+    const NAME: &'static str = "TestResponse";
+    const PACKAGE: &'static str = "grpctest";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "grpctest.TestResponse".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/grpctest.TestResponse".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
@@ -32,9 +52,29 @@ pub mod print_kv_request {
         ValueInt(i32),
     }
 }
+impl ::mortise_sdk::prost::Name for PrintKvRequest {
+    const NAME: &'static str = "PrintKVRequest";
+    const PACKAGE: &'static str = "grpctest";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "grpctest.PrintKVRequest".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/grpctest.PrintKVRequest".into()
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
 pub struct PrintKvResponse {}
+impl ::mortise_sdk::prost::Name for PrintKvResponse {
+    const NAME: &'static str = "PrintKVResponse";
+    const PACKAGE: &'static str = "grpctest";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "grpctest.PrintKVResponse".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/grpctest.PrintKVResponse".into()
+    }
+}
 /// Service `grpctest.Test`. Put `#[mortise_sdk::plugin]` on the `impl` of it.
 pub trait Test: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync + 'static {
     /// Method `Count`.

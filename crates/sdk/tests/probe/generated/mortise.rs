@@ -8,6 +8,16 @@ pub struct KeysRequest {
     #[prost(string, tag = "1")]
     pub prefix: ::mortise_sdk::prost::alloc::string::String,
 }
+impl ::mortise_sdk::prost::Name for KeysRequest {
+    const NAME: &'static str = "KeysRequest";
+    const PACKAGE: &'static str = "probe.v1";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "probe.v1.KeysRequest".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/probe.v1.KeysRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
 pub struct KeysReply {
@@ -15,6 +25,16 @@ pub struct KeysReply {
     pub keys: ::mortise_sdk::prost::alloc::vec::Vec<
         ::mortise_sdk::prost::alloc::string::String,
     >,
+}
+impl ::mortise_sdk::prost::Name for KeysReply {
+    const NAME: &'static str = "KeysReply";
+    const PACKAGE: &'static str = "probe.v1";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "probe.v1.KeysReply".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/probe.v1.KeysReply".into()
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
@@ -45,6 +65,16 @@ pub mod act_request {
         Fill(u32),
     }
 }
+impl ::mortise_sdk::prost::Name for ActRequest {
+    const NAME: &'static str = "ActRequest";
+    const PACKAGE: &'static str = "probe.v1";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "probe.v1.ActRequest".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/probe.v1.ActRequest".into()
+    }
+}
 #[derive(Debug)]
 #[derive(Clone, PartialEq, ::mortise_sdk::prost::Message)]
 #[prost(prost_path = "::mortise_sdk::prost")]
@@ -59,6 +89,16 @@ pub struct ActReply {
         ::mortise_sdk::prost::alloc::string::String,
         ::mortise_sdk::prost::alloc::string::String,
     >,
+}
+impl ::mortise_sdk::prost::Name for ActReply {
+    const NAME: &'static str = "ActReply";
+    const PACKAGE: &'static str = "probe.v1";
+    fn full_name() -> ::mortise_sdk::prost::alloc::string::String {
+        "probe.v1.ActReply".into()
+    }
+    fn type_url() -> ::mortise_sdk::prost::alloc::string::String {
+        "/probe.v1.ActReply".into()
+    }
 }
 /// Stands before Probe in the method table, and after it in this impl.
 ///

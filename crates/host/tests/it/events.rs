@@ -1,0 +1,535 @@
+//! Events: who publishes is answered when it is kept, and who subscribes gets it at least once, whatever happens in between.
+
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use mortise_host::{
+    CallOptions, EVENTS_HISTORY, Host, HostErrorKind, LoadRequest, Publication,
+    event::{DeadQuery, Outcome, ReadQuery, RetryPolicy, SubscriptionTerms},
+};
+use mortise_manifest::{HostConfig, Permissions, SubscribeFrom};
+use mortise_wire::{Code, Header, host as api};
+use prost::Message as _;
+
+use crate::closures::{Program, World, contract, grant, request, until};
+
+const TOPIC: &str = "test.things";
+
+/// The subscriber's part of a manifest.
+fn subscribing(method: &str, more: &str) -> String {
+    format!(
+        "[permissions]\nevents.subscribe = [\"test.>\"]\n[[subscribe]]\ntopic = \"test.*\"\nmethod = \"test.v1.Echo/{method}\"\n\
+         group = \"g\"\nbackoff_ms = 5\nbackoff_max_ms = 20\n{more}"
+    )
+}
+
+fn may_subscribe() -> Permissions {
+    Permissions {
+        events_subscribe: vec!["test.>".to_owned()],
+        ..Permissions::default()
+    }
+}
+
+async fn load_subscriber(
+    world: &World,
+    host: &Host,
+    version: &str,
+    method: &str,
+    more: &str,
+) -> Arc<Program> {
+    let (folder, program) = world.package("sub", version, &subscribing(method, more));
+    host.load(LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    })
+    .await
+    .unwrap();
+    subscribed(host).await;
+    program
+}
+
+/// Waits until the subscription of `sub` is open.
+async fn subscribed(host: &Host) {
+    for _ in 0..2000 {
+        let all = host.subscriptions().await.unwrap();
+        if all.iter().any(|it| it.name == "sub/g" && it.active) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the subscription is never open");
+}
+
+fn thing(payload: &str) -> Publication {
+    Publication {
+        topic: TOPIC.to_owned(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        type_name: Some("test.v1.Blob".to_owned()),
+        descriptor_set: Some(contract().into()),
+        ..Publication::default()
+    }
+}
+
+fn seen(program: &Program) -> Vec<String> {
+    let seen = program.seen.lock().unwrap();
+    seen.iter()
+        .map(|it| String::from_utf8_lossy(it).into_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_plugin_publishes_and_another_is_called_with_it() {
+    let world = World::new();
+    let mut config = HostConfig::default();
+    config.routing.propagate = vec!["x-tenant".to_owned()];
+    let host = world.builder().config(config).start().await.unwrap();
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", "").await;
+    let (folder, _) = world.package(
+        "pub",
+        "1.0.0",
+        "[permissions]\nevents.publish = [\"test.things\"]\n",
+    );
+    host.load(LoadRequest {
+        grant: grant(Permissions {
+            events_publish: vec!["test.*".to_owned()],
+            ..Permissions::default()
+        }),
+        ..request(&folder)
+    })
+    .await
+    .unwrap();
+    let publish = async |topic: &str, type_name: &str, key: &str| {
+        let event = api::EventPublishRequest {
+            topic: topic.to_owned(),
+            r#type: type_name.to_owned(),
+            payload: b"one".to_vec(),
+            key: key.to_owned(),
+        };
+        let payload = [b"mortise.host.v1.Events/Publish ".to_vec(), event.encode_to_vec()].concat();
+        let options = CallOptions {
+            headers: vec![Header {
+                name: "x-tenant".to_owned(),
+                value: "acme".to_owned(),
+            }],
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            ..CallOptions::default()
+        };
+        let reply = host.call("plugin.pub.Relay", payload.into(), options).await?;
+        Ok::<_, mortise_runtime::CallError>(api::EventPublishReply::decode(reply).unwrap())
+    };
+    let first = publish(TOPIC, "test.v1.Blob", "k").await.unwrap();
+    let again = publish(TOPIC, "test.v1.Blob", "k").await.unwrap();
+    assert_eq!(
+        (first.duplicate, again.duplicate, again.id),
+        (false, true, first.id)
+    );
+    until("it is delivered", || seen(&program) == ["one"]).await;
+    let cx = program.contexts.lock().unwrap()[0].clone();
+    let header = |name: &str| {
+        let found = cx.metadata.iter().find(|it| it.name == name);
+        found.map(|it| it.value.clone()).unwrap_or_default()
+    };
+    assert_eq!(header("x-tenant"), "acme");
+    assert_eq!(header("mortise-event-key"), "k");
+    assert_eq!(header("mortise-event-id"), first.id.to_string());
+    assert_eq!(
+        (header("mortise-event-topic"), header("mortise-event-attempt")),
+        (TOPIC.to_owned(), "1".to_owned())
+    );
+    assert!(cx.traceparent.contains("0af7651916cd43dd8448eb211c80319c"));
+    assert_eq!((&*cx.caller, cx.depth), ("pub", 1));
+    // What was not granted, and what is no message of its contract.
+    let denied = publish("test.others", "test.v1.Blob", "").await.unwrap_err();
+    assert_eq!(denied.status().kind(), Code::PermissionDenied);
+    assert!(
+        denied.to_string().contains("events.publish=test.others"),
+        "{denied}"
+    );
+    let unknown = publish(TOPIC, "test.v1.Nothing", "").await.unwrap_err();
+    assert_eq!(unknown.status().kind(), Code::InvalidArgument, "{unknown}");
+    let other = publish(TOPIC, "test.v1.Ledger", "").await.unwrap_err();
+    assert_eq!(other.status().kind(), Code::FailedPrecondition);
+    assert!(other.to_string().contains("carries `test.v1.Blob`"), "{other}");
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_down_or_swapped_loses_nothing() {
+    let world = World::new();
+    let host = world.host().await;
+    load_subscriber(&world, &host, "1.0.0", "Call", "ordered = true\n").await;
+    host.unload("sub").await.unwrap();
+    let all: Vec<String> = (0..60).map(|it| it.to_string()).collect();
+    for number in &all[..20] {
+        host.publish(thing(number)).await.unwrap();
+    }
+    let first = load_subscriber(&world, &host, "1.0.0", "Call", "ordered = true\n").await;
+    until("what was published meanwhile is delivered", || {
+        seen(&first).len() == 20
+    })
+    .await;
+    let (folder, second) = world.package("sub", "2.0.0", &subscribing("Call", "ordered = true\n"));
+    let publishing = async {
+        for number in &all[20..] {
+            host.publish(thing(number)).await.unwrap();
+        }
+    };
+    let swapping = host.load(LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    });
+    let (_, swapped) = tokio::join!(publishing, swapping);
+    swapped.unwrap();
+    until("everything is delivered", || {
+        seen(&first).len() + seen(&second).len() >= all.len()
+    })
+    .await;
+    assert_eq!(
+        [seen(&first), seen(&second)].concat(),
+        all,
+        "in order, through a swap"
+    );
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replayed() {
+    let world = World::new();
+    let host = world.host().await.acting_as("uid:7");
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", "attempts = 3\n").await;
+    *program.broken.lock().unwrap() = Some(Code::Internal);
+    let id = host.publish(thing("poison")).await.unwrap().seq;
+    let dead = async || {
+        host.dead_letters(DeadQuery {
+            limit: 10,
+            ..DeadQuery::default()
+        })
+        .await
+        .unwrap()
+    };
+    for _ in 0..2000 {
+        if !dead().await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let letters = dead().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(
+        (
+            letters[0].attempts,
+            letters[0].event.seq,
+            &*letters[0].subscription
+        ),
+        (3, id, "sub/g")
+    );
+    assert!(letters[0].why.contains("broken"), "{letters:?}");
+    assert_eq!(seen(&program).len(), 3);
+    let attempts: Vec<String> = {
+        let contexts = program.contexts.lock().unwrap();
+        let attempt = |it: &mortise_runtime::CallContext| {
+            let found = it.metadata.iter().find(|it| it.name == "mortise-event-attempt");
+            found.unwrap().value.clone()
+        };
+        contexts.iter().map(attempt).collect()
+    };
+    assert_eq!(attempts, ["1", "2", "3"]);
+    // Cured and replayed.
+    *program.broken.lock().unwrap() = None;
+    assert_eq!(host.replay_dead("sub/g", &[id]).await.unwrap(), [id]);
+    until("it is delivered", || seen(&program).len() == 4).await;
+    assert!(dead().await.is_empty());
+    let nothing = host.replay_dead("sub/g", &[id]).await.unwrap_err();
+    assert_eq!(nothing.kind(), HostErrorKind::NotFound);
+    // What will never do is dead at once, and may be dropped.
+    *program.broken.lock().unwrap() = Some(Code::InvalidArgument);
+    let id = host.publish(thing("senseless")).await.unwrap().seq;
+    for _ in 0..2000 {
+        if !dead().await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(seen(&program).len(), 5, "one attempt");
+    assert_eq!(host.drop_dead("sub/g", &[]).await.unwrap(), [id]);
+    let changes = host.changes(Some(EVENTS_HISTORY), None, 10).await.unwrap();
+    let rows: Vec<_> = changes
+        .iter()
+        .map(|it| (it.actor.as_str(), it.action.as_str(), it.outcome.as_str()))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("uid:7", "drop sub/g", "done"),
+            ("uid:7", "replay sub/g", "failed"),
+            ("uid:7", "replay sub/g", "done")
+        ]
+    );
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_answers_holds_up_nobody() {
+    let world = World::new();
+    let host = world.host().await;
+    let program = load_subscriber(&world, &host, "1.0.0", "Nap", "concurrency = 3\n").await;
+    // Each delivery naps for an hour, or until its deadline.
+    for _ in 0..300 {
+        host.publish(thing("3600000")).await.unwrap();
+    }
+    until("as many are in flight as may be", || {
+        program.napping.load(Ordering::SeqCst) == 3
+    })
+    .await;
+    let info = host.subscriptions().await.unwrap().remove(0);
+    assert_eq!((info.pending, info.behind), (3, 297));
+    let kept = host
+        .read_events(ReadQuery {
+            pattern: None,
+            after: Some(0),
+            limit: 1000,
+            wait: Duration::ZERO,
+        })
+        .await
+        .unwrap();
+    assert_eq!(kept.len(), 300);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_reads_something_else_is_refused_with_the_reason() {
+    let world = World::new();
+    let host = world.host().await;
+    let ledger = Publication {
+        type_name: Some("test.v1.Ledger".to_owned()),
+        ..thing("x")
+    };
+    host.publish(ledger.clone()).await.unwrap();
+    let (folder, _) = world.package("sub", "1.0.0", &subscribing("Call", ""));
+    let load = LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    };
+    let refused = host.load(load.clone()).await.unwrap_err();
+    assert_eq!(refused.kind(), HostErrorKind::Refused);
+    let said = refused.to_string();
+    assert!(
+        said.contains("carries `test.v1.Ledger`") && said.contains("reads `test.v1.Blob`"),
+        "{said}"
+    );
+    // And the other way round: who publishes first to a topic that others read.
+    let (folder, _) = world.package(
+        "sub",
+        "1.0.1",
+        &subscribing("Call", "").replace("\"test.*\"", "\"test.fresh\""),
+    );
+    host.load(LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    })
+    .await
+    .unwrap();
+    let misfit = Publication {
+        topic: "test.fresh".to_owned(),
+        ..ledger
+    };
+    let refused = host.publish(misfit).await.unwrap_err();
+    assert_eq!(refused.kind(), HostErrorKind::Conflict);
+    assert!(
+        refused.to_string().contains("plugin `sub` subscribes"),
+        "{refused}"
+    );
+    // Not granted.
+    let (folder, _) = world.package("sub", "1.0.2", &subscribing("Call", ""));
+    let refused = host.load(request(&folder)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("events.subscribe=test.>"),
+        "{refused}"
+    );
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_full_refuses_publishers_and_keeps_what_it_accepted() {
+    let world = World::new();
+    let mut config = HostConfig::default();
+    config.events.log_bytes_max = 1 << 20;
+    config.events.payload_bytes_max = 64 << 10;
+    let host = world.builder().config(config).start().await.unwrap();
+    load_subscriber(&world, &host, "1.0.0", "Call", "").await;
+    host.unload("sub").await.unwrap();
+    let large = "x".repeat(60 << 10);
+    let mut accepted = 0;
+    let refused = loop {
+        match host.publish(thing(&large)).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 100, "it is never full");
+    };
+    assert!(
+        refused.to_string().contains("subscription `sub/g` is"),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .hint()
+            .is_some_and(|it| it.contains("mortise events forget sub/g")),
+        "{refused:?}"
+    );
+    let too_large = host.publish(thing(&"x".repeat(65 << 10))).await.unwrap_err();
+    assert!(
+        too_large.to_string().contains("events may have 65536"),
+        "{too_large}"
+    );
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", "").await;
+    until("all that was accepted is delivered", || {
+        seen(&program).len() == accepted
+    })
+    .await;
+    // What everybody is done with makes room.
+    for _ in 0..50 {
+        if host.publish(thing(&large)).await.is_ok() {
+            host.shutdown().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("there is never room again");
+}
+
+// === the end of the host ===
+
+const PLACE: &str = "MORTISE_TEST_EVENTS_PLACE";
+const MOMENT: &str = "MORTISE_TEST_EVENTS_MOMENT";
+
+fn ours() -> SubscriptionTerms {
+    SubscriptionTerms {
+        name: "ours".to_owned(),
+        pattern: "test.>".parse().unwrap(),
+        from: SubscribeFrom::Oldest,
+        retry: RetryPolicy {
+            attempts_max: 8,
+            backoff: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(50),
+        },
+        concurrency: 4,
+        ordered: false,
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\n{line}").unwrap();
+    out.flush().unwrap();
+}
+
+/// The host that is killed; as a test of its own it has nothing to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_publisher_that_is_killed() {
+    let (Ok(place), Ok(moment)) = (std::env::var(PLACE), std::env::var(MOMENT)) else {
+        return;
+    };
+    let moment: usize = moment.parse().unwrap();
+    let world = World::new();
+    let host = world
+        .builder()
+        .data_dir(Path::new(&place).join("data"))
+        .start()
+        .await
+        .unwrap();
+    for publisher in 0..3 {
+        let host = host.clone();
+        tokio::spawn(async move {
+            for number in 0_u64.. {
+                let mut event = thing(&number.to_string());
+                event.key = Some(format!("{publisher}-{number}"));
+                let published = host.publish(event).await.unwrap();
+                say(&format!("accepted {}", published.seq));
+            }
+        });
+    }
+    let mut stream = host.subscribe(ours()).await.unwrap();
+    let got = Arc::new(AtomicUsize::new(0));
+    loop {
+        let delivered = stream.next().await.unwrap();
+        let got = got.clone();
+        tokio::spawn(async move {
+            say(&format!("got {} {}", delivered.event.seq, delivered.event.key()));
+            if got.fetch_add(1, Ordering::SeqCst) == moment {
+                let this = rustix::process::getpid();
+                rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+            }
+            delivered.receipt.settle(Outcome::Done).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_host_that_is_killed_during_deliveries_loses_no_event_that_it_accepted() {
+    for moment in [0, 7, 60] {
+        let place = tempfile::tempdir().unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["events::the_publisher_that_is_killed", "--exact", "--nocapture"])
+            .env(PLACE, place.path())
+            .env(MOMENT, moment.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            killed,
+            "{}: {said}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let numbers = |word: &str| -> Vec<u64> {
+            let lines = said.lines().filter_map(|it| it.strip_prefix(word));
+            lines
+                .filter_map(|it| it.split(' ').next()?.parse().ok())
+                .collect()
+        };
+        let accepted: BTreeSet<u64> = numbers("accepted ").into_iter().collect();
+        let before = numbers("got ");
+        let mut got: BTreeSet<u64> = before.iter().copied().collect();
+        assert_eq!(got.len(), before.len(), "the first life delivered none twice");
+        let in_flight = ours().concurrency as usize;
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let world = World::new();
+            let host = world
+                .builder()
+                .data_dir(place.path().join("data"))
+                .start()
+                .await
+                .unwrap();
+            let mut stream = host.subscribe(ours()).await.unwrap();
+            let mut twice = 0;
+            while !accepted.is_subset(&got) {
+                let next = tokio::time::timeout(Duration::from_secs(60), stream.next()).await;
+                let delivered = next.expect("an accepted event is lost").unwrap();
+                twice += usize::from(!got.insert(delivered.event.seq));
+                let key = delivered.event.key();
+                assert!(
+                    !before.contains(&delivered.event.seq)
+                        || said.contains(&format!("got {} {key}\n", delivered.event.seq)),
+                    "the same event has the same key"
+                );
+                delivered.receipt.settle(Outcome::Done).await.unwrap();
+            }
+            // What was in flight, or was said to be done and not yet written.
+            assert!(twice <= in_flight, "{twice} of {} came twice", before.len());
+            host.shutdown().await;
+        });
+    }
+}

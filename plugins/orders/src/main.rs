@@ -1,0 +1,1 @@
+mortise_sdk::main!(orders);
