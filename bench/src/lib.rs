@@ -5,13 +5,14 @@
 //! runs the same subjects under criterion.
 //!
 //! - [`table`]: what a row is and how it is printed.
-//! - [`native`], [`routing`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`swap`], [`rpc`], [`greedy`]: the rows.
+//! - [`native`], [`routing`], [`evolve`], [`wasm`], [`lanes`], [`starting`], [`loading`], [`watching`], [`swap`], [`rpc`], [`greedy`]: the rows.
 //! - [`soak`]: swaps by the thousand, with every call accounted for.
 //! - [`load`]: the load generator.
 //! - [`bare`]: what needs unsafe code.
 
 pub mod bare;
 pub mod events;
+pub mod evolve;
 pub mod greedy;
 pub mod lanes;
 pub mod load;

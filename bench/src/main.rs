@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use mortise::manifest::RuntimeName;
 use mortise_bench::{
-    events, greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching,
+    events, evolve, greedy, lanes, loading, native, routing, rpc, soak, subject, swap, table, wasm, watching,
 };
 
 /// Measures Mortise beside its anchors.
@@ -22,7 +22,7 @@ enum Task {
         #[arg(long, default_value_t = 6)]
         seconds: u64,
         /// Only rows of this group
-        #[arg(long, value_parser = ["native", "routing", "wasm", "lanes", "starting", "loading", "watching", "events", "swap", "greedy", "rpc"])]
+        #[arg(long, value_parser = ["native", "routing", "evolve", "wasm", "lanes", "starting", "loading", "watching", "events", "swap", "greedy", "rpc"])]
         only: Option<String>,
         /// As JSON
         #[arg(long)]
@@ -103,6 +103,9 @@ async fn main() -> Result<()> {
             let mut groups = Vec::new();
             if wanted("native") {
                 groups.push(("Native calls", native::rows(&data.join("native")).await?));
+            }
+            if wanted("evolve") {
+                groups.push(("Evolution", evolve::rows(&data.join("evolve")).await?));
             }
             if wanted("routing") {
                 groups.push(("Routing", routing::rows(&data.join("routing")).await?));

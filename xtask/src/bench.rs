@@ -14,7 +14,7 @@ use crate::{
 /// Measures Mortise beside its anchors.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Passed on: `--only native|routing|wasm|lanes|starting|loading|watching|rpc`, `--seconds N`, `--json`
+    /// Passed on: `--only native|routing|evolve|wasm|lanes|starting|loading|watching|rpc`, `--seconds N`, `--json`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
@@ -28,6 +28,11 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         "echo-c",
         "counter",
         "counter-1.1",
+        "parcel-1",
+        "parcel-2",
+        "parcel-3",
+        "parcel-4",
+        "parcel-adapter",
     ]
     .map(str::to_owned);
     guests::build(workspace, &folders, guests::Mortise::Release)?;

@@ -35,6 +35,7 @@ pub struct Builder {
     out_dir: Option<PathBuf>,
     runtime: String,
     client_only: bool,
+    extern_paths: Vec<(String, String)>,
 }
 
 impl Default for Builder {
@@ -53,6 +54,7 @@ impl Builder {
             out_dir: None,
             runtime: "::mortise_sdk".to_owned(),
             client_only: false,
+            extern_paths: Vec::new(),
         }
     }
 
@@ -90,6 +92,13 @@ impl Builder {
     #[must_use]
     pub fn runtime_path(mut self, path: impl Into<String>) -> Self {
         self.runtime = path.into();
+        self
+    }
+
+    /// Takes a type of one's own in the place of one that would be generated: `.acme.v1.Picture`, `crate::Picture`. It must be a `prost::Message`.
+    #[must_use]
+    pub fn extern_path(mut self, proto: impl Into<String>, rust: impl Into<String>) -> Self {
+        self.extern_paths.push((proto.into(), rust.into()));
         self
     }
 
@@ -175,6 +184,9 @@ impl Builder {
             config
                 .skip_debug([&message])
                 .message_attribute(&message, "#[derive(Debug)]");
+        }
+        for (proto, rust) in &self.extern_paths {
+            config.extern_path(proto, rust);
         }
         let mut modules: Vec<_> = config
             .prost_path(format!("{}::prost", self.runtime))

@@ -3,7 +3,7 @@
 //! The build script reads the folder and leaves a list of its files in `$OUT_DIR`; the compiler takes their bytes from there. Only files that
 //! the package's own manifest names are taken, and the manifest's check lets no name lead out of the folder.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use mortise_manifest::Manifest;
 
@@ -49,7 +49,10 @@ pub fn write_embedded(path: &Path, out_dir: &Path) -> Result<String, BuildError>
     }
     let variants = manifest.variants.iter().map(|it| it.file.as_str());
     let mut list = format!("({:?}, &[\n", manifest.name);
-    for file in ["plugin.toml", "contract.binpb"].into_iter().chain(variants) {
+    // Several steps may begin at one version.
+    let older: BTreeSet<&str> = manifest.adapt.iter().map(|it| it.contract.as_str()).collect();
+    let fixed = ["plugin.toml", "contract.binpb"].into_iter();
+    for file in fixed.chain(variants).chain(older) {
         let from = path.join(file);
         // The compiler would say it too, but not which package it is about.
         read(&from)?;

@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Make a package of a plugin that was made for another host
     Import(Import),
+    /// Compare two versions of a contract
+    Contract(ContractArgs),
     /// Write what an artifact says about itself, for plugins that are not built by cargo
     Metadata(MetadataArgs),
     /// Call a method of a package once, without a host
@@ -149,6 +151,26 @@ pub(crate) struct Check {
     /// A source folder or a package folder
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContractArgs {
+    #[command(subcommand)]
+    pub(crate) task: ContractTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContractTask {
+    /// Show what becomes of calls between two versions: old callers of the new, and new callers of the old. Fails if any call would be refused
+    Diff(ContractDiff),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContractDiff {
+    /// A package folder, a plugin's source folder, or a contract.binpb
+    pub(crate) old: PathBuf,
+    /// Another; the `[[adapt]]`s of both packages count
+    pub(crate) new: PathBuf,
 }
 
 #[derive(Debug, Args)]

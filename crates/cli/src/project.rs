@@ -91,6 +91,16 @@ impl Project {
                 dialect: None,
             });
         }
+        for adapt in &manifest.adapt {
+            let (from, to) = (file_in(&self.dir, &adapt.contract), fresh.join(&adapt.contract));
+            fs::copy(&from, &to).map_err(|error| {
+                let hint = format!(
+                    "`[[adapt]]` names the contract of version {}: copy `contract.binpb` out of its package",
+                    adapt.from
+                );
+                Failure::new(Fault::new(format!("cannot copy `{}`: {error}", from.display())).hint(hint))
+            })?;
+        }
         let contract = fresh.join("contract.binpb");
         fs::write(&contract, &self.metadata.descriptor_set).map_err(|error| failed(&contract, error))?;
         let plugin = fresh.join("plugin.toml");

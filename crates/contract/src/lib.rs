@@ -10,6 +10,7 @@
 //! - [`Contract`], [`Method`]: what is provided, in the order that numbers methods on every boundary.
 //! - `hash`: the canonical form under a method's `wire_hash` and `full_hash`. Equal hash = compatible; the reverse is not true.
 //! - [`compat`]: the structural check, with buf's rule names, and [`compat::Verdicts`], which remembers its results.
+//! - [`evolve`]: what to do to the bytes of a call between two versions, worked out once and done without decoding them.
 //! - [`default_prefix`]: the bytes that give a reader the defaults of fields its caller has never heard of.
 //!
 //! The options that a contract may use (`mortise/options.proto`) are known here by their numbers, so a set means the same whether or
@@ -20,6 +21,7 @@ pub mod compat;
 mod contract;
 mod defaults;
 mod error;
+pub mod evolve;
 mod hash;
 mod options;
 mod raw;

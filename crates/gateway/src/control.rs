@@ -59,10 +59,10 @@ pub use events::{
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Ask, Call, Canaries, Canary, CanaryAnalysis, CanaryDecision, CanaryNumbers, CanarySide, CarriedState,
-    Change, Changes, Denial, Diff, Difference, Differences, Doctor, DoctorReport, Explain, Explained, Grant,
-    Graph, History, Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move, NotReloaded, Plugin,
-    PluginDetail, Reload, Reloaded, RemoveRoute, Resolve, Resolved, Rollback, RouteCandidate, RouteLine,
-    RouteList, Routes, RuntimeSupport, SetRoute, Shutdown, StartCanary, Stopping, StreamCall, Supports,
-    TellCanary, Unload, Unloaded,
+    Adapted, Ask, Call, Canaries, Canary, CanaryAnalysis, CanaryDecision, CanaryNumbers, CanarySide,
+    CarriedState, Change, Changes, Denial, Diff, Difference, Differences, Doctor, DoctorReport, Explain,
+    Explained, Grant, Graph, History, Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move,
+    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, RemoveRoute, Resolve, Resolved, Rollback,
+    RouteCandidate, RouteLine, RouteList, Routes, RuntimeSupport, SetRoute, Shutdown, StartCanary, Stopping,
+    StreamCall, Supports, TellCanary, Unload, Unloaded,
 };

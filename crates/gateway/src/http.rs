@@ -28,7 +28,7 @@ use crate::{
     error::{RpcError, lookup},
     jsonrpc::{self, Methods},
     options::Options,
-    rpc::{Caller, PluginMethods},
+    rpc::{CONTRACT_HEADER, Caller, PluginMethods},
     server::{self, Accept, Front},
     stream,
     trace::Trace,
@@ -294,6 +294,7 @@ fn caller(headers: &HeaderMap, options: &Options, host: &Host) -> Result<Caller,
         })
     };
     let mut given: Vec<Header> = options.headers.iter().filter_map(|it| named(it)).collect();
+    given.extend(named(CONTRACT_HEADER));
     // What only routes look at; the host hands it on to nobody.
     host.for_each_routed_header(|name| {
         if !options.headers.iter().any(|it| it == name) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use mortise_host::{CallOptions, Host, Route};
+use mortise_host::{CallOptions, CallerContract, Host, Route};
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_wire::{Code, Header};
 
@@ -18,6 +18,9 @@ pub(crate) struct PluginMethods {
     pub(crate) host: Host,
     pub(crate) detail: Detail,
 }
+
+/// Names the version of the plugin whose contract the caller was built against: its JSON is read and written by that.
+pub(crate) const CONTRACT_HEADER: &str = "x-mortise-contract";
 
 /// What came beside the body.
 #[derive(Clone, Debug)]
@@ -51,7 +54,9 @@ impl Methods for PluginMethods {
             })?;
         let pool = route.contract().pool();
         let failed = |error: CallError| failed(error, Some(route.plugin()), Some(pool));
-        let transcoder = route.memo(transcoder).ok_or_else(|| {
+        let older = older(&route, caller).map_err(failed)?;
+        let transcoder = older.as_ref().map(|it| &it.transcoder);
+        let transcoder = transcoder.or_else(|| route.memo(transcoder_of)).ok_or_else(|| {
             failed(CallError::new(
                 CallErrorKind::HostBug,
                 format!("the route to `{}` leads to no method", request.method),
@@ -70,6 +75,7 @@ impl Methods for PluginMethods {
             deadline: caller.deadline,
             headers: caller.headers.clone(),
             traceparent: Some(caller.trace.span()),
+            contract: older.as_ref().map(|it| it.contract.clone()),
         };
         let reply = self
             .host
@@ -88,9 +94,38 @@ impl PluginMethods {
     }
 }
 
-pub(crate) fn transcoder(route: &Route) -> Option<Transcoder> {
+pub(crate) fn transcoder_of(route: &Route) -> Option<Transcoder> {
     let method = route.method()?;
     Some(Transcoder::new(method.input(), method.output()))
+}
+
+/// How to speak with a caller who was built against another version.
+pub(crate) struct Older {
+    pub(crate) contract: CallerContract,
+    pub(crate) transcoder: Transcoder,
+}
+
+/// What the caller's version means; `None` for a caller who names none. It is compiled for each call: some microseconds, which callers of the
+/// current version do not pay.
+pub(crate) fn older(route: &Route, caller: &Caller) -> Result<Option<Older>, CallError> {
+    let Some(header) = caller.headers.iter().find(|it| it.name == CONTRACT_HEADER) else {
+        return Ok(None);
+    };
+    let contract = route.contract_of(&header.value)?;
+    let Some(method) = contract.method(route.service(), route.method_name()) else {
+        let (version, target) = (&header.value, route.target());
+        return Err(CallError::new(
+            CallErrorKind::Incompatible,
+            format!("the contract of version `{version}` has no method `{target}`"),
+        )
+        .with_hint(format!(
+            "leave the header `{CONTRACT_HEADER}` out, or name a version that has it"
+        )));
+    };
+    Ok(Some(Older {
+        contract: CallerContract::version(&header.value),
+        transcoder: Transcoder::new(method.input(), method.output()),
+    }))
 }
 
 /// Calls one method with a request in JSON and brings the reply in JSON, as `POST /rpc` would, with everything that is known about a

@@ -26,7 +26,7 @@ use crate::{
     error::{FailedCall, RpcError, lookup},
     http::json_response,
     jsonrpc,
-    rpc::{Caller, PluginMethods, transcoder},
+    rpc::{self, Caller, Older, PluginMethods, transcoder_of},
     transcode,
 };
 
@@ -54,6 +54,7 @@ struct Target {
     methods: Arc<PluginMethods>,
     route: mortise_host::Route,
     caller: Caller,
+    older: Option<Older>,
 }
 
 impl Target {
@@ -68,7 +69,8 @@ impl Target {
     }
 
     fn transcoder(&self) -> Result<&transcode::Transcoder, RpcError> {
-        self.route.memo(transcoder).ok_or_else(|| {
+        let older = self.older.as_ref().map(|it| &it.transcoder);
+        older.or_else(|| self.route.memo(transcoder_of)).ok_or_else(|| {
             let why = format!("the route to `{}` leads to no method", self.route.target());
             self.failed(&CallError::new(CallErrorKind::HostBug, why))
         })
@@ -104,10 +106,22 @@ pub(crate) async fn answer(
             return refused(error.kind(), RpcError::from_call(&error, &call, Vec::new()));
         }
     };
+    let older = match rpc::older(&route, &caller) {
+        Ok(older) => older,
+        Err(error) => {
+            let call = FailedCall {
+                plugin: Some(route.plugin()),
+                trace: Some(caller.trace.id()),
+                detail: methods.detail,
+            };
+            return refused(error.kind(), RpcError::from_call(&error, &call, Vec::new()));
+        }
+    };
     let options = CallOptions {
         deadline: caller.deadline,
         headers: caller.headers.clone(),
         traceparent: Some(caller.trace.span()),
+        contract: older.as_ref().map(|it| it.contract.clone()),
     };
     let kind = route.method().map_or(MethodKind::Unary, |it| {
         MethodKind::of(it.client_streaming(), it.server_streaming())
@@ -116,6 +130,7 @@ pub(crate) async fn answer(
         methods,
         route,
         caller,
+        older,
     });
     if !kind.streams() {
         let error = not_streaming(call.route.target());

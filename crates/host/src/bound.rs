@@ -9,11 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_contract::evolve::Side;
 use mortise_runtime::{CallError, CallErrorKind, DirectCall};
 use tokio::runtime::Handle;
 
 use crate::{
-    Host, Route,
+    CallerContract, Host, Route,
+    adapt::Adapting,
     call::{self, Origin},
     generation::Occupant,
 };
@@ -31,11 +33,17 @@ pub struct BoundMethod {
     host: Host,
     route: Route,
     runtime: Handle,
+    contract: Option<CallerContract>,
 }
 
 impl BoundMethod {
     pub(crate) fn new(host: Host, route: Route, runtime: Handle) -> Self {
-        Self { host, route, runtime }
+        Self {
+            host,
+            route,
+            runtime,
+            contract: None,
+        }
     }
 
     /// Calls the method and appends its reply to `out`.
@@ -49,11 +57,37 @@ impl BoundMethod {
             && let Some(Some(seat)) = generation.seats.get(target.seat)
             && let Some(direct) = &seat.direct
         {
-            return DirectCall::call(&**direct, payload, out).map_err(|error| seat.judge(error));
+            let call = |payload: &[u8], out: &mut Vec<u8>| {
+                DirectCall::call(&**direct, payload, out).map_err(|error| seat.judge(error))
+            };
+            let Some(caller) = &self.contract else {
+                return call(payload, out);
+            };
+            match generation.plan(caller, target)? {
+                None => return call(payload, out),
+                // Functions are calls, and a pin must not be held meanwhile.
+                Some(plan) if plan.has_functions() => {}
+                Some(plan) => {
+                    let adapting = Adapting {
+                        plan: &plan,
+                        generation,
+                        target,
+                    };
+                    let request = adapting.at_once(Side::Request, Bytes::copy_from_slice(payload))?;
+                    let mut reply = Vec::new();
+                    call(&request, &mut reply)?;
+                    out.extend_from_slice(&adapting.at_once(Side::Response, reply.into())?);
+                    return Ok(());
+                }
+            }
         }
         // The managed path waits, and a pin must not be held meanwhile: a swap would wait for it.
         drop(pinned);
         self.call_managed(payload, out)
+    }
+
+    pub(crate) fn set_contract(&mut self, contract: CallerContract) {
+        self.contract = Some(contract);
     }
 
     /// What it is bound to.
@@ -72,8 +106,12 @@ impl BoundMethod {
         }
         let _runtime = self.runtime.enter();
         let payload = Bytes::copy_from_slice(payload);
+        let origin = Origin {
+            contract: self.contract.clone(),
+            ..Origin::default()
+        };
         // On a thread that is polling a task, that task's budget would never be renewed while it blocks here.
-        let call = tokio::task::coop::unconstrained(call::call(&self.route.0, payload, Origin::default()));
+        let call = tokio::task::coop::unconstrained(call::call(&self.route.0, payload, origin));
         let reply = block_on(call)?;
         out.extend_from_slice(&reply);
         Ok(())

@@ -21,12 +21,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_contract::evolve::Side;
 use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, stream::not_unary};
 use mortise_wire::{Code, DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
 
 use crate::{
-    CallOptions,
+    CallOptions, CallerContract,
+    adapt::{self, Adapting},
     admission::{Place, Turned},
     generation::{Address, Generation, Occupant, Seat},
     table::Target,
@@ -40,6 +42,8 @@ pub(crate) struct Origin {
     pub(crate) metadata: Arc<[Header]>,
     pub(crate) depth: u32,
     pub(crate) caller: Arc<str>,
+    /// What the caller was built against, if that is known.
+    pub(crate) contract: Option<CallerContract>,
 }
 
 impl Origin {
@@ -49,6 +53,7 @@ impl Origin {
             deadline,
             headers,
             traceparent,
+            contract,
         } = options;
         let nothing = headers.is_empty() || propagate.is_empty();
         let metadata = if nothing {
@@ -66,6 +71,7 @@ impl Origin {
             metadata,
             depth: 0,
             caller: no_text(),
+            contract,
         }
     }
 
@@ -78,6 +84,7 @@ impl Origin {
                 traceparent: no_text(),
                 metadata: no_headers(),
                 deadline: None,
+                contract: None,
             };
         };
         Self {
@@ -86,6 +93,7 @@ impl Origin {
             metadata: parent.metadata.clone(),
             depth: parent.depth.saturating_add(1),
             caller: caller.clone(),
+            contract: None,
         }
     }
 }
@@ -213,6 +221,21 @@ async fn serve(
     began: Instant,
 ) -> Result<Bytes, CallError> {
     let (facet, seat) = pick(generation, target)?;
+    let plan = adapt::of_call(generation, target, &origin)?;
+    let adapting = plan.as_deref().map(|plan| {
+        let mut origin = origin.clone();
+        origin.deadline = Some(admitted.deadline);
+        let adapting = Adapting {
+            plan,
+            generation,
+            target,
+        };
+        (adapting, origin)
+    });
+    let payload = match &adapting {
+        Some((it, origin)) => it.message(Side::Request, payload, origin).await?,
+        None => payload,
+    };
     let cx = admitted.context(origin);
     let sampled = generation.stats.begin();
     let span = trace_span!(
@@ -222,7 +245,11 @@ async fn serve(
     let reply = facet.call(&cx, seat.index, payload).instrument(span).await;
     drop(admitted.place);
     let reply = reply.map_err(|error| overdue(error, target, admitted.deadline, began));
-    account(generation, reply, sampled.then_some(began)).map_err(|error| seat.judge(error))
+    let reply = account(generation, reply, sampled.then_some(began)).map_err(|error| seat.judge(error))?;
+    match &adapting {
+        Some((it, origin)) => it.message(Side::Response, reply, origin).await,
+        None => Ok(reply),
+    }
 }
 
 /// The instance's answering side, and the method in it.

@@ -13,16 +13,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mortise_contract::{
-    Contract,
-    compat::{self, Level, Verdict},
-};
+use mortise_contract::{Contract, evolve::Lineage};
 use mortise_manifest::{Manifest, Requirement};
 use mortise_routing::{Chart, ChartPlugin, DependencyFault, Method, Need, Participant, plan};
 use mortise_runtime::{PluginId, Refusal};
 use mortise_store::Package;
 
-use crate::{HostError, HostErrorKind, call, generation::Address, host::Shared};
+use crate::{HostError, HostErrorKind, adapt, call, generation::Address, host::Shared};
 
 /// The reason that goes away by itself when a provider appears.
 pub(crate) const MISSING: &str = "requires";
@@ -34,6 +31,7 @@ pub(crate) struct Known {
     pub(crate) address: Arc<str>,
     pub(crate) participant: Participant,
     pub(crate) contract: Arc<Contract>,
+    pub(crate) lineage: Arc<Lineage>,
     /// Calls reach it now.
     pub(crate) serves: bool,
 }
@@ -55,6 +53,7 @@ impl Known {
             address: address.into(),
             participant: participant(address, package.plugin(), package.contract(), package.manifest()),
             contract: package.contract().clone(),
+            lineage: package.lineage().clone(),
             serves: false,
         }
     }
@@ -71,6 +70,7 @@ impl Known {
             address: address.name.clone(),
             participant: participant(&address.name, &plugin, &offer.contract, &offer.manifest),
             contract: offer.contract.clone(),
+            lineage: offer.lineage.clone(),
             serves: call::serving(address).is_ok(),
         })
     }
@@ -181,8 +181,7 @@ pub(crate) fn refusals(now: &[Known], candidates: &[Known], index: usize) -> Vec
         unfit(candidate, provider, &mut refusals, |why, provider| Refusal {
             what: "contract".to_owned(),
             why: format!("it was built against another contract than `{provider}` provides: {why}"),
-            hint: "build it against the provider's contract, or load a provider that it was built against"
-                .to_owned(),
+            hint: adapt::ADVICE.to_owned(),
         });
     }
     for dependent in now.iter().filter(|it| it.serves && !replaced(it)) {
@@ -299,19 +298,13 @@ fn unfit(
         let Some(expected) = built_against(&consumer.contract, &need.service) else {
             continue;
         };
-        let report = compat::bind(&expected, &provider.contract, Level::Wire);
-        let called = report.methods.iter().filter(|it| {
-            let name = it.target.rsplit('/').next().unwrap_or_default();
-            need.method.as_deref().is_none_or(|method| method == name)
-        });
-        for method in called {
-            let why = match &method.verdict {
-                Verdict::Exact | Verdict::WireCompatible => continue,
-                // Calls between plugins carry the bytes as they are.
-                Verdict::Adaptable(_) => format!("`{}` would need adapters", method.target),
-                verdict @ Verdict::Incompatible(_) => format!("`{}` is {verdict}", method.target),
-            };
-            refusals.push(refusal(why + &at(need), provider.participant.address()));
+        let lineages = [&*consumer.lineage, &*provider.lineage];
+        let called = |name: &str| need.method.as_deref().is_none_or(|method| method == name);
+        for why in adapt::against(&expected, &provider.contract, &lineages, called) {
+            refusals.push(refusal(
+                format!("{why}{}", at(need)),
+                provider.participant.address(),
+            ));
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mortise_contract::Contract;
+use mortise_contract::{Contract, evolve::Lineage};
 use mortise_hazard::Cell;
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Manifest, Permissions, Restart, RuntimeName};
@@ -27,6 +27,7 @@ use mortise_wire::{Metadata, MethodKind};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    adapt::Plans,
     admission::Admission,
     gate::Gate,
     info::{PluginInfo, StateInfo, to_unix_ms},
@@ -46,6 +47,8 @@ pub(crate) struct Generation {
     pub(crate) digest: Digest,
     pub(crate) source: Arc<str>,
     pub(crate) contract: Arc<Contract>,
+    /// What its package says of older versions.
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) granted: Permissions,
@@ -57,6 +60,7 @@ pub(crate) struct Generation {
     pub(crate) admission: Admission,
     pub(crate) stats: Stats,
     pub(crate) streams: Streams,
+    pub(crate) plans: Plans,
 }
 
 /// One method of a generation.
@@ -136,6 +140,7 @@ impl Generation {
         Offer {
             version: self.plugin.version.clone(),
             contract: self.contract.clone(),
+            lineage: self.lineage.clone(),
             metadata: self.metadata.clone(),
             manifest: self.manifest.clone(),
             generation: self.number,

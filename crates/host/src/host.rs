@@ -27,8 +27,9 @@ use tokio::{
 use tracing::trace_span;
 
 use crate::{
-    BoundMethod, CallOptions, Chart, CheckReport, Counters, HostBuilder, HostError, HostErrorKind,
-    LoadRequest, MethodInfo, PluginCaller, PluginDetail, PluginInfo, Route, Source, UnloadReport,
+    BoundMethod, CallOptions, CallerContract, Chart, CheckReport, Counters, HostBuilder, HostError,
+    HostErrorKind, LoadRequest, MethodInfo, PluginCaller, PluginDetail, PluginInfo, Route, Source,
+    UnloadReport,
     call::{self, Origin},
     canary::Canaries,
     depend,
@@ -383,6 +384,20 @@ impl Host {
             route = Route(found.clone());
         }
         Ok(BoundMethod::new(self.clone(), route, self.shared().tokio.clone()))
+    }
+
+    /// As [`Host::bind`], for a caller that was built against this contract. What has to be done to its bytes is worked out here, and again when the
+    /// plugin is swapped; where nothing has to be done, a call costs one look more.
+    ///
+    /// # Errors
+    /// As [`Host::bind`], and `Incompatible` with everything that is in the way.
+    pub fn bind_with(&self, target: &str, contract: &CallerContract) -> Result<BoundMethod, CallError> {
+        let mut bound = self.bind(target)?;
+        if let Ok(generation) = call::serving(&bound.route().0.address) {
+            generation.plan(contract, &bound.route().0)?;
+        }
+        bound.set_contract(contract.clone());
+        Ok(bound)
     }
 
     /// Asks a plugin how it is.
@@ -867,6 +882,10 @@ impl Shared {
         PluginDetail {
             instance: serving.map(|it| it.instance.id().to_string()),
             methods: serving.map(methods_of).unwrap_or_default(),
+            adapts: serving
+                .map(|it| it.lineage.steps().iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
+            adapted: serving.map(Generation::adapted).unwrap_or_default(),
             requires: serving
                 .map(|it| {
                     it.manifest

@@ -1,10 +1,11 @@
 //! What a host tells about its plugins. Everything here serializes, in the words that people see.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, sync::Arc, time::SystemTime};
 
+use mortise_contract::evolve::Plan;
 use mortise_lifecycle::State;
 use mortise_manifest::{Limits, Permissions, Restart, RuntimeName};
-use mortise_runtime::{Digest, Enclosure, Enforcement, PluginId, Refusal, Support, Usage};
+use mortise_runtime::{CallError, Digest, Enclosure, Enforcement, PluginId, Refusal, Support, Usage};
 use serde::{
     Serialize, Serializer,
     ser::{SerializeMap, SerializeSeq},
@@ -54,6 +55,12 @@ pub struct PluginDetail {
     pub instance: Option<String>,
     /// Its methods, in the order of their numbers.
     pub methods: Vec<MethodInfo>,
+    /// Steps between versions of its contract that its package declares, as `1.0.0 -> 2.0.0`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapts: Vec<String>,
+    /// Callers that were built against another contract, and what is done to their calls; what was called since this version serves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapted: Vec<AdaptedInfo>,
     /// `package.Service` names that it calls in other plugins.
     pub requires: Vec<String>,
     /// What it asks for.
@@ -150,6 +157,41 @@ pub struct MethodInfo {
     pub idempotent: bool,
     /// Returns promptly and never blocks.
     pub nonblocking: bool,
+}
+
+/// What is done to calls of one method from callers that were built against another contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AdaptedInfo {
+    /// Who calls: a plugin's address, a version, or `a caller`.
+    pub caller: String,
+    /// `package.Service/Method`.
+    pub method: String,
+    /// `same`, `passes`, `defaults`, `converted`, `adapted` or `refused`.
+    pub way: String,
+    /// Versions that calls are taken through.
+    pub via: Vec<String>,
+    /// What is done to messages, or why calls are refused.
+    pub changes: Vec<String>,
+}
+
+impl AdaptedInfo {
+    pub(crate) fn of(caller: &str, method: &str, planned: &Result<Arc<Plan>, CallError>) -> Self {
+        let (way, via, changes) = match planned {
+            Ok(plan) => (
+                plan.way().to_string(),
+                plan.via().to_vec(),
+                plan.changes().iter().map(ToString::to_string).collect(),
+            ),
+            Err(error) => ("refused".to_owned(), Vec::new(), vec![error.to_string()]),
+        };
+        Self {
+            caller: caller.to_owned(),
+            method: method.to_owned(),
+            way,
+            via,
+            changes,
+        }
+    }
 }
 
 /// What a plugin did since its address was first loaded.

@@ -15,6 +15,7 @@
 //! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `history`, `events`, `services`.
 #![forbid(unsafe_code)]
 
+mod adapt;
 mod admission;
 mod bound;
 mod builder;
@@ -73,6 +74,7 @@ macro_rules! embedded {
     }};
 }
 
+pub use adapt::CallerContract;
 pub use bound::BoundMethod;
 pub use builder::HostBuilder;
 pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
@@ -82,8 +84,8 @@ pub use events::{EVENT_HEADERS, EVENTS_HISTORY, EventStream, Publication};
 pub use history::{ChangeInfo, DiffReport, Difference};
 pub use host::Host;
 pub use info::{
-    CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo, StateInfo,
-    StateOrigin, UnloadReport, VariantReport,
+    AdaptedInfo, CheckReport, Counters, DenialEntry, HistoryEntry, MethodInfo, PluginDetail, PluginInfo,
+    StateInfo, StateOrigin, UnloadReport, VariantReport,
 };
 pub use methods::{EVENTS_MAX as METHOD_EVENTS_MAX, MethodChange, MethodNotice, MethodWatch, ServedMethod};
 /// The port of events: who keeps them, and what is said of them.

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mortise_contract::evolve::Lineage;
 use mortise_lifecycle::{Event, Verdict};
 use mortise_manifest::{Grant, Jail, Limits, Manifest, Permissions, Restart, RuntimeName};
 use mortise_runtime::{
@@ -18,6 +19,7 @@ use tracing::{Instrument as _, info_span};
 
 use crate::{
     CheckReport, HostError, HostErrorKind, LoadRequest, Source, VariantReport,
+    adapt::{CallerContract, Plans},
     admission::Admission,
     call::next_call_id,
     carry,
@@ -37,6 +39,7 @@ pub(crate) struct Launch {
     pub(crate) verified: Verified,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) manifest: Arc<Manifest>,
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) granted: Permissions,
     pub(crate) jail: Jail,
     pub(crate) restart: Restart,
@@ -203,6 +206,7 @@ pub(crate) async fn verify(
                 restart: request.restart,
                 limits: request.limits.apply(manifest.limits.apply(Limits::default())),
                 manifest,
+                lineage: package.lineage().clone(),
                 config_json,
                 source: package.origin().into(),
                 force: request.force,
@@ -447,6 +451,12 @@ pub(crate) async fn start(
             },
             requires: launch.manifest.requires.clone(),
             contract: launch.verified.artifact().contract.clone(),
+            caller: CallerContract::of_plugin(
+                &address.name,
+                &launch.verified.artifact().contract,
+                &launch.lineage,
+                launch.manifest.requires.iter().map(|it| it.service.clone()),
+            ),
             config_json: launch.config_json.clone(),
             keys: shared.parts.kv.keyspace(address.base()),
             lookup: shared.parts.lookup.clone(),
@@ -553,6 +563,7 @@ fn generation(
         digest: artifact.digest,
         source: launch.source.clone(),
         contract: artifact.contract.clone(),
+        lineage: launch.lineage.clone(),
         metadata,
         manifest: launch.manifest.clone(),
         granted: launch.granted.clone(),
@@ -563,6 +574,7 @@ fn generation(
         admission: Admission::new(launch.limits.concurrency),
         stats: Stats::new(),
         streams: Streams::new(),
+        plans: Plans::default(),
     })
 }
 
@@ -851,6 +863,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 verified,
                 runtime: runtime.clone(),
                 manifest: package.manifest().clone(),
+                lineage: package.lineage().clone(),
                 granted: package.manifest().permissions.clone(),
                 jail: Jail::default(),
                 restart: Restart::default(),

@@ -7,6 +7,8 @@ use mortise_manifest::{
 };
 use mortise_wire::Header;
 
+use crate::CallerContract;
+
 /// Where a plugin comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -198,4 +200,7 @@ pub struct CallOptions {
     pub headers: Vec<Header>,
     /// W3C traceparent of the span that this call belongs to.
     pub traceparent: Option<String>,
+    /// What the caller was built against; the call is adapted to the plugin's contract, or refused with all that is in the way. Default: nobody
+    /// asks, and bytes pass as they are.
+    pub contract: Option<CallerContract>,
 }

@@ -34,6 +34,7 @@ use mortise_wire::{Code, Status, host as api, host::target as own};
 use prost::Message;
 
 use crate::{
+    adapt::CallerContract,
     call::{self, Origin},
     events,
     host::Shared,
@@ -54,6 +55,8 @@ pub(crate) struct Services {
     pub(crate) contract: Arc<Contract>,
     /// Topics and types that it published and that fit each other.
     published: Mutex<HashSet<(String, String)>>,
+    /// What its package knows of the services that it calls.
+    caller: Option<CallerContract>,
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     log: LogGate,
@@ -82,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) grant: Grant,
     pub(crate) requires: Vec<Requirement>,
     pub(crate) contract: Arc<Contract>,
+    pub(crate) caller: Option<CallerContract>,
     pub(crate) config_json: Arc<str>,
     pub(crate) keys: KeySpace,
     pub(crate) lookup: Arc<dyn NameLookup>,
@@ -99,6 +103,7 @@ impl Services {
             grant,
             requires,
             contract,
+            caller,
             config_json,
             keys,
             lookup,
@@ -112,6 +117,7 @@ impl Services {
             grant,
             requires,
             contract,
+            caller,
             published: Mutex::default(),
             config_json,
             keys,
@@ -275,9 +281,9 @@ impl Services {
             .map_err(to_status)?;
         let target = target.clone();
         drop(table);
-        call::call(&target, payload, Origin::plugin(&self.about.address, parent))
-            .await
-            .map_err(to_status)
+        let mut origin = Origin::plugin(&self.about.address, parent);
+        origin.contract = self.caller.clone().filter(|it| it.describes(service));
+        call::call(&target, payload, origin).await.map_err(to_status)
     }
 
     /// The requirement that allows a call; one for the very method comes before one for its service.

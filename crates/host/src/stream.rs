@@ -19,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_contract::evolve::{Plan, Side};
 use mortise_manifest::Limits;
 use mortise_runtime::{
     BoxFuture, CallContext, CallError, CallErrorKind, MethodIndex, ReceiveHalf, SendError, SendHalf,
@@ -29,6 +30,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{Instrument as _, debug, trace_span};
 
 use crate::{
+    adapt::{self, Adapting},
     call::{NotAdmitted, Origin, admit, check_size, lacks_method, seat},
     generation::{Generation, Occupant},
     table::Target,
@@ -48,6 +50,8 @@ struct Shared {
     generation: Arc<Generation>,
     target: Arc<Target>,
     kind: MethodKind,
+    /// What is done to its messages.
+    plan: Option<Arc<Plan>>,
     sent: AtomicU64,
     received: AtomicU64,
     bytes: AtomicU64,
@@ -156,8 +160,15 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
             }
             Err(NotAdmitted::Elsewhere) => continue,
         };
+        let plan = match adapt::of_call(generation, &target, &origin) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return;
+            }
+        };
         let cx = admitted.context(origin);
-        hold(generation, &target, &cx, opened, began).await;
+        hold(generation, &target, plan, &cx, opened, began).await;
         return;
     }
 }
@@ -166,6 +177,7 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
 async fn hold(
     generation: &Arc<Generation>,
     target: &Arc<Target>,
+    plan: Option<Arc<Plan>>,
     cx: &CallContext,
     mut opened: Opened,
     began: Instant,
@@ -200,6 +212,7 @@ async fn hold(
         generation: generation.clone(),
         target: target.clone(),
         kind,
+        plan,
         sent: AtomicU64::new(0),
         received: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -289,6 +302,19 @@ impl Shared {
         .with_hint("open the stream again; it goes to the instance that serves now")
     }
 
+    /// A message as the other side knows it.
+    fn adapt(&self, side: Side, message: Bytes) -> Result<Bytes, CallError> {
+        let Some(plan) = &self.plan else {
+            return Ok(message);
+        };
+        let adapting = Adapting {
+            plan,
+            generation: &self.generation,
+            target: &self.target,
+        };
+        adapting.at_once(side, message)
+    }
+
     fn count(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -349,6 +375,7 @@ impl SendHalf for Sender {
                 );
                 return Err(SendError::Refused(CallError::new(CallErrorKind::Malformed, why)));
             }
+            let message = shared.adapt(Side::Request, message).map_err(SendError::Refused)?;
             self.inner.send(message).await?;
             shared.sent.fetch_add(1, Ordering::Relaxed);
             shared.count(bytes);
@@ -369,6 +396,7 @@ impl Receiver {
         let shared = &self.shared;
         let of_plugin = |next: Result<Option<Bytes>, CallError>| {
             next.and_then(|it| shared.check_reply(it.as_ref()).map(|()| it))
+                .and_then(|it| it.map(|it| shared.adapt(Side::Response, it)).transpose())
                 .map_err(|error| judge(&shared.generation, &shared.target, error))
         };
         let next = {

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use mortise_contract::Contract;
+use mortise_contract::{Contract, evolve::Lineage};
 use mortise_manifest::Manifest;
 use mortise_routing::{Explanation, Key, LookupError, Method, Provider, Query, RoutingTable, Rule};
 use mortise_runtime::{CallError, CallErrorKind};
@@ -48,6 +48,7 @@ pub(crate) struct Target {
 pub(crate) struct Offer {
     pub(crate) version: Version,
     pub(crate) contract: Arc<Contract>,
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) generation: u64,

@@ -10,6 +10,7 @@
 //! - [`Limits`] in force, [`LimitsOverride`] as written by a plugin or an operator.
 #![forbid(unsafe_code)]
 
+mod adapt;
 mod diagnostic;
 mod dialect;
 mod endpoint;
@@ -26,6 +27,7 @@ mod runtime_name;
 mod suggest;
 mod topic;
 
+pub use adapt::{Adapt, AdaptMessage};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};

@@ -19,6 +19,7 @@
 //! runtime = "wasm"
 //! file = "thumbnailer.wasm"
 //! [variant.go_plugin]             # only for a plugin that was made for go-plugin; see `Dialect`
+//! [[adapt]]                       # callers of an older contract; see `Adapt`
 //! [permissions]
 //! kv = true
 //! net.connect = ["api.example.com:443"]
@@ -42,6 +43,7 @@ use semver::{Version, VersionReq};
 use serde::Serialize;
 
 use crate::{
+    adapt::{self, Adapt},
     diagnostic::Diagnostics,
     dialect::{Dialect, GoPlugin},
     events::{SubscribeEntry, read_subscriptions},
@@ -75,6 +77,8 @@ pub struct Manifest {
     pub subscribes: Vec<SubscribeEntry>,
     /// Its builds, at most one per runtime. Empty in a source folder.
     pub variants: Vec<Variant>,
+    /// What became of older versions of its contract.
+    pub adapt: Vec<Adapt>,
     /// What it asks for.
     pub permissions: Permissions,
     /// The limits it was made for; the operator's override them.
@@ -232,6 +236,7 @@ impl Manifest {
                 }
             }
         }
+        adapt::write_all(&self.adapt, &mut out);
         if !self.permissions.is_empty() {
             out.header("[permissions]");
             if self.permissions.kv {
@@ -288,6 +293,9 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let requires = read_requirements(requires, provides.as_deref(), faults);
     let variants = root.tables("variant", faults);
     let variants = read_variants(variants, faults);
+    let adapt = root.tables("adapt", faults);
+    let own_version = plugin.as_ref().and_then(|it| it.as_ref()).map(|it| &it.1);
+    let adapt = adapt::read_all(adapt, own_version, faults);
     let permissions = root.table("permissions", faults);
     let permissions = permissions
         .map(|fields| Permissions::read(fields, faults))
@@ -312,6 +320,7 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
         requires,
         subscribes,
         variants,
+        adapt,
         permissions,
         limits,
         state_schema,
@@ -516,7 +525,7 @@ pub(crate) fn plugin_name(text: &Text<'_>, faults: &mut Faults) -> Option<String
     named(text, check_plugin_name(text.value), faults)
 }
 
-fn service_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+pub(crate) fn service_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
     named(text, check_service_name(text.value), faults)
 }
 
@@ -605,7 +614,7 @@ pub(crate) fn runtime_name(
 }
 
 /// A file's name, so that no package can point outside its own folder.
-fn file_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+pub(crate) fn file_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
     let name = text.value;
     let plain = !name.is_empty()
         && !name.starts_with('.')
@@ -626,26 +635,35 @@ fn file_name(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
 
 /// A TOML text under construction.
 #[derive(Default)]
-struct Toml(String);
+pub(crate) struct Toml(String);
 
 impl Toml {
-    fn header(&mut self, header: &str) {
+    pub(crate) fn header(&mut self, header: &str) {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
         self.line(format_args!("{header}"));
     }
 
-    fn string(&mut self, key: &str, value: &str) {
+    pub(crate) fn string(&mut self, key: &str, value: &str) {
         self.line(format_args!("{key} = {}", quoted(value)));
     }
 
-    fn strings(&mut self, key: &str, values: &[String]) {
+    pub(crate) fn strings(&mut self, key: &str, values: &[String]) {
         let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
         self.line(format_args!("{key} = [{}]", values.join(", ")));
     }
 
-    fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
+    /// An inline table of strings.
+    pub(crate) fn pairs(&mut self, key: &str, pairs: &[(String, String)]) {
+        let pairs: Vec<String> = pairs
+            .iter()
+            .map(|(key, value)| format!("{} = {}", quoted(key), quoted(value)))
+            .collect();
+        self.line(format_args!("{key} = {{ {} }}", pairs.join(", ")));
+    }
+
+    pub(crate) fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
         self.line(format_args!("{key} = {value}"));
     }
 

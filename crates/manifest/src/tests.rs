@@ -82,6 +82,7 @@ fn whole() -> Manifest {
                 dialect: None,
             },
         ],
+        adapt: Vec::new(),
         permissions: Permissions {
             net_connect: own("api.example.com:443"),
             fs_read: own("/var/lib/fonts"),
@@ -840,6 +841,7 @@ prop_compose! {
         let dialect = |runtime| dialect.clone().filter(|_| runtime == RuntimeName::Process).map(Dialect::GoPlugin);
         Manifest {
             variants: runtimes.iter().map(|runtime| Variant { runtime: *runtime, file: format!("{name}.{runtime}"), dialect: dialect(*runtime) }).collect(),
+            adapt: Vec::new(),
             name,
             version: Version::new(version.0, version.1, version.2),
             api,
@@ -1289,4 +1291,97 @@ fn reads_webhooks_and_shows_no_url_of_a_bad_one() {
        |        ^^^^^
     hint: write `json`, which is the default, or `chat` for a robot
     "#);
+}
+
+#[test]
+fn what_is_wrong_with_an_adapt_is_told_with_its_place() {
+    let head =
+        "[plugin]\nname = \"shop\"\nversion = \"2.0.0\"\napi = 1\n[contract]\nprovides = [\"a.v1.S\"]\n";
+    let cases = [
+        ("[[adapt]]\n", "has no `from`"),
+        ("[[adapt]]\nfrom = \"1.0.0\"\n", "has no `contract`"),
+        (
+            "[[adapt]]\nfrom = \"1\"\ncontract = \"c\"\n",
+            "`1` is not a version",
+        ),
+        (
+            "[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"../c\"\n",
+            "is not a plain file name",
+        ),
+        (
+            "[[adapt]]\nfrom = \"2.0.0\"\ncontract = \"c\"\n",
+            "is to become itself",
+        ),
+        (
+            "[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"c\"\n[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"c\"\nto = \"2.0.0\"\n",
+            "two ways from 1.0.0",
+        ),
+        (
+            "[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"c\"\n[[adapt.message]]\nname = \"a.v1.M\"\nfields = { a.b = \"c\" }\n",
+            "put quotes around a path",
+        ),
+        (
+            "[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"c\"\n[[adapt.message]]\nname = \"a.v1.M\"\nfields = { a = \"c/d\" }\n",
+            "`c/d` is not the path of a field",
+        ),
+        (
+            "[[adapt]]\nfrom = \"1.0.0\"\ncontract = \"c\"\n[[adapt.message]]\nname = \"a.v1.M\"\nup = \"S.M\"\n",
+            "`S.M` is not a method",
+        ),
+    ];
+    for (text, expected) in cases {
+        let found = faults(&format!("{head}{text}"));
+        assert!(found.contains(expected), "{text}\n{found}");
+    }
+}
+
+#[test]
+fn an_adapt_is_read_and_written() {
+    let own = |text: &str| vec![text.to_owned()];
+    let text = format!(
+        "{WHOLE}{}",
+        r#"
+[[adapt]]
+from = "1.0.0"
+contract = "contract-1.0.0.binpb"
+[[adapt.message]]
+name = "acme.image.v1.Size"
+becomes = "acme.image.v1.Box"
+fields = { "a.b" = "c" }
+defaults = { unit = "px" }
+drop = ["hint"]
+[[adapt.message]]
+name = "acme.image.v1.Picture"
+up = "acme.image.adapt.v1.Picture/Up"
+"#
+    );
+    let read = manifest(&text);
+    let expected = vec![Adapt {
+        from: Version::new(1, 0, 0),
+        contract: "contract-1.0.0.binpb".to_owned(),
+        to: None,
+        messages: vec![
+            AdaptMessage {
+                name: "acme.image.v1.Size".to_owned(),
+                becomes: Some("acme.image.v1.Box".to_owned()),
+                fields: vec![("a.b".to_owned(), "c".to_owned())],
+                defaults: vec![("unit".to_owned(), "px".to_owned())],
+                drop: own("hint"),
+                up: None,
+                down: None,
+            },
+            AdaptMessage {
+                name: "acme.image.v1.Picture".to_owned(),
+                becomes: None,
+                fields: Vec::new(),
+                defaults: Vec::new(),
+                drop: Vec::new(),
+                up: Some("acme.image.adapt.v1.Picture/Up".to_owned()),
+                down: None,
+            },
+        ],
+        line: Line(0),
+    }];
+    assert_eq!(read.adapt, expected);
+    assert_eq!(manifest(&read.to_toml()), read);
 }

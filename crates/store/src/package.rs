@@ -5,16 +5,20 @@
 //!   plugin.toml       with one [[variant]] per build
 //!   contract.binpb    google.protobuf.FileDescriptorSet, imports included
 //!   thumbnailer.so, thumbnailer.wasm, thumbnailer
+//!   contract-1.1.0.binpb   of an older version, if an [[adapt]] names it
 //! ```
 //!
 //! A folder on disk and a folder compiled into the host go through the same checks. After [`Package::open`] nothing is read from the folder
 //! again: what was digested is what runs, whatever happens to the folder meanwhile.
 
-use std::{panic::resume_unwind, path::Path, sync::Arc, thread};
+use std::{collections::BTreeMap, panic::resume_unwind, path::Path, sync::Arc, thread};
 
 use bytes::Bytes;
-use mortise_contract::Contract;
-use mortise_manifest::{Diagnostics, Manifest, RuntimeName, Variant};
+use mortise_contract::{
+    Contract, Target,
+    evolve::{Lineage, MessageMap, Step},
+};
+use mortise_manifest::{Adapt, AdaptMessage, Diagnostics, Manifest, RuntimeName, Variant};
 use mortise_runtime::{Artifact, Digest, PluginId};
 
 use crate::{
@@ -65,6 +69,9 @@ pub struct Package {
     manifest: Arc<Manifest>,
     manifest_text: Arc<str>,
     contract: Arc<Contract>,
+    lineage: Arc<Lineage>,
+    /// Descriptor sets of older versions, by file.
+    older: BTreeMap<String, Bytes>,
     digest: Digest,
     artifacts: Vec<Artifact>,
 }
@@ -126,6 +133,8 @@ impl Package {
             manifest: manifest.into(),
             manifest_text: manifest_text.into(),
             contract,
+            lineage: Arc::default(),
+            older: BTreeMap::new(),
             digest,
             artifacts: vec![artifact],
         })
@@ -164,6 +173,17 @@ impl Package {
     #[must_use]
     pub fn contract(&self) -> &Arc<Contract> {
         &self.contract
+    }
+
+    /// What it says of older versions of its contract, and of the services that it calls.
+    #[must_use]
+    pub fn lineage(&self) -> &Arc<Lineage> {
+        &self.lineage
+    }
+
+    /// Descriptor sets of older versions, by the name of their file.
+    pub(crate) fn older(&self) -> &BTreeMap<String, Bytes> {
+        &self.older
     }
 
     /// Digest of the whole package: its manifest, its contract and every artifact. Two packages with the same digest are the same, wherever they were read.
@@ -210,26 +230,36 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
     }
     // From here on every part is looked at, whatever is wrong with the others. Linking a contract costs as much as reading and hashing
     // the artifacts, so the two go side by side.
-    let (contract, files) = thread::scope(|scope| {
+    let (contract, older, files) = thread::scope(|scope| {
         let read = || read_artifacts(folder, &manifest, limits);
         let reading = thread::Builder::new().spawn_scoped(scope, read);
         let contract = folder
             .read(CONTRACT, limits.contract_bytes_max)
             .and_then(|bytes| parse_contract(&origin, &bytes, &manifest));
+        let older = read_older(folder, &manifest, limits);
         let files = match reading {
             Ok(reading) => reading.join().unwrap_or_else(|panic| resume_unwind(panic)),
             // No thread to be had: one after the other, then.
             Err(_) => read(),
         };
-        (contract, files)
+        (contract, older, files)
     });
     let mut faults = Vec::new();
     let contract = contract.map_err(|fault| faults.push(fault)).ok();
+    let older = older.map_err(|all| faults.extend(all)).ok();
+    let lineage = contract
+        .as_ref()
+        .zip(older.as_ref())
+        .and_then(|(contract, older)| {
+            let made = lineage(&origin, &manifest, contract, older);
+            made.map_err(|all| faults.extend(all)).ok()
+        });
     let files: Vec<_> = files
         .into_iter()
         .filter_map(|file| file.map_err(|fault| faults.push(fault)).ok())
         .collect();
-    let (Some(contract), true) = (contract, faults.is_empty()) else {
+    let (Some(contract), Some(older), Some(lineage), true) = (contract, older, lineage, faults.is_empty())
+    else {
         return Err(StoreError::all(faults));
     };
     let plugin = plugin_id(&manifest);
@@ -246,8 +276,11 @@ fn read_package(folder: &dyn Folder, limits: &PackageLimits) -> Result<Package, 
     let artifacts: Vec<Artifact> = artifacts.collect();
     let parts = [manifest_text.as_bytes(), contract.descriptor_set_bytes()];
     let digests = artifacts.iter().map(|it| &it.digest.0[..]);
+    let all = parts.into_iter().chain(digests);
     Ok(Package {
-        digest: digest_of(parts.into_iter().chain(digests)),
+        digest: digest_of(all.chain(older.values().map(|it| &it[..]))),
+        lineage: lineage.into(),
+        older,
         artifacts,
         origin,
         plugin,
@@ -277,6 +310,87 @@ fn read_artifacts(
         Ok((variant.runtime, Digest::of(&bytes), bytes))
     };
     manifest.variants.iter().map(read).collect()
+}
+
+/// The descriptor set of every older version that an `[[adapt]]` names, or what is wrong with each.
+fn read_older(
+    folder: &dyn Folder,
+    manifest: &Manifest,
+    limits: &PackageLimits,
+) -> Result<BTreeMap<String, Bytes>, Vec<StoreError>> {
+    let mut older = BTreeMap::new();
+    let mut faults = Vec::new();
+    for adapt in &manifest.adapt {
+        if !older.contains_key(&adapt.contract) {
+            match folder.read(&adapt.contract, limits.contract_bytes_max) {
+                Ok(bytes) => drop(older.insert(adapt.contract.clone(), bytes)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(older),
+        false => Err(faults),
+    }
+}
+
+/// What the manifest says of older versions, checked against all their contracts.
+fn lineage(
+    origin: &str,
+    manifest: &Manifest,
+    contract: &Contract,
+    older: &BTreeMap<String, Bytes>,
+) -> Result<Lineage, Vec<StoreError>> {
+    if manifest.adapt.is_empty() {
+        return Ok(Lineage::empty());
+    }
+    let fault = |what: &str, why: String| {
+        StoreError::new(
+            StoreErrorKind::Malformed,
+            format!("`[[adapt]]` of package `{origin}`: {what}{why}"),
+            "correct the `[[adapt]]` in plugin.toml, and build the plugin again",
+        )
+    };
+    // Every service that a set declares: a plugin also knows versions of services that it calls.
+    let read = |bytes: &[u8]| Contract::from_descriptor_set(bytes, &[]).map(Arc::new);
+    let mut faults = Vec::new();
+    let mut versions: Vec<(Arc<str>, Arc<Contract>)> = Vec::new();
+    for adapt in &manifest.adapt {
+        let name = adapt.from.to_string();
+        if versions.iter().any(|it| *it.0 == *name) {
+            continue;
+        }
+        match read(&older[&adapt.contract]) {
+            Ok(contract) => versions.push((name.into(), contract)),
+            Err(error) => faults.push(fault(&format!("`{}`: ", adapt.contract), error.to_string())),
+        }
+    }
+    match read(contract.descriptor_set_bytes()) {
+        Ok(own) => versions.push((manifest.version.to_string().into(), own)),
+        Err(error) => faults.push(fault("", error.to_string())),
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let steps = manifest.adapt.iter().map(|it| step(it, manifest)).collect();
+    Lineage::new(versions, steps).map_err(|all| all.into_iter().map(|it| fault("", it.to_string())).collect())
+}
+
+fn step(adapt: &Adapt, manifest: &Manifest) -> Step {
+    let message = |it: &AdaptMessage| MessageMap {
+        older: it.name.clone(),
+        newer: it.becomes.clone().unwrap_or_else(|| it.name.clone()),
+        fields: it.fields.clone(),
+        defaults: it.defaults.clone(),
+        drop: it.drop.clone(),
+        up: it.up.as_deref().and_then(Target::parse),
+        down: it.down.as_deref().and_then(Target::parse),
+    };
+    Step {
+        from: adapt.from.to_string(),
+        to: adapt.to.as_ref().unwrap_or(&manifest.version).to_string(),
+        messages: adapt.messages.iter().map(message).collect(),
+    }
 }
 
 fn plugin_id(manifest: &Manifest) -> PluginId {

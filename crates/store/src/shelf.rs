@@ -170,7 +170,11 @@ fn write_package(folder: &Path, package: &Package) -> Result<(), StoreError> {
         (MANIFEST, package.manifest_text().as_bytes()),
         (CONTRACT, &package.contract().descriptor_set_bytes()[..]),
     ];
-    for (name, bytes) in files.into_iter().chain(variants) {
+    let older = package
+        .older()
+        .iter()
+        .map(|(file, bytes)| (file.as_str(), &bytes[..]));
+    for (name, bytes) in files.into_iter().chain(variants).chain(older) {
         let path = folder.join(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|source| StoreError::io("create", parent, source))?;

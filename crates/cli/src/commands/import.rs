@@ -171,6 +171,7 @@ fn manifest_of(args: &ImportGoPlugin) -> Result<Manifest, Failure> {
             file: args.name.clone(),
             dialect: Some(Dialect::GoPlugin(spoken)),
         }],
+        adapt: Vec::new(),
         permissions: Permissions::default(),
         limits: LimitsOverride {
             start: Some(Duration::from_millis(args.start_ms)),

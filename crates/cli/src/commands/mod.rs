@@ -4,6 +4,7 @@ mod build;
 mod call;
 mod canary;
 mod check;
+mod contract;
 mod doctor;
 mod events;
 mod import;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::Import(Import {
             from: ImportFrom::GoPlugin(args),
         }) => import::go_plugin(&args, output),
+        Command::Contract(args) => contract::contract(&args.task, output),
         Command::Metadata(args) => metadata::metadata(&args, output),
         Command::Run(args) => run::run(args, output),
         Command::Serve(args) => serve::serve(&args),

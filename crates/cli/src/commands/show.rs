@@ -7,7 +7,7 @@ use std::{
 };
 
 use mortise_gateway::control::{
-    CarriedState, Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded,
+    Adapted, CarriedState, Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded,
     RuntimeSupport,
 };
 use serde_json::Value;
@@ -80,6 +80,8 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
         ("counters", pairs(&detail.counters)),
         ("usage", pairs(&detail.usage)),
     ];
+    rows.extend(detail.adapts.iter().map(|step| ("adapts", step.clone())));
+    rows.extend(detail.adapted.iter().filter(|it| it.way != "same").map(adapted));
     if let Some(state) = &detail.carried_state {
         rows.push(("carries", carried(state)));
     }
@@ -114,6 +116,19 @@ pub(crate) fn plugin(detail: &PluginDetail) -> String {
         }
     }
     text
+}
+
+/// What is done to calls of one caller.
+fn adapted(it: &Adapted) -> (&'static str, String) {
+    let via = match it.via.is_empty() {
+        true => String::new(),
+        false => format!(" via {}", it.via.join(" -> ")),
+    };
+    let mut text = format!("{}, {}: {}{via}", it.caller, it.method, it.way);
+    for change in &it.changes {
+        let _ = write!(text, "\n            {change}");
+    }
+    ("called by", text)
 }
 
 /// What it began with.

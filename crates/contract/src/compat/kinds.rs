@@ -9,7 +9,7 @@ use crate::hash::is_open;
 
 /// How a reader's type takes a writer's values, for types that are not messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(crate) enum Fit {
     /// Every value arrives.
     Holds,
     /// The bytes can be read, and what does not fit is cut off.
@@ -26,7 +26,7 @@ pub(super) enum Fit {
 
 impl Fit {
     /// Why it does not fit, as the beginning of an advice.
-    pub(super) fn why(self) -> &'static str {
+    pub(crate) fn why(self) -> &'static str {
         match self {
             Self::Holds => "it fits",
             Self::Truncates => "the reader's type is narrower and would cut values off",
@@ -53,7 +53,7 @@ enum Encoding {
 }
 
 /// How `reader` takes the values of `writer`. Message types are not looked into.
-pub(super) fn fit(writer: &Kind, reader: &Kind, level: Level) -> Fit {
+pub(crate) fn fit(writer: &Kind, reader: &Kind, level: Level) -> Fit {
     let wire = wire_fit(writer, reader);
     if wire == Fit::Holds && level == Level::WireJson && json_form(writer) != json_form(reader) {
         return Fit::OtherJson;
@@ -123,7 +123,7 @@ fn json_form(kind: &Kind) -> u8 {
 }
 
 /// Whether `new` is `old` under the same short name with values added: buf's reading of an enum that moved.
-pub(super) fn is_moved_enum(old: &EnumDescriptor, new: &EnumDescriptor) -> bool {
+pub(crate) fn is_moved_enum(old: &EnumDescriptor, new: &EnumDescriptor) -> bool {
     let values = |of: &EnumDescriptor| -> HashSet<(i32, String)> {
         of.values()
             .map(|value| (value.number(), value.name().to_owned()))
@@ -133,7 +133,7 @@ pub(super) fn is_moved_enum(old: &EnumDescriptor, new: &EnumDescriptor) -> bool 
 }
 
 /// The value of an absent field, in one form for every type that may take another's place; `None` for lists, maps and messages.
-pub(super) fn default_of(field: &FieldDescriptor) -> Option<String> {
+pub(crate) fn default_of(field: &FieldDescriptor) -> Option<String> {
     if field.is_list() || field.is_map() {
         return None;
     }
@@ -153,7 +153,7 @@ pub(super) fn default_of(field: &FieldDescriptor) -> Option<String> {
 }
 
 /// A field's type, for people.
-pub(super) fn type_name(field: &FieldDescriptor) -> String {
+pub(crate) fn type_name(field: &FieldDescriptor) -> String {
     match field.kind() {
         Kind::Message(of) if of.is_map_entry() => "map".to_owned(),
         Kind::Message(of) if field.is_group() => format!("group `{}`", of.full_name()),

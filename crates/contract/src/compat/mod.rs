@@ -22,9 +22,9 @@
 
 mod adapt;
 mod cache;
-mod kinds;
+pub(crate) mod kinds;
 mod rule;
-mod walk;
+pub(crate) mod walk;
 
 use std::fmt;
 

@@ -17,7 +17,7 @@ use super::{
 use crate::Method;
 
 /// What was found so far, and what is still to be compared.
-pub(super) struct Walk {
+pub(crate) struct Walk {
     level: Level,
     violations: Vec<Violation>,
     pending: Vec<(MessageDescriptor, MessageDescriptor, Direction)>,
@@ -29,7 +29,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: Level) -> Self {
         Self {
             level,
             violations: Vec::new(),
@@ -42,7 +42,7 @@ impl Walk {
     }
 
     /// What was found and counts, sorted, each once.
-    pub(super) fn finish(self, counts: fn(Rule) -> bool) -> Vec<Violation> {
+    pub(crate) fn finish(self, counts: fn(Rule) -> bool) -> Vec<Violation> {
         let mut violations = self.violations;
         violations.retain(|it| counts(it.rule) && it.rule.applies(self.level));
         violations.sort();
@@ -51,7 +51,7 @@ impl Walk {
     }
 
     /// Compares a method that the consumer calls with what the provider has under its name.
-    pub(super) fn method(&mut self, old: &Method, new: Option<&Method>, new_pool: &DescriptorPool) {
+    pub(crate) fn method(&mut self, old: &Method, new: Option<&Method>, new_pool: &DescriptorPool) {
         let path = old.target();
         self.file(&old.descriptor().parent_file(), new_pool);
         let Some(new) = new else {
@@ -121,7 +121,7 @@ impl Walk {
     }
 
     /// Compares two messages and everything that can be reached from them.
-    pub(super) fn message(&mut self, old: &MessageDescriptor, new: &MessageDescriptor, direction: Direction) {
+    pub(crate) fn message(&mut self, old: &MessageDescriptor, new: &MessageDescriptor, direction: Direction) {
         self.pending.push((old.clone(), new.clone(), direction));
         while let Some((old, new, direction)) = self.pending.pop() {
             let key = (old.full_name().to_owned(), new.full_name().to_owned(), direction);

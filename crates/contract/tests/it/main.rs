@@ -5,6 +5,7 @@
 mod compat;
 mod contract;
 mod defaults;
+mod evolve;
 mod hashes;
 mod hostile;
 mod made_up;

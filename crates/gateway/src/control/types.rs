@@ -434,6 +434,12 @@ pub struct PluginDetail {
     pub instance: Option<String>,
     /// Its methods.
     pub methods: Vec<Method>,
+    /// Steps between versions of its contract that its package declares, as `1.0.0 -> 2.0.0`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapts: Vec<String>,
+    /// Callers that say what they were built against, and what is done to their calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapted: Vec<Adapted>,
     /// Services it calls in other plugins.
     pub requires: Vec<String>,
     /// What it asks for.
@@ -463,6 +469,21 @@ pub struct PluginDetail {
     /// What its runtime can do here.
     #[serde(default)]
     pub support: Option<BTreeMap<String, Value>>,
+}
+
+/// What is done to calls of one method from callers of one contract.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Adapted {
+    /// A plugin's address, a version, or `a caller`.
+    pub caller: String,
+    /// `package.Service/Method`.
+    pub method: String,
+    /// `same`, `passes`, `defaults`, `converted`, `adapted` or `refused`.
+    pub way: String,
+    /// Versions that calls are taken through.
+    pub via: Vec<String>,
+    /// What is done to messages, or why calls are refused.
+    pub changes: Vec<String>,
 }
 
 /// What an instance with state began with.

@@ -242,6 +242,7 @@ impl Subscriber {
             metadata: headers.into(),
             depth: content.depth,
             caller: content.publisher.as_str().into(),
+            contract: None,
         };
         let error = match call::call(&target, content.payload.clone(), origin).await {
             Ok(_) => return Outcome::Done,

@@ -68,6 +68,7 @@ async fn the_plugin_sees_the_deadline_the_trace_and_the_propagated_headers() {
         deadline: Some(deadline),
         headers: vec![header("baggage"), header("cookie")],
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        contract: None,
     };
     host.call("plugin.echo.Call", Bytes::new(), options.clone())
         .await

@@ -346,35 +346,36 @@ async fn a_version_out_of_a_dependents_range_is_refused() {
     assert_eq!((reply.as_str(), program.seen.lock().unwrap().len()), ("x", 0));
 }
 
+/// A package's descriptors with the contract of the store that it was built against, in which the field has this type.
+fn carries_store(kind: Type) -> impl FnOnce(&mut FileDescriptorSet) {
+    move |set: &mut FileDescriptorSet| {
+        let mut other = set.file[0].clone();
+        other.name = Some("store.proto".to_owned());
+        other.message_type.truncate(1);
+        other.message_type[0].name = Some("Row".to_owned());
+        other.message_type[0].field[0].r#type = Some(kind.into());
+        other.service[0].name = Some("Store".to_owned());
+        for method in &mut other.service[0].method {
+            method.input_type = Some(".test.v1.Row".to_owned());
+            method.output_type = Some(".test.v1.Row".to_owned());
+        }
+        set.file.push(other);
+    }
+}
+
 #[tokio::test]
 async fn contracts_are_compared_on_both_sides() {
     let world = World::new();
     let host = world.host().await;
     let (store, _) = package(&world, ("store", "1.0.0"), "Store", &[]);
     host.load(request(&store)).await.unwrap();
-    // Brings the contract that it was built against, in which the field has another type.
-    let carries = |kind: Type| {
-        move |set: &mut FileDescriptorSet| {
-            let mut other = set.file[0].clone();
-            other.name = Some("store.proto".to_owned());
-            other.message_type.truncate(1);
-            other.message_type[0].name = Some("Row".to_owned());
-            other.message_type[0].field[0].r#type = Some(kind.into());
-            other.service[0].name = Some("Store".to_owned());
-            for method in &mut other.service[0].method {
-                method.input_type = Some(".test.v1.Row".to_owned());
-                method.output_type = Some(".test.v1.Row".to_owned());
-            }
-            set.file.push(other);
-        }
-    };
     let needs = tables(&["Store/Call ^1"]);
     let (strange, _) = package_of(
         &world,
         ("strange", "1.0.0"),
         "Strange",
         &needs,
-        carries(Type::Double),
+        carries_store(Type::Double),
     );
     let refused = host.load(request(&strange)).await.unwrap_err();
     assert_eq!(refused.reasons().len(), 1, "{:?}", refused.reasons());
@@ -383,11 +384,17 @@ async fn contracts_are_compared_on_both_sides() {
     assert!(
         reason
             .why
-            .contains("than `store@1.0.0` provides: `test.v1.Store/Call` is incompatible"),
+            .contains("than `store@1.0.0` provides: `test.v1.Store/Call`: `test.v1."),
         "{}",
         reason.why
     );
-    let (fits, _) = package_of(&world, ("fits", "1.0.0"), "Fits", &needs, carries(Type::Bytes));
+    let (fits, _) = package_of(
+        &world,
+        ("fits", "1.0.0"),
+        "Fits",
+        &needs,
+        carries_store(Type::Bytes),
+    );
     host.load(request(&fits)).await.unwrap();
     // Now the provider changes under it.
     let (next, _) = package_of(&world, ("store", "1.1.0"), "Store", "", |set| {
@@ -400,6 +407,55 @@ async fn contracts_are_compared_on_both_sides() {
             .contains("plugin `fits`, which requires it, was built against another contract"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn calls_of_a_plugin_are_adapted_to_its_provider() {
+    let world = World::new();
+    let host = world.host().await;
+    let number = |kind: Type| {
+        move |set: &mut FileDescriptorSet| {
+            let file = &mut set.file[0];
+            file.message_type[0].name = Some("Row".to_owned());
+            file.message_type[0].field[0].r#type = Some(kind.into());
+            for method in &mut file.service[0].method {
+                method.input_type = Some(".test.v1.Row".to_owned());
+                method.output_type = Some(".test.v1.Row".to_owned());
+            }
+        }
+    };
+    let (store, program) = package_of(&world, ("store", "1.0.0"), "Store", "", number(Type::Int32));
+    host.load(request(&store)).await.unwrap();
+    let needs = tables(&["Store/Call ^1"]);
+    let (top, _) = package_of(
+        &world,
+        ("top", "1.0.0"),
+        "Top",
+        &needs,
+        carries_store(Type::Sint32),
+    );
+    host.load(request(&top)).await.unwrap();
+    // Field 1 as `sint32` is 10 for the number 5; as `int32` it is 5.
+    let reply = call(&host, "plugin.top.Relay", "test.v1.Store/Call \u{8}\u{a}").await;
+    assert_eq!(reply.unwrap(), "\u{8}\u{a}", "there and back");
+    assert_eq!(
+        program.seen.lock().unwrap()[0],
+        &b"\x08\x05"[..],
+        "what the provider got"
+    );
+    let detail = host.inspect("store").unwrap();
+    let adapted = &detail.adapted[0];
+    assert_eq!(
+        (adapted.caller.as_str(), adapted.way.as_str()),
+        ("top", "converted")
+    );
+    // A provider that understands the caller takes over, and nothing is converted any more.
+    let (next, program) = package_of(&world, ("store", "1.1.0"), "Store", "", number(Type::Sint32));
+    host.load(request(&next)).await.unwrap();
+    call(&host, "plugin.top.Relay", "test.v1.Store/Call \u{8}\u{a}")
+        .await
+        .unwrap();
+    assert_eq!(program.seen.lock().unwrap()[0], &b"\x08\x0a"[..]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod commands;
 mod cut_off;
 mod daemon;
 mod events;
+mod evolution;
 #[path = "../../../go.rs"]
 mod go;
 mod go_plugin;

@@ -1,0 +1,478 @@
+//! Callers that were built against another version of a contract than the plugin that answers.
+//!
+//! A call may bring its caller's contract ([`CallerContract`]); calls of plugins do by themselves, if their package carries the service that they call.
+//! What has to be done to its bytes is worked out once for each caller, generation and method ([`mortise_contract::evolve`]), when it is bound or first
+//! called, and kept with the generation: a swap works it out anew, and what is not called costs nothing. It is done on bytes, between admission and
+//! the runtime, so it is the same in every runtime. A call that brings no contract pays one branch.
+//!
+//! # Functions
+//! A step may name methods of plugins that adapt messages. They are called like any method, with the deadline of the call they are part of. They are to
+//! be pure: a plugin that may do anything (it declares permissions, or requires others) is refused as an adapter, unless it is the provider itself.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mortise_contract::{
+    Contract, ContractError, Target as Method,
+    evolve::{AdaptError, Lineage, Plan, Refusal, Side, Stage},
+};
+use mortise_runtime::{CallError, CallErrorKind};
+use mortise_store::Package;
+
+use crate::{
+    call::{self, Origin},
+    generation::{Generation, Occupant},
+    host::Shared,
+    info::AdaptedInfo,
+    table::Target,
+};
+
+/// Callers whose plans one generation keeps; a further one starts over.
+const CALLERS_MAX: usize = 1024;
+
+/// The contract that a caller was built against. Cheap to clone; make one and use it for all calls, since what is worked out for it is kept by
+/// its identity.
+#[derive(Clone)]
+pub struct CallerContract(Arc<Inner>);
+
+struct Inner {
+    key: Key,
+    name: Box<str>,
+    /// `None`: the version of this name, as the provider's package has it.
+    known: Option<(Arc<Contract>, Arc<Lineage>)>,
+}
+
+/// By what plans are kept: versions of one name are the same caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Own(u64),
+    Version(Box<str>),
+}
+
+/// What is worked out for the callers of one generation.
+#[derive(Default)]
+pub(crate) struct Plans(ArcSwap<HashMap<Key, Arc<OfCaller>>>);
+
+/// What is worked out for one caller: by seat, each once.
+struct OfCaller {
+    caller: CallerContract,
+    by_seat: Box<[OnceLock<Planned>]>,
+}
+
+/// A method and what became of the question.
+struct Planned {
+    method: Box<str>,
+    plan: Result<Arc<Plan>, CallError>,
+}
+
+// === impl CallerContract ===
+
+impl CallerContract {
+    /// Of an encoded `google.protobuf.FileDescriptorSet` with imports: the `contract.binpb` that was current when the caller was built.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn new(descriptor_set: &[u8]) -> Result<Self, ContractError> {
+        let contract = Contract::from_descriptor_set(descriptor_set, &[])?;
+        Ok(Self::of("a caller", Arc::new(contract), Arc::default()))
+    }
+
+    /// Of a caller that ships with a package: its contract, and what its `[[adapt]]`s say of older versions.
+    #[must_use]
+    pub fn of_package(package: &Package) -> Self {
+        Self::of(
+            &package.plugin().to_string(),
+            package.contract().clone(),
+            package.lineage().clone(),
+        )
+    }
+
+    /// The contract of that version of the plugin that answers. Its package has to know it: by its own version, or by an `[[adapt]]`.
+    #[must_use]
+    pub fn version(version: &str) -> Self {
+        Self(Arc::new(Inner {
+            key: Key::Version(version.into()),
+            name: version.into(),
+            known: None,
+        }))
+    }
+
+    pub(crate) fn of(name: &str, contract: Arc<Contract>, lineage: Arc<Lineage>) -> Self {
+        Self(Arc::new(Inner {
+            key: Key::Own(next_id()),
+            name: name.into(),
+            known: Some((contract, lineage)),
+        }))
+    }
+
+    /// Whether it describes a service; what a version means is known to its provider only.
+    pub(crate) fn describes(&self, service: &str) -> bool {
+        match &self.0.known {
+            Some((contract, _)) => contract.services().iter().any(|it| it == service),
+            None => true,
+        }
+    }
+
+    /// What a plugin knows of the services that it calls; nothing if its package carries none of them.
+    pub(crate) fn of_plugin(
+        address: &str,
+        contract: &Contract,
+        lineage: &Arc<Lineage>,
+        services: impl Iterator<Item = String>,
+    ) -> Option<Self> {
+        let mut carried: Vec<String> = services
+            .filter(|it| contract.pool().get_service_by_name(it).is_some())
+            .collect();
+        carried.sort_unstable();
+        carried.dedup();
+        if carried.is_empty() {
+            return None;
+        }
+        let of_services = Contract::from_descriptor_set(contract.descriptor_set_bytes(), &carried).ok()?;
+        Some(Self::of(address, Arc::new(of_services), lineage.clone()))
+    }
+}
+
+impl fmt::Debug for CallerContract {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallerContract({})", self.0.name)
+    }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+// === working out ===
+
+impl Generation {
+    /// What has to be done to calls of `target` from `caller`; `None` if nothing.
+    pub(crate) fn plan(
+        &self,
+        caller: &CallerContract,
+        target: &Target,
+    ) -> Result<Option<Arc<Plan>>, CallError> {
+        let known = self.plans.0.load();
+        let of_caller = match known.get(&caller.0.key) {
+            Some(found) => found.clone(),
+            // Anybody may name versions; those that do not exist take no place.
+            None if self.known(caller).is_none() => return Err(unknown_version(self, caller, &self.lineage)),
+            None => self.plans.add(caller, self.seats.len()),
+        };
+        let Some(planned) = of_caller.by_seat.get(target.seat) else {
+            return Ok(None);
+        };
+        let planned = planned.get_or_init(|| Planned {
+            method: target.full.clone(),
+            plan: self.work_out(caller, target),
+        });
+        match &planned.plan {
+            Ok(plan) if plan.is_identity() => Ok(None),
+            Ok(plan) => Ok(Some(plan.clone())),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// The caller's contract, with what its package says of versions.
+    fn known<'a>(&'a self, caller: &'a CallerContract) -> Option<(&'a Contract, Option<&'a Lineage>)> {
+        match &caller.0.known {
+            Some((contract, lineage)) => Some((contract, Some(lineage))),
+            None if self.plugin.version.to_string() == *caller.0.name => Some((&self.contract, None)),
+            None => Some((self.lineage.version(&caller.0.name)?, None)),
+        }
+    }
+
+    fn work_out(&self, caller: &CallerContract, target: &Target) -> Result<Arc<Plan>, CallError> {
+        let Some((contract, lineage)) = self.known(caller) else {
+            return Err(unknown_version(self, caller, &self.lineage));
+        };
+        let lineages: Vec<&Lineage> = lineage.into_iter().chain([&*self.lineage]).collect();
+        let planned = plan(contract, &self.contract, target, &lineages);
+        match planned {
+            Ok(plan) => {
+                tracing::debug!(
+                    target: "mortise::call", plugin = %self.plugin, method = %target.full, caller = %caller.0.name,
+                    way = %plan.way(), via = ?plan.via(), "a caller was built against another contract"
+                );
+                Ok(Arc::new(plan))
+            }
+            Err(refusal) => Err(refused(self, caller, &refusal)),
+        }
+    }
+
+    /// What is worked out so far, for people.
+    pub(crate) fn adapted(&self) -> Vec<AdaptedInfo> {
+        let known = self.plans.0.load();
+        let mut all: Vec<AdaptedInfo> = known
+            .values()
+            .flat_map(|of| {
+                of.by_seat
+                    .iter()
+                    .filter_map(OnceLock::get)
+                    .map(move |it| (of, it))
+            })
+            .map(|(of, it)| AdaptedInfo::of(&of.caller.0.name, &it.method, &it.plan))
+            .collect();
+        all.sort_by(|a, b| (&a.caller, &a.method).cmp(&(&b.caller, &b.method)));
+        all
+    }
+}
+
+impl Plans {
+    #[cold]
+    fn add(&self, caller: &CallerContract, seats: usize) -> Arc<OfCaller> {
+        let fresh = Arc::new(OfCaller {
+            caller: caller.clone(),
+            by_seat: (0..seats).map(|_| OnceLock::new()).collect(),
+        });
+        self.0.rcu(|known| {
+            let mut known = match known.len() < CALLERS_MAX {
+                true => (**known).clone(),
+                false => HashMap::new(),
+            };
+            known.entry(caller.0.key.clone()).or_insert_with(|| fresh.clone());
+            known
+        });
+        self.0.load().get(&caller.0.key).cloned().unwrap_or(fresh)
+    }
+}
+
+fn plan(
+    caller: &Contract,
+    provider: &Contract,
+    target: &Target,
+    lineages: &[&Lineage],
+) -> Result<Plan, Refusal> {
+    match caller.method(target.service(), target.method()) {
+        Some(method) => Plan::between(caller, method, provider, lineages),
+        None => Err(Refusal {
+            method: target.full.to_string(),
+            violations: Vec::new(),
+            faults: vec!["the caller's contract has no such method".to_owned()],
+        }),
+    }
+}
+
+// === doing it ===
+
+/// What is done to one call.
+pub(crate) struct Adapting<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) generation: &'a Generation,
+    pub(crate) target: &'a Target,
+}
+
+impl Adapting<'_> {
+    /// One message, where no function is to be called.
+    ///
+    /// # Errors
+    /// What does not fit, or that functions are part of it.
+    pub(crate) fn at_once(&self, side: Side, message: Bytes) -> Result<Bytes, CallError> {
+        if self.plan.has_functions() {
+            return Err(CallError::new(
+                CallErrorKind::Incompatible,
+                format!(
+                    "`{}` is adapted by functions, and these cannot adapt a stream",
+                    self.target.full
+                ),
+            )
+            .with_hint("declare field maps in place of the functions, or build the caller against the plugin's contract"));
+        }
+        let bytes_max = self.generation.limits.payload_bytes_max;
+        let adapted = match side {
+            Side::Request => self.plan.request(message, bytes_max),
+            Side::Response => self.plan.response(message, bytes_max),
+        };
+        adapted.map_err(|error| self.misfit(side, &error))
+    }
+
+    /// One message, with functions.
+    pub(crate) async fn message(
+        &self,
+        side: Side,
+        mut message: Bytes,
+        origin: &Origin,
+    ) -> Result<Bytes, CallError> {
+        let stages = match side {
+            Side::Request => self.plan.request_stages(),
+            Side::Response => self.plan.response_stages(),
+        };
+        let bytes_max = self.generation.limits.payload_bytes_max;
+        for stage in stages {
+            message = match stage {
+                Stage::Rewrite(rewriter) => rewriter
+                    .apply(&message, bytes_max)
+                    .map_err(|error| self.misfit(side, &error))?,
+                // A call inside of a call: its future has to be on the heap.
+                Stage::Function(function) => Box::pin(self.call(function, message, origin)).await?,
+            };
+        }
+        Ok(message)
+    }
+
+    async fn call(&self, function: &Method, message: Bytes, origin: &Origin) -> Result<Bytes, CallError> {
+        let shared = self
+            .generation
+            .services
+            .shared
+            .upgrade()
+            .ok_or_else(|| CallError::new(CallErrorKind::Unavailable, "the host is shutting down"))?;
+        let target = self.pure(&shared, function)?;
+        let inner = Origin {
+            depth: origin.depth + 1,
+            contract: None,
+            ..origin.clone()
+        };
+        call::call(&target, message, inner).await.map_err(|error| {
+            CallError::new(
+                error.kind(),
+                format!(
+                    "`{}` is adapted by `{function}`, which failed: {error}",
+                    self.target.full
+                ),
+            )
+            .not_retryable()
+        })
+    }
+
+    /// Who has the function, if he can do nothing else.
+    fn pure(&self, shared: &Shared, function: &Method) -> Result<Arc<Target>, CallError> {
+        let name = function.to_string();
+        let own = self.target.address.clone();
+        let found = shared.table.load();
+        if let Some(own) = found.at(&own, &name) {
+            return Ok(own.clone());
+        }
+        let missing = |why: String| {
+            CallError::new(
+                CallErrorKind::Unavailable,
+                format!("`{}` is adapted by `{name}`: {why}", self.target.full),
+            )
+            .with_hint("load the adapter plugin, or build the caller against the plugin's contract")
+        };
+        let target = found.resolve(&name, &[]).map_err(|it| missing(it.to_string()))?;
+        let adapter = match &*target.address.cell.acquire() {
+            Occupant::Serving(adapter) => adapter.clone(),
+            Occupant::Gate(gate) => gate.generation.clone(),
+            Occupant::Vacant(why) => return Err(missing(why.to_string())),
+        };
+        let manifest = &adapter.manifest;
+        if manifest.permissions.is_empty() && manifest.requires.is_empty() {
+            return Ok(target.clone());
+        }
+        Err(CallError::new(
+            CallErrorKind::Incompatible,
+            format!(
+                "`{}` is adapted by `{name}` of plugin `{}`, which is no pure function: the plugin declares permissions or requires others",
+                self.target.full, adapter.plugin
+            ),
+        )
+        .with_hint("move the function into a plugin that declares neither"))
+    }
+
+    fn misfit(&self, side: Side, error: &AdaptError) -> CallError {
+        let kind = match (error, side) {
+            (AdaptError::Unfit { .. }, _) => CallErrorKind::Incompatible,
+            (AdaptError::TooLarge { .. }, _) => CallErrorKind::Exhausted,
+            (_, Side::Request) => CallErrorKind::Malformed,
+            (_, Side::Response) => CallErrorKind::GuestFault,
+        };
+        let of = format!("the {side} of `{}`: {error}", self.target.full);
+        let error = CallError::new(kind, of);
+        match side {
+            Side::Request => error,
+            // The plugin has done its work by then.
+            Side::Response => error.not_retryable(),
+        }
+    }
+}
+
+// === refusals ===
+
+impl crate::Route {
+    /// The plugin's contract as that version had it: for edges that speak JSON with callers of an older one.
+    ///
+    /// # Errors
+    /// `Incompatible` if the plugin's package does not know that version, `Unavailable` if the plugin does not serve.
+    pub fn contract_of(&self, version: &str) -> Result<Arc<Contract>, CallError> {
+        let generation = call::serving(&self.0.address)?;
+        if generation.plugin.version.to_string() == version {
+            return Ok(generation.contract.clone());
+        }
+        match generation.lineage.version(version) {
+            Some(contract) => Ok(contract.clone()),
+            None => Err(unknown_version(
+                &generation,
+                &CallerContract::version(version),
+                &generation.lineage,
+            )),
+        }
+    }
+}
+
+#[cold]
+fn refused(generation: &Generation, caller: &CallerContract, refusal: &Refusal) -> CallError {
+    CallError::new(
+        CallErrorKind::Incompatible,
+        format!(
+            "plugin `{}` does not fit the contract of its caller ({}): {refusal}",
+            generation.plugin, caller.0.name
+        ),
+    )
+    .with_hint(ADVICE)
+}
+
+#[cold]
+fn unknown_version(generation: &Generation, caller: &CallerContract, lineage: &Lineage) -> CallError {
+    let mut known: Vec<String> = lineage.versions().map(|it| format!("`{it}`")).collect();
+    if known.is_empty() {
+        known.push(format!("`{}`", generation.plugin.version));
+    }
+    CallError::new(
+        CallErrorKind::Incompatible,
+        format!(
+            "plugin `{}` does not know the contract of version `{}`; it knows {}",
+            generation.plugin,
+            caller.0.name,
+            known.join(", ")
+        ),
+    )
+    .with_hint(ADVICE)
+}
+
+/// What to do where two contracts do not fit.
+pub(crate) const ADVICE: &str = "build the caller against the plugin's contract, or say in an `[[adapt]]` of either package what became of the old version; `mortise contract diff` shows the difference";
+
+/// What speaks against calls of `consumer`, or nothing.
+pub(crate) fn against(
+    consumer: &Contract,
+    provider: &Contract,
+    lineages: &[&Lineage],
+    called: impl Fn(&str) -> bool,
+) -> Vec<Refusal> {
+    let methods = consumer.methods().iter().filter(|it| called(it.name()));
+    methods
+        .filter_map(|it| Plan::between(consumer, it, provider, lineages).err())
+        .collect()
+}
+
+/// The plan for a call that is about to be made, if it brings a contract.
+pub(crate) fn of_call(
+    generation: &Generation,
+    target: &Target,
+    origin: &Origin,
+) -> Result<Option<Arc<Plan>>, CallError> {
+    match &origin.contract {
+        None => Ok(None),
+        Some(caller) => generation.plan(caller, target),
+    }
+}

@@ -1,0 +1,3 @@
+//! The plugin as an executable, for the runtime `process`.
+
+mortise_sdk::main!(parcel_2::plugin);

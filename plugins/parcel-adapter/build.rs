@@ -1,0 +1,3 @@
+fn main() {
+    mortise_build::plugin();
+}
