@@ -106,6 +106,22 @@ const RINGS: &[Ring] = &[
         bans: WAITING,
         pure: false,
     },
+    // Another port: where configuration comes from. It knows no plugin but by its name.
+    Ring {
+        name: "config",
+        crates: &["mortise-config"],
+        looks_at: &[],
+        bans: WAITING,
+        pure: false,
+    },
+    // One technology that configuration comes from.
+    Ring {
+        name: "config sources",
+        crates: &["mortise-config-etcd"],
+        looks_at: &["words", "config"],
+        bans: &["axum", "reqwest", "rusqlite", "wasmtime"],
+        pure: false,
+    },
     // What two sides of a process boundary speak: the adapter on the host's side, the SDK's optional part on the plugin's.
     Ring {
         name: "protocols",
@@ -144,14 +160,14 @@ const RINGS: &[Ring] = &[
     Ring {
         name: "host",
         crates: &["mortise-host"],
-        looks_at: &["words", "hazard", "port", "store", "watch"],
+        looks_at: &["words", "hazard", "port", "config", "store", "watch"],
         bans: &["wasmtime"],
         pure: false,
     },
     Ring {
         name: "facade",
         crates: &["mortise"],
-        looks_at: &["words", "port", "adapters", "store", "host"],
+        looks_at: &["words", "port", "adapters", "config sources", "store", "host"],
         bans: &[],
         pure: false,
     },

@@ -82,6 +82,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         ],
         "go-plugin's own plugins and hosts, in Go",
     )?;
+    prepared.debian(workspace, &["etcd-server"], "configuration from etcd")?;
     prepared.assemblyscript(workspace)?;
     prepared.cargo_tool(
         workspace,

@@ -236,6 +236,7 @@ impl Builder {
             (None, true) => "HOOKS".to_owned(),
             (None, false) => "NONE".to_owned(),
         };
+        let hot = if parsed.config.hot { ".configurable()" } else { "" };
         let Metadata {
             name,
             version,
@@ -244,7 +245,7 @@ impl Builder {
         } = metadata;
         Ok(format!(
             "{}::guest::Build {{ name: {name:?}, version: {version:?}, methods: {}, concurrency: {concurrency}, \
-             contract_hash: {contract_hash:?}, lifecycle: {}::guest::Lifecycle::{lifecycle} }}\n",
+             contract_hash: {contract_hash:?}, lifecycle: {}::guest::Lifecycle::{lifecycle}{hot} }}\n",
             self.runtime,
             metadata.public_methods().len(),
             self.runtime,

@@ -58,6 +58,11 @@ pub enum BuildError {
     )]
     NoStateSchema { schema: String },
 
+    #[error(
+        "`[config] message = \"{message}\"` in plugin.toml names no message of the contract; declare it in a .proto file, or correct the name"
+    )]
+    NoConfigMessage { message: String },
+
     #[error("cannot generate Rust: {0}")]
     Generate(#[source] std::io::Error),
 

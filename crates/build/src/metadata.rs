@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use mortise_contract::{Contract, Method};
 use mortise_manifest::Manifest;
 use mortise_wire::{
-    METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, MethodKind, lifecycle::Reserved, plugin,
+    METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_NONBLOCKING, Metadata, MethodKind,
+    lifecycle::{Reserved, ReservedSet},
+    plugin,
 };
 use prost::Message as _;
 
@@ -16,7 +18,7 @@ use crate::BuildError;
 ///
 /// # Errors
 /// If the manifest has faults (all are told), the descriptors do not link, a provided service is not among them, or a provided method
-/// both streams and promises not to block, or the schema of `[state]` is not in the contract.
+/// both streams and promises not to block, or the message of `[state]` or of `[config]` is not in the contract.
 pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, BuildError> {
     let parsed = parse_manifest(manifest)?;
     let contract = Contract::from_descriptor_set(descriptor_set, &parsed.provides).map_err(|error| {
@@ -38,6 +40,13 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
     {
         return Err(BuildError::NoStateSchema {
             schema: schema.clone(),
+        });
+    }
+    if let Some(message) = &parsed.config.message
+        && contract.message_wire_hash(message).is_none()
+    {
+        return Err(BuildError::NoConfigMessage {
+            message: message.clone(),
         });
     }
     let methods = contract.methods().iter().map(|it| plugin::Method {
@@ -65,11 +74,16 @@ pub fn metadata(manifest: &str, descriptor_set: &[u8]) -> Result<Metadata, Build
 }
 
 /// The methods by which a host asks such a plugin about its own life.
-pub(crate) fn reserved(manifest: &Manifest) -> &'static [Reserved] {
-    match (&manifest.state_schema, manifest.hooks) {
-        (Some(_), _) => &Reserved::ALL,
-        (None, true) => &Reserved::HOOKS,
-        (None, false) => &[],
+pub(crate) fn reserved(manifest: &Manifest) -> ReservedSet {
+    let of_state = match (&manifest.state_schema, manifest.hooks) {
+        (Some(_), _) => ReservedSet::STATE,
+        (None, true) => ReservedSet::HOOKS,
+        (None, false) => ReservedSet::NONE,
+    };
+    if manifest.config.hot {
+        of_state.with(Reserved::Configure)
+    } else {
+        of_state
     }
 }
 

@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Route(Route),
     /// Show what is published and who is behind, publish, and work through dead letters
     Events(Events),
+    /// Show what a plugin is configured with, and where each value comes from
+    Config(Config),
     /// Give a new version a growing part of the calls; bad numbers take it back
     Canary(Canary),
     /// Say what each runtime can do on this machine, and how the host is
@@ -549,6 +551,18 @@ pub(crate) struct RouteExplain {
     pub(crate) header: Vec<String>,
     #[command(flatten)]
     pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) task: ConfigTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigTask {
+    /// Show a plugin's configuration as it is in force; of secrets, where they are
+    Show(OnePlugin),
 }
 
 #[derive(Debug, Args)]

@@ -65,6 +65,10 @@ impl ConfigFile {
         config.host.data_dir.iter_mut().for_each(resolve);
         config.host.control_socket.iter_mut().for_each(resolve);
         config.watch.iter_mut().for_each(|it| resolve(&mut it.dir));
+        config.config.dir.iter_mut().for_each(resolve);
+        if let Some(etcd) = &mut config.config.etcd {
+            etcd.ca_file.iter_mut().for_each(resolve);
+        }
         for webhook in &mut config.canary.webhooks {
             webhook.secret_file.iter_mut().for_each(resolve);
         }
@@ -169,6 +173,7 @@ impl Live {
             ("canary.webhook", old.canary != new.canary),
             ("events", old.events != new.events),
             ("routing.propagate", old.routing != new.routing),
+            ("config", old.config != new.config),
         ];
         settings.into_iter().filter(|it| it.1).map(|it| it.0).collect()
     }

@@ -7,6 +7,7 @@ use std::{
 
 use mortise::{
     Host, HostBuilder,
+    etcd::EtcdSource,
     manifest::HostConfig,
     port::RuntimeError,
     runtime::{
@@ -39,6 +40,7 @@ fn host_with(
         cache_dir: wasm_cache,
         ..WasmConfig::default()
     };
+    let etcd = config.config.etcd.clone();
     let builder = Host::builder()
         .data_dir(data_dir)
         .config(config)
@@ -47,6 +49,12 @@ fn host_with(
         )))
         .runtime(WasmRuntime::new(wasm).map_err(failed)?)
         .runtime(ProcessRuntime::new(process).map_err(failed)?);
+    let builder = match etcd {
+        Some(settings) => builder
+            .config_wait(settings.start)
+            .config_source(EtcdSource::new(settings)),
+        None => builder,
+    };
     with_shipped(builder)
 }
 

@@ -11,6 +11,7 @@
 //! - `hash`: the canonical form under a method's `wire_hash` and `full_hash`. Equal hash = compatible; the reverse is not true.
 //! - [`compat`]: the structural check, with buf's rule names, and [`compat::Verdicts`], which remembers its results.
 //! - [`evolve`]: what to do to the bytes of a call between two versions, worked out once and done without decoding them.
+//! - [`Contract::check_value`]: whether configuration in JSON is what a message looks like.
 //! - [`default_prefix`]: the bytes that give a reader the defaults of fields its caller has never heard of.
 //!
 //! The options that a contract may use (`mortise/options.proto`) are known here by their numbers, so a set means the same whether or
@@ -25,8 +26,10 @@ pub mod evolve;
 mod hash;
 mod options;
 mod raw;
+mod values;
 
 pub use contract::{Contract, Method};
 pub use defaults::default_prefix;
 pub use error::{ContractError, NameError};
 pub use options::{FieldOptions, Idempotency, MethodOptions, Target};
+pub use values::ValueFault;

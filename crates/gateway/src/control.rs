@@ -35,6 +35,7 @@
 //! | `mortise.dead_replay` | [`ReplayDead`] | [`Letters`] |
 //! | `mortise.dead_drop` | [`DropDead`] | [`Letters`] |
 //! | `mortise.subscription_forget` | [`ForgetSubscription`] | [`Letters`] |
+//! | `mortise.config` | [`Config`] | [`Configuration`] |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
 //! | `mortise.reload` | [`Reload`] | [`Reloaded`] |
@@ -46,12 +47,14 @@
 const HEADERS_HEADER: &str = "x-mortise-headers";
 
 mod client;
+mod configuration;
 mod events;
 mod methods;
 mod socket;
 mod types;
 
 pub use client::{Client, ClientError};
+pub use configuration::{Config, ConfigSourceState, Configuration, ConfiguredValue};
 pub use events::{
     DeadLetter, DeadLetters, DropDead, EventEntry, ForgetSubscription, Letters, Publish, PublishedEvent,
     ReadEvents, ReplayDead, Subscription, Subscriptions, Topic, Topics,

@@ -5,8 +5,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use mortise_config::ConfigSource;
 use mortise_contract::Contract;
 use mortise_events::Broker;
 use mortise_lifecycle::{ProbationPolicy, RestartPolicy};
@@ -17,6 +19,7 @@ use mortise_store::{DataDir, EmbeddedPackage, Journal, KvLimits, Package, StoreE
 
 use crate::{
     Host, HostError, HostErrorKind, Webhook, canary,
+    config::{Configs, FilesSource},
     events::{Embedded, Events},
     host::{self, Runtimes},
     reload::load_remembered,
@@ -43,6 +46,8 @@ pub struct HostBuilder {
     lookup: Arc<dyn NameLookup>,
     webhooks: Vec<Webhook>,
     broker: Option<Arc<dyn Broker>>,
+    config_sources: Vec<Box<dyn ConfigSource>>,
+    config_wait: Duration,
 }
 
 impl Default for HostBuilder {
@@ -62,6 +67,8 @@ impl Default for HostBuilder {
             lookup: Arc::new(SystemLookup),
             webhooks: Vec::new(),
             broker: None,
+            config_sources: Vec::new(),
+            config_wait: CONFIG_WAIT,
         }
     }
 }
@@ -175,6 +182,20 @@ impl HostBuilder {
         self
     }
 
+    /// Configures plugins from elsewhere, over what stands at them and over `config.dir`; of several sources the later wins. What a source says is in
+    /// force as soon as it fits, without a load: the plugin is asked to take it, or another instance of it is started.
+    pub fn config_source(mut self, source: impl ConfigSource) -> Self {
+        self.config_sources.push(Box::new(source));
+        self
+    }
+
+    /// How long the start waits for sources of configuration that are not heard. Then plugins start with what they said last, in this host or an
+    /// earlier one with the same data directory. Default: 3 s.
+    pub fn config_wait(mut self, wait: Duration) -> Self {
+        self.config_wait = wait;
+        self
+    }
+
     /// Who turns names into addresses for plugins' HTTP requests. What it answers is checked all the same. Default: the system.
     pub fn name_lookup(mut self, lookup: impl NameLookup) -> Self {
         self.lookup = Arc::new(lookup);
@@ -201,7 +222,17 @@ impl HostBuilder {
             journal_hook,
             mut webhooks,
             broker,
+            mut config_sources,
+            config_wait,
         } = self;
+        if config.config.etcd.is_some() && config_sources.iter().all(|it| it.name() != "etcd") {
+            let what = "the configuration has `[config.etcd]`, and this program cannot speak with etcd";
+            return Err(HostError::new(HostErrorKind::Invalid, what)
+                .with_hint("build it with the feature `etcd`, and add `EtcdSource` with `config_source`"));
+        }
+        if let Some(dir) = &config.config.dir {
+            config_sources.insert(0, Box::new(FilesSource::new(PathBuf::from(dir))));
+        }
         for entry in &config.canary.webhooks {
             webhooks.push(webhook_of(entry).await?);
         }
@@ -260,13 +291,21 @@ impl HostBuilder {
             let path = parts.data.path().join("events.db");
             Arc::new(Embedded::new(path, config.events))
         });
-        let host = Host::new(parts, routing, Webhooks::start(webhooks), Events::new(broker));
+        let configs = Configs::new(config.config.secrets);
+        let host = Host::new(
+            parts,
+            routing,
+            Webhooks::start(webhooks),
+            Events::new(broker),
+            configs,
+        );
         host.shared()
             .with_journal(|journal| {
                 journal.interrupt_begun()?;
                 journal.prune_changes(CHANGES_MAX)
             })
             .await?;
+        host.shared().begin_configs(config_sources, config_wait).await?;
         if remembers {
             // Before a plugin can be called.
             host.shared().recall_routes().await?;
@@ -291,6 +330,8 @@ impl HostBuilder {
     }
 }
 
+/// How long a start waits for sources of configuration, if nobody says.
+const CONFIG_WAIT: Duration = Duration::from_secs(3);
 /// Packages that a daemon keeps of each plugin, if nobody says.
 const KEEP_PACKAGES: usize = 5;
 /// Changes that the history goes back; the last one of each plugin stays longer.

@@ -1,7 +1,8 @@
 //! What callers reach: an address, its cell, and the generation in it.
 //!
 //! # Ownership
-//! [`Address::cell`], [`Address::status`] and [`Address::methods`] are written by the address's supervisor only. Everything else here is
+//! [`Address::cell`], [`Address::status`] and [`Address::methods`] are written by the address's supervisor only, [`Address::trouble`] and what
+//! [`Generation::configured`] holds by the task that reconciles configurations. Everything else here is
 //! immutable or a counter.
 //!
 //! # Numbers of methods
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mortise_contract::{Contract, evolve::Lineage};
 use mortise_hazard::Cell;
 use mortise_lifecycle::State;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     adapt::Plans,
     admission::Admission,
+    config::Configured,
     gate::Gate,
     info::{PluginInfo, StateInfo, to_unix_ms},
     services::Services,
@@ -53,6 +55,7 @@ pub(crate) struct Generation {
     pub(crate) manifest: Arc<Manifest>,
     pub(crate) granted: Permissions,
     pub(crate) limits: Limits,
+    pub(crate) configured: Configured,
     pub(crate) instance: Box<dyn Instance>,
     pub(crate) services: Arc<Services>,
     /// By seat; `None` for a method that this version lacks.
@@ -94,6 +97,8 @@ pub(crate) struct Address {
     pub(crate) commands: mpsc::Sender<Command>,
     /// Told when the host closes and it is this address's turn.
     pub(crate) closing: watch::Sender<bool>,
+    /// Why the configuration that is wanted of it is not in force. Written by the task that reconciles configurations.
+    pub(crate) trouble: ArcSwapOption<String>,
     methods: Mutex<Vec<(Box<str>, Box<str>)>>,
 }
 
@@ -197,6 +202,7 @@ impl Address {
             status: ArcSwap::from_pointee(status),
             commands,
             closing: watch::Sender::new(false),
+            trouble: ArcSwapOption::empty(),
             methods: Mutex::default(),
         }
     }
@@ -255,7 +261,10 @@ impl Address {
             calls: totals.calls,
             errors: totals.errors,
             in_flight,
-            reasons: status.reasons.clone(),
+            reasons: {
+                let trouble = self.trouble.load_full().map(|it| it.to_string());
+                status.reasons.iter().cloned().chain(trouble).collect()
+            },
         }
     }
 }

@@ -18,6 +18,7 @@ use mortise_contract::compat::{self, Level};
 use mortise_runtime::Digest;
 use mortise_store::{Aftermath, Change, ChangeOutcome, ChangeQuery, Desired, Package, RecordedChange};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, PluginInfo, Source,
@@ -28,6 +29,10 @@ use crate::{
     routes::ROUTES_HISTORY,
 };
 
+/// The action of a change of configuration.
+const CONFIG: &str = "config";
+/// The action of a change of the routes.
+const ROUTES: &str = "routes";
 /// Most bytes of the packages that are kept of one plugin; the one that serves is kept however large it is.
 const KEPT_BYTES_MAX: u64 = 512 << 20;
 
@@ -42,7 +47,7 @@ pub struct ChangeInfo {
     pub actor: String,
     /// The plugin's address; [`ROUTES_HISTORY`] for the routes.
     pub name: String,
-    /// `load`, `unload`, `rollback` or `routes`.
+    /// `load`, `unload`, `rollback`, `config` or `routes`.
     pub action: String,
     /// The version it was to end with; empty for none.
     pub version: String,
@@ -284,7 +289,7 @@ pub(crate) async fn begin_routes(
     let change = Change {
         actor: actor.to_owned(),
         name: ROUTES_HISTORY.to_owned(),
-        action: "routes".to_owned(),
+        action: ROUTES.to_owned(),
         version: String::new(),
         digest: Digest::of(after.as_bytes()).to_string(),
         before: compare::routes_to_json(before),
@@ -308,6 +313,7 @@ fn last_done(
     let query = ChangeQuery {
         name: Some(name.to_owned()),
         done: true,
+        loads: true,
         limit: 1,
         ..ChangeQuery::default()
     };
@@ -446,6 +452,7 @@ pub(crate) async fn rolled_back(shared: &Shared, name: &str, bad: &str, reason: 
         .with_journal(move |journal| {
             let query = ChangeQuery {
                 name: Some(name.clone()),
+                loads: true,
                 ..ChangeQuery::default()
             };
             // It may have failed before its load was concluded.
@@ -502,6 +509,65 @@ pub(crate) async fn taken_back(shared: &Shared, name: &str) {
     }
 }
 
+// === configuration ===
+
+/// Puts another configuration of a plugin on record. What it holds are references to secrets, and none of them.
+///
+/// # Errors
+/// If it cannot be written; then nothing must be done.
+pub(crate) async fn begin_config(
+    shared: &Shared,
+    actor: &str,
+    name: &str,
+    version: &semver::Version,
+    (before, after): (&Map<String, Value>, &Map<String, Value>),
+) -> Result<u64, HostError> {
+    let text = |it: &Map<String, Value>| serde_json::to_string(it).expect("JSON serializes");
+    let change = Change {
+        actor: actor.to_owned(),
+        name: name.to_owned(),
+        action: CONFIG.to_owned(),
+        version: version.to_string(),
+        digest: String::new(),
+        before: text(before),
+        after: text(after),
+    };
+    shared
+        .with_journal(move |it| it.begin(SystemTime::now(), &change))
+        .await
+}
+
+/// Writes down how it ended. A disk that does not take that is told of, and nothing else: what was done is done.
+pub(crate) async fn conclude_config(shared: &Shared, seq: u64, done: bool, detail: &str) {
+    let outcome = if done {
+        ChangeOutcome::Done
+    } else {
+        ChangeOutcome::Failed
+    };
+    let detail = detail.to_owned();
+    let written = shared
+        .with_journal(move |it| it.conclude(SystemTime::now(), seq, outcome, &detail, &Aftermath::default()));
+    if let Err(error) = written.await {
+        tracing::error!(target: "mortise::config", %error, "the end of a change of configuration is not in the history");
+    }
+}
+
+/// What was in force failed its probation, and what was before is in force again.
+pub(crate) async fn config_taken_back(
+    shared: &Shared,
+    name: &str,
+    version: &semver::Version,
+    values: (&Map<String, Value>, &Map<String, Value>),
+    reason: &str,
+) {
+    match begin_config(shared, "probation", name, version, values).await {
+        Ok(seq) => conclude_config(shared, seq, true, reason).await,
+        Err(error) => {
+            tracing::error!(target: "mortise::config", %error, "a configuration that was taken back is not in the history");
+        }
+    }
+}
+
 // === impl Host ===
 
 impl Host {
@@ -549,6 +615,7 @@ impl Host {
         let query = ChangeQuery {
             name: Some(plugin.to_owned()),
             done: true,
+            loads: true,
             limit: u32::MAX,
             ..ChangeQuery::default()
         };
@@ -597,9 +664,10 @@ impl Host {
         let before = match from {
             Some(from) => {
                 let first = recorded(shared, from).await?;
-                if (first.name == ROUTES_HISTORY) != (last.name == ROUTES_HISTORY) {
+                if kind(&first.action) != kind(&last.action) {
+                    let (one, other) = (kind(&first.action), kind(&last.action));
                     let what =
-                        format!("changes {from} and {to}: one is about routes, the other about a plugin");
+                        format!("changes {from} and {to}: one is about {one}, the other about {other}");
                     return Err(HostError::new(HostErrorKind::Invalid, what)
                         .with_hint("compare two of one kind; `mortise history` lists them"));
                 }
@@ -610,7 +678,7 @@ impl Host {
         let mut report = DiffReport {
             from,
             to,
-            differences: differences(&last.name, &before, &last.after),
+            differences: differences(&last.action, &before, &last.after),
             contract: None,
             violations: Vec::new(),
         };
@@ -689,7 +757,7 @@ fn target<'a>(
     if let Some(to) = to {
         return loads().find(|it| it.seq == to).ok_or_else(|| {
             nothing(format!(
-                "change {to} is no load of plugin `{plugin}` that was done"
+                "change {to} is no load of plugin `{plugin}` that was done; what came from a source of configuration is put back there"
             ))
         });
     }
@@ -718,7 +786,7 @@ impl ChangeInfo {
             outcome,
             detail,
         } = row;
-        let diff = differences(&change.name, &change.before, &change.after);
+        let diff = differences(&change.action, &change.before, &change.after);
         Self {
             seq,
             at_unix_ms: to_unix_ms(at),
@@ -735,13 +803,25 @@ impl ChangeInfo {
     }
 }
 
-/// What differs between two ends of what is recorded under `name`.
-fn differences(name: &str, before: &str, after: &str) -> Vec<Difference> {
-    if name == ROUTES_HISTORY {
-        return compare::routes(before, after);
+/// What a change of this action is about.
+fn kind(action: &str) -> &'static str {
+    match action {
+        ROUTES => "routes",
+        CONFIG => "a configuration",
+        _ => "a plugin",
     }
-    let (before, after) = (Described::parse(before), Described::parse(after));
-    compare::differences(before.as_ref(), after.as_ref())
+}
+
+/// What differs between two ends of changes of this action.
+fn differences(action: &str, before: &str, after: &str) -> Vec<Difference> {
+    match action {
+        ROUTES => compare::routes(before, after),
+        CONFIG => compare::configs(before, after),
+        _ => {
+            let (before, after) = (Described::parse(before), Described::parse(after));
+            compare::differences(before.as_ref(), after.as_ref())
+        }
+    }
 }
 
 fn short(digest: &str) -> &str {

@@ -32,6 +32,7 @@ use crate::{
     UnloadReport,
     call::{self, Origin},
     canary::Canaries,
+    config::Configs,
     depend,
     directory::{Brought, Directory},
     events::Events,
@@ -111,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) canaries: Canaries,
     pub(crate) events: Events,
     pub(crate) webhooks: Webhooks,
+    /// What plugins are configured with, beside what stands at them.
+    pub(crate) configs: Configs,
     addresses: Mutex<BTreeMap<Arc<str>, Arc<Address>>>,
     instances: AtomicU64,
 }
@@ -128,8 +131,14 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) fn new(parts: Parts, routing: Routing, webhooks: Webhooks, events: Events) -> Self {
-        let shared = Arc::new(Shared::new(parts, routing, webhooks, events));
+    pub(crate) fn new(
+        parts: Parts,
+        routing: Routing,
+        webhooks: Webhooks,
+        events: Events,
+        configs: Configs,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(parts, routing, webhooks, events, configs));
         shared.watch_over_what_waits();
         shared.watch_over_subscriptions();
         Self {
@@ -499,10 +508,11 @@ impl Drop for Owner {
 // === impl Shared ===
 
 impl Shared {
-    fn new(parts: Parts, routing: Routing, webhooks: Webhooks, events: Events) -> Self {
+    fn new(parts: Parts, routing: Routing, webhooks: Webhooks, events: Events, configs: Configs) -> Self {
         Self {
             parts,
             events,
+            configs,
             canaries: Canaries::default(),
             webhooks,
             routing: Mutex::new(routing),
@@ -600,6 +610,7 @@ impl Shared {
         entrance: Entrance,
     ) -> Result<PluginInfo, HostError> {
         self.waiting.remove(name);
+        self.configs.let_go(name);
         loop {
             let address = self.address(name, &request.source)?;
             let (reply, answer) = oneshot::channel();
@@ -656,6 +667,7 @@ impl Shared {
     /// Drains and stops a plugin; nobody hears of it.
     pub(crate) async fn unload_unrecorded(&self, address: &Address) -> Result<UnloadReport, HostError> {
         self.waiting.remove(&address.name);
+        self.configs.let_go(&address.name);
         let (reply, answer) = oneshot::channel();
         let gone = || self.unknown_plugin(&address.name);
         address
@@ -780,6 +792,7 @@ impl Shared {
         }
         self.waiting.look();
         self.events.look();
+        self.configs.look();
     }
 
     /// The lock is held meanwhile, so that of two tables the newer one stays.

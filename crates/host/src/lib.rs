@@ -12,7 +12,7 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `routes`, `table`, `methods`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `history`, `events`, `services`.
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `config`, `history`, `events`, `services`.
 #![forbid(unsafe_code)]
 
 mod adapt;
@@ -23,6 +23,7 @@ mod call;
 mod canary;
 mod carry;
 mod client;
+mod config;
 mod depend;
 mod directory;
 mod error;
@@ -79,6 +80,7 @@ pub use bound::BoundMethod;
 pub use builder::HostBuilder;
 pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
 pub use client::PluginCaller;
+pub use config::{ConfigInfo, ConfigValue, SourceInfo};
 pub use error::{HostError, HostErrorKind};
 pub use events::{EVENT_HEADERS, EVENTS_HISTORY, EventStream, Publication};
 pub use history::{ChangeInfo, DiffReport, Difference};
@@ -88,6 +90,8 @@ pub use info::{
     StateInfo, StateOrigin, UnloadReport, VariantReport,
 };
 pub use methods::{EVENTS_MAX as METHOD_EVENTS_MAX, MethodChange, MethodNotice, MethodWatch, ServedMethod};
+/// The port of whoever knows what is configured elsewhere.
+pub use mortise_config::{ConfigSource, Outage, Setting, Settings, Update};
 /// The port of events: who keeps them, and what is said of them.
 pub use mortise_events as event;
 pub use mortise_lifecycle::{

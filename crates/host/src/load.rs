@@ -3,6 +3,8 @@
 //! Each phase is a span with exactly that name in target `mortise::load`. Up to `start` none of the plugin's code runs, and whatever can be
 //! refused on bytes is refused with all reasons at once.
 
+// tidy: size: one attempt from its request to its instance, in the order in which it happens.
+
 use std::{sync::Arc, time::Duration};
 
 use mortise_contract::evolve::Lineage;
@@ -23,6 +25,7 @@ use crate::{
     admission::Admission,
     call::next_call_id,
     carry,
+    config::{self, Choice, Configured, For, How, Ready, VETO},
     depend::{self, Known, MISSING},
     events,
     generation::{Address, Generation, Seat},
@@ -44,7 +47,8 @@ pub(crate) struct Launch {
     pub(crate) jail: Jail,
     pub(crate) restart: Restart,
     pub(crate) limits: Limits,
-    pub(crate) config_json: Arc<str>,
+    /// Its own terms: what it is configured with before any source has a word.
+    pub(crate) config: Arc<serde_json::Map<String, serde_json::Value>>,
     pub(crate) source: Arc<str>,
     /// The operator insists: state that does not fit is left behind.
     pub(crate) force: bool,
@@ -177,7 +181,10 @@ pub(crate) async fn verify(
     async {
         let manifest = package.manifest().clone();
         let mut refusals = Vec::new();
-        let config_json = config(request, &mut refusals);
+        let config = config::read_own(request.config_json.as_deref()).unwrap_or_else(|refusal| {
+            refusals.push(refusal);
+            Arc::default()
+        });
         ungranted(&manifest, &request.grant, &mut refusals);
         refusals.extend(undependable(shared, address, package, entrance));
         let verified = match choose(shared, package, request.runtime) {
@@ -193,6 +200,22 @@ pub(crate) async fn verify(
                 None
             }
         };
+        let asked = For {
+            name: address,
+            own: &config,
+            manifest: &manifest,
+            contract: package.contract(),
+            digest: verified.as_ref().map(|(_, it)| it.artifact().digest),
+        };
+        if refusals.iter().all(|it| it.what != config::WHAT) {
+            refusals.extend(
+                shared
+                    .configs
+                    .candidates(asked, Choice::Any)
+                    .err()
+                    .unwrap_or_default(),
+            );
+        }
         if let Some((_, verified)) = &verified {
             refusals.extend(without_state(&manifest, verified));
             refusals.extend(events::refusals(shared, &manifest, &verified.artifact().contract).await);
@@ -207,7 +230,7 @@ pub(crate) async fn verify(
                 limits: request.limits.apply(manifest.limits.apply(Limits::default())),
                 manifest,
                 lineage: package.lineage().clone(),
-                config_json,
+                config,
                 source: package.origin().into(),
                 force: request.force,
             }),
@@ -300,18 +323,6 @@ pub(crate) fn of_runtime(what: &str, error: &RuntimeError) -> Refusal {
         why: with_causes(error),
         hint: error.hint().to_owned(),
     }
-}
-
-fn config(request: &LoadRequest, refusals: &mut Vec<Refusal>) -> Arc<str> {
-    let text = request.config_json.as_deref().unwrap_or("{}");
-    if let Err(error) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-        refusals.push(Refusal {
-            what: "configuration".to_owned(),
-            why: format!("it is not a JSON object: {error}"),
-            hint: "write the plugin's `config` as a table".to_owned(),
-        });
-    }
-    text.into()
 }
 
 /// A plugin that says it has state, and has no methods for it.
@@ -425,13 +436,66 @@ async fn placed(shared: &Shared, runtime: &dyn Runtime, verified: &Verified) -> 
         .map_err(|mut all| all.swap_remove(0))
 }
 
-/// Starts a prepared plugin and waits until it is healthy. On `Err` nothing of it runs.
+/// Starts a prepared plugin with the first configuration that will do, and waits until it is healthy. On `Err` nothing of it runs.
 pub(crate) async fn start(
     shared: &Arc<Shared>,
     address: &Arc<Address>,
     launch: &Launch,
     prepared: Prepared,
     number: u64,
+    choice: Choice,
+) -> Result<Arc<Generation>, RuntimeError> {
+    let artifact = launch.verified.artifact();
+    let asked = For {
+        name: &address.name,
+        own: &launch.config,
+        manifest: &launch.manifest,
+        contract: &artifact.contract,
+        digest: Some(artifact.digest),
+    };
+    let candidates = shared
+        .configs
+        .candidates(asked, choice)
+        .map_err(config::as_start)?;
+    let mut prepared = Some(prepared);
+    let mut first = None;
+    for (candidate, references) in candidates {
+        let tried = async {
+            let ready = candidate.ready(references).await?;
+            let prepared = match prepared.take() {
+                Some(prepared) => prepared,
+                None => prepare(shared, launch)
+                    .await
+                    .map_err(|refusal| config::as_start(vec![refusal]))?,
+            };
+            let started = start_with(shared, address, launch, prepared, number, &ready, choice).await;
+            started.map_err(|error| {
+                let error = ready.masked(error);
+                shared
+                    .configs
+                    .note_tried(&address.name, artifact.digest, &ready, &error.to_string());
+                error
+            })
+        };
+        match tried.await {
+            Ok(generation) => return Ok(generation),
+            Err(error) => {
+                tracing::warn!(target: "mortise::life", plugin = %address.name, %error, "it does not start with this configuration");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| config::as_start(Vec::new())))
+}
+
+async fn start_with(
+    shared: &Arc<Shared>,
+    address: &Arc<Address>,
+    launch: &Launch,
+    prepared: Prepared,
+    number: u64,
+    ready: &Ready,
+    choice: Choice,
 ) -> Result<Arc<Generation>, RuntimeError> {
     let plugin = launch.verified.artifact().plugin.clone();
     let instance =
@@ -457,7 +521,7 @@ pub(crate) async fn start(
                 &launch.lineage,
                 launch.manifest.requires.iter().map(|it| it.service.clone()),
             ),
-            config_json: launch.config_json.clone(),
+            config: ready.delivered.clone(),
             keys: shared.parts.kv.keyspace(address.base()),
             lookup: shared.parts.lookup.clone(),
             limits: launch.limits.clone(),
@@ -465,7 +529,7 @@ pub(crate) async fn start(
         let start = Start {
             instance,
             limits: launch.limits.clone(),
-            config_json: launch.config_json.clone(),
+            config_json: ready.delivered.json.clone(),
             services: services.clone(),
         };
         warn_of(address, launch);
@@ -473,7 +537,12 @@ pub(crate) async fn start(
         let starting = launch.runtime.start(prepared, start);
         let started = tokio::time::timeout_at(until + START_SLACK, starting).await;
         let instance = started.unwrap_or_else(|_| Err(too_slow(launch)))?;
-        let generation = generation(address, launch, instance, services, number);
+        let how = match choice {
+            Choice::Any => How::Start,
+            Choice::Wanted => How::Swap,
+        };
+        let configured = Configured::new(launch.config.clone(), ready, how);
+        let generation = generation(address, launch, instance, services, number, configured);
         match healthy(&generation, until).await {
             Ok(()) => Ok(generation),
             Err(error) => {
@@ -534,6 +603,7 @@ fn generation(
     instance: Box<dyn mortise_runtime::Instance>,
     services: Arc<Services>,
     number: u64,
+    configured: Configured,
 ) -> Arc<Generation> {
     let artifact = launch.verified.artifact();
     let metadata = launch.verified.metadata().clone();
@@ -568,6 +638,7 @@ fn generation(
         manifest: launch.manifest.clone(),
         granted: launch.granted.clone(),
         limits: launch.limits.clone(),
+        configured,
         instance,
         services,
         seats: seats.into(),
@@ -610,7 +681,16 @@ pub(crate) async fn first_attempt(
 ) -> Attempt {
     match checked(&shared, &address, &mut life, &package, &request, &entrance).await {
         Ok((launch, prepared)) => {
-            let mut outcome = begin(&shared, &address, &mut life, Event::Activate, &launch, prepared).await;
+            let starting = begin(
+                &shared,
+                &address,
+                &mut life,
+                Event::Activate,
+                &launch,
+                prepared,
+                Choice::Any,
+            );
+            let mut outcome = starting.await;
             let mut ticket = None;
             if let (Entrance::Together(it), Ok(generation)) = (entrance, &outcome) {
                 match it.agree(&mut life, generation).await {
@@ -642,7 +722,18 @@ pub(crate) async fn next_attempt(
     launch: Arc<Launch>,
 ) -> Attempt {
     let outcome = match prepare(&shared, &launch).await {
-        Ok(prepared) => begin(&shared, &address, &mut life, Event::RestartDue, &launch, prepared).await,
+        Ok(prepared) => {
+            begin(
+                &shared,
+                &address,
+                &mut life,
+                Event::RestartDue,
+                &launch,
+                prepared,
+                Choice::Any,
+            )
+            .await
+        }
         Err(refusal) => {
             life.must_step("supervisor", Event::RestartDue, "").await;
             Err(AttemptError::NotStarted(HostError::refused(
@@ -650,6 +741,53 @@ pub(crate) async fn next_attempt(
                 vec![refusal],
             )))
         }
+    };
+    Attempt {
+        life,
+        launch: Some(launch),
+        outcome,
+        ticket: None,
+    }
+}
+
+/// Starts another instance of what serves, or did not start, with the configuration that is wanted of it.
+pub(crate) async fn reconfigured_attempt(
+    shared: Arc<Shared>,
+    address: Arc<Address>,
+    mut life: Life,
+    launch: Arc<Launch>,
+) -> Attempt {
+    let prepared = async {
+        life.digest = Some(launch.verified.artifact().digest);
+        life.note("config", Event::Load, &launch.source)?;
+        let against = against_replacing(&shared, &address, &launch).await?;
+        if !against.is_empty() {
+            return Err(rejected(&address, &mut life, against).await);
+        }
+        life.note("supervisor", Event::ChecksPassed, "")?;
+        match prepare(&shared, &launch).await {
+            Ok(prepared) => {
+                life.note("supervisor", Event::Prepared, "")?;
+                Ok(prepared)
+            }
+            Err(refusal) => Err(rejected(&address, &mut life, vec![refusal]).await),
+        }
+    };
+    let prepared = prepared.await;
+    let outcome = match prepared {
+        Ok(prepared) => {
+            begin(
+                &shared,
+                &address,
+                &mut life,
+                Event::Activate,
+                &launch,
+                prepared,
+                Choice::Wanted,
+            )
+            .await
+        }
+        Err(error) => Err(AttemptError::Over(error)),
     };
     Attempt {
         life,
@@ -709,11 +847,12 @@ async fn begin(
     event: Event,
     launch: &Launch,
     prepared: Prepared,
+    choice: Choice,
 ) -> Result<Arc<Generation>, AttemptError> {
     life.step("supervisor", event, launch.verified.artifact().runtime.as_str())
         .await
         .map_err(AttemptError::Over)?;
-    let started = start(shared, address, launch, prepared, life.number).await;
+    let started = start(shared, address, launch, prepared, life.number, choice).await;
     address.publish(|status| status.starts += 1);
     started.map_err(|error| AttemptError::NotStarted(HostError::start_failed(&address.name, error)))
 }
@@ -765,7 +904,7 @@ async fn against_replacing(
     }
     if let Some(why) = veto(&serving, artifact).await {
         against.push(Refusal {
-            what: "veto".to_owned(),
+            what: VETO.to_owned(),
             why: format!("{} does not want to be replaced now: {why}", serving.plugin),
             hint: "try again later, or load it with `force`".to_owned(),
         });
@@ -868,7 +1007,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 jail: Jail::default(),
                 restart: Restart::default(),
                 limits: package.manifest().limits.apply(Limits::default()),
-                config_json: "{}".into(),
+                config: Arc::default(),
                 source: package.origin().into(),
                 force: false,
             };

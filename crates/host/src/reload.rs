@@ -369,6 +369,9 @@ async fn load_one(host: &Host, entry: Entry, circles: Vec<Refusal>, word: &Word)
                     } else {
                         name.clone()
                     };
+                    shared
+                        .configs
+                        .hold_if_refused(&address, again.clone(), asked.clone(), word, error);
                     shared.waiting.add_if_missing(&address, again, asked, word, error);
                 }
                 loaded

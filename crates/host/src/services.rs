@@ -23,7 +23,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use mortise_config::{Delivered, Secrets};
 use mortise_contract::Contract;
 use mortise_manifest::{Grant, Limits, Requirement};
 use mortise_runtime::{
@@ -57,7 +59,10 @@ pub(crate) struct Services {
     published: Mutex<HashSet<(String, String)>>,
     /// What its package knows of the services that it calls.
     caller: Option<CallerContract>,
-    pub(crate) config_json: Arc<str>,
+    /// What it has in force, secrets in place.
+    config: ArcSwap<Delivered>,
+    /// What its log lines must not show: the secrets that it has, had, or may be about to have.
+    secrets: ArcSwap<Secrets>,
     pub(crate) keys: KeySpace,
     log: LogGate,
     pub(crate) denials: Arc<Denials>,
@@ -86,7 +91,7 @@ pub(crate) struct Parts {
     pub(crate) requires: Vec<Requirement>,
     pub(crate) contract: Arc<Contract>,
     pub(crate) caller: Option<CallerContract>,
-    pub(crate) config_json: Arc<str>,
+    pub(crate) config: Delivered,
     pub(crate) keys: KeySpace,
     pub(crate) lookup: Arc<dyn NameLookup>,
     pub(crate) limits: Limits,
@@ -104,7 +109,7 @@ impl Services {
             requires,
             contract,
             caller,
-            config_json,
+            config,
             keys,
             lookup,
             limits,
@@ -119,7 +124,8 @@ impl Services {
             contract,
             caller,
             published: Mutex::default(),
-            config_json,
+            secrets: ArcSwap::from_pointee(config.secrets.clone()),
+            config: ArcSwap::from_pointee(config),
             keys,
             log,
             denials,
@@ -127,6 +133,17 @@ impl Services {
             lookup,
             limits,
         }
+    }
+
+    /// It is to see these secrets.
+    pub(crate) fn confide(&self, secrets: &Secrets) {
+        let all = self.secrets.load().and(secrets);
+        self.secrets.store(Arc::new(all));
+    }
+
+    /// It took over another configuration.
+    pub(crate) fn set_config(&self, config: Delivered) {
+        self.config.store(Arc::new(config));
     }
 
     /// Log lines that the rate limit dropped.
@@ -170,7 +187,7 @@ impl Services {
             own::CONFIG_GET => {
                 let _: api::ConfigGetRequest = decode(target, payload)?;
                 Ok(encode(&api::ConfigGetReply {
-                    json: self.config_json.to_string(),
+                    json: self.config.load().json.to_string(),
                 }))
             }
             own::CLOCK_NOW => {
@@ -308,7 +325,20 @@ impl Services {
 
 impl HostServices for Services {
     fn log(&self, line: LogLine<'_>) {
-        self.log.take(&line);
+        let secrets = self.secrets.load();
+        if secrets.is_empty() {
+            return self.log.take(&line);
+        }
+        // What it was told in confidence is not for the log, whoever writes it there.
+        let mut record = line.record.clone();
+        record.message = secrets.masked(&record.message);
+        for field in &mut record.fields {
+            field.value = secrets.masked(&field.value);
+        }
+        self.log.take(&LogLine {
+            record: &record,
+            call: line.call,
+        });
     }
 
     fn denied(&self, denied: Denied<'_>) {

@@ -68,6 +68,8 @@ pub(crate) enum Command {
         Entrance,
         oneshot::Sender<Result<PluginInfo, HostError>>,
     ),
+    /// Start another instance of what serves with the configuration that is wanted of it, and say how it went.
+    Reconfigure(oneshot::Sender<Result<PluginInfo, HostError>>),
     /// Show why this could not even be read, and say when that is done.
     Reject(HostError, oneshot::Sender<()>),
     /// List these reasons under what serves, in place of those that are listed; none clears them.
@@ -131,6 +133,8 @@ struct Down {
 struct Pending {
     attempt: BoxFuture<'static, Attempt>,
     reply: Option<oneshot::Sender<Result<PluginInfo, HostError>>>,
+    /// It is what serves, with another configuration: who asked for it tells why it came to nothing.
+    is_of_config: bool,
 }
 
 enum Happening {
@@ -184,6 +188,7 @@ impl Supervisor {
                 Happening::Command(Command::Load(package, request, entrance, reply)) => {
                     self.load(*package, *request, entrance, reply).await
                 }
+                Happening::Command(Command::Reconfigure(reply)) => self.reconfigure(reply).await,
                 Happening::Command(Command::Reject(error, reply)) => {
                     self.reject(&error).await;
                     let _ = reply.send(());
@@ -301,6 +306,37 @@ impl Supervisor {
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: Some(reply),
+            is_of_config: false,
+        });
+    }
+
+    /// Begins to start another instance of what serves, or did not start, with the configuration that is wanted of it.
+    async fn reconfigure(&mut self, reply: oneshot::Sender<Result<PluginInfo, HostError>>) {
+        let launch = match (&self.running, &self.down) {
+            (Some(running), _) => Some(running.launch.clone()),
+            (None, Some(down)) => down.launch.clone(),
+            (None, None) => None,
+        };
+        let Some(launch) = launch else {
+            let what = format!("plugin `{}` has nothing to start again", self.address.name);
+            let _ = reply.send(Err(HostError::new(HostErrorKind::Conflict, what)));
+            return;
+        };
+        self.generations += 1;
+        let plugin = launch.verified.artifact().plugin.clone();
+        let (shared, address) = (self.shared.clone(), self.address.clone());
+        let mut life = Life::new(shared.clone(), address.clone(), self.generations, plugin);
+        if self.running.is_none() {
+            self.give_up_down("started again with another configuration")
+                .await;
+            life.shown = true;
+            self.address.publish(|status| status.reasons.clear());
+        }
+        let attempt = load::reconfigured_attempt(shared, address, life, launch);
+        self.attempt = Some(Pending {
+            attempt: Box::pin(attempt),
+            reply: Some(reply),
+            is_of_config: true,
         });
     }
 
@@ -327,7 +363,10 @@ impl Supervisor {
 
     /// A load or restart has come to an end.
     async fn attempted(&mut self, attempt: Attempt) {
-        let reply = self.attempt.take().and_then(|it| it.reply);
+        let pending = self.attempt.take();
+        let is_of_config = pending.as_ref().is_some_and(|it| it.is_of_config);
+        let listed = self.address.status.load().reasons.clone();
+        let reply = pending.and_then(|it| it.reply);
         let Attempt {
             mut life,
             launch,
@@ -360,6 +399,9 @@ impl Supervisor {
         };
         if let Err(error) = &outcome {
             tracing::warn!(target: "mortise::life", plugin = %self.address.name, %error, "nothing was started");
+            if is_of_config && self.running.is_some() {
+                self.address.publish(|status| status.reasons = listed);
+            }
         }
         if let Some(reply) = reply {
             let _ = reply.send(outcome.map(|()| self.address.info()));
@@ -676,6 +718,7 @@ impl Supervisor {
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: None,
+            is_of_config: false,
         });
     }
 

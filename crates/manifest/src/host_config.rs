@@ -32,6 +32,15 @@
 //! form = "json"                          # "chat" is one line for a robot
 //! [events]                               # see `EventsConfig`
 //! log_mib = 1024
+//! [config]                               # where plugins' configuration comes from, beside what stands at the plugin
+//! dir = "conf"                           # NAME.toml or NAME.json of each plugin
+//! secrets = ["file:/run/secrets/{plugin}/", "env:{PLUGIN}_"]  # what `dir` and etcd may refer to
+//! [config.etcd]
+//! endpoints = ["http://127.0.0.1:2379"]
+//! prefix = "/mortise"                    # keys are PREFIX/PLUGIN/SETTING
+//! user = "mortise"
+//! password = { secret = "file:/etc/mortise/etcd.password" }
+//! ca_file = "/etc/mortise/etcd-ca.pem"   # for https endpoints
 //! [[plugin]]
 //! name = "thumbnailer"
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
@@ -83,6 +92,8 @@ pub struct HostConfig {
     pub canary: CanarySettings,
     /// `[events]`.
     pub events: EventsConfig,
+    /// `[config]`.
+    pub config: ConfigSettings,
     /// `[[plugin]]`: what to load at start, in the file's order.
     pub plugins: Vec<PluginEntry>,
 }
@@ -211,6 +222,35 @@ pub struct PluginTerms {
     pub config_json: Option<String>,
 }
 
+/// `[config]`: where plugins' configuration comes from, beside what stands at the plugin itself. What comes later here wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigSettings {
+    /// `dir`: a directory with a `NAME.toml` or `NAME.json` for each plugin that has one.
+    pub dir: Option<String>,
+    /// `[config.etcd]`.
+    pub etcd: Option<EtcdSettings>,
+    /// `secrets`: what configuration from `dir` and etcd may refer to; nothing unless it stands here. `file:/DIR/` is everything below a directory,
+    /// `env:START` every variable whose name begins so. `{plugin}` stands for the plugin's name, `{PLUGIN}` for it in capitals with `_` for `-`.
+    pub secrets: Vec<String>,
+}
+
+/// `[config.etcd]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// `endpoints`: http or https URLs; each is tried when the one before it fails.
+    pub endpoints: Vec<String>,
+    /// `prefix`: the keys of a plugin begin with `PREFIX/NAME/`. Default `/mortise`.
+    pub prefix: String,
+    /// `user`, for an etcd with authentication.
+    pub user: Option<String>,
+    /// `password`: where it is, as `env:NAME` or `file:/PATH`; never the password itself.
+    pub password: Option<String>,
+    /// `ca_file`: certificates (PEM) that an https endpoint has to be signed by.
+    pub ca_file: Option<String>,
+    /// `start_ms`: how long the start of the host waits for etcd before it goes on with what it knew last. 0 to 1 min, default 3 s.
+    pub start: Duration,
+}
+
 /// `[canary]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CanarySettings {
@@ -294,6 +334,15 @@ impl WatchConfig {
     }
 }
 
+// === impl EtcdSettings ===
+
+impl EtcdSettings {
+    /// `prefix`, if nobody says.
+    pub const PREFIX: &'static str = "/mortise";
+    /// `start_ms`, if nobody says.
+    pub const START: Duration = Duration::from_secs(3);
+}
+
 // === impl HostConfig ===
 
 impl HostConfig {
@@ -318,6 +367,7 @@ impl Default for HostConfig {
             routes: Vec::new(),
             canary: CanarySettings::default(),
             events: EventsConfig::default(),
+            config: ConfigSettings::default(),
             plugins: Vec::new(),
         }
     }
@@ -375,6 +425,9 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
     if let Some(fields) = root.table("events", faults) {
         config.events = read_events(fields, faults);
     }
+    if let Some(fields) = root.table("config", faults) {
+        config.config = read_config_settings(fields, faults);
+    }
     config.routes = read_routes(root.tables("route", faults), faults);
     config.watch = root
         .table("watch", faults)
@@ -411,6 +464,63 @@ fn read_webhooks(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<WebhookEnt
         }
     }
     webhooks
+}
+
+fn read_config_settings(mut fields: Fields<'_>, faults: &mut Faults) -> ConfigSettings {
+    let dir = fields.string("dir", faults);
+    let settings = ConfigSettings {
+        dir: dir.and_then(|text| path(&text, faults)),
+        secrets: fields.strings("secrets", faults, check_secrets),
+        etcd: fields
+            .table("etcd", faults)
+            .and_then(|fields| read_etcd(fields, faults)),
+    };
+    fields.finish(faults);
+    settings
+}
+
+fn read_etcd(mut fields: Fields<'_>, faults: &mut Faults) -> Option<EtcdSettings> {
+    const EXAMPLE: &str = "endpoints = [\"http://127.0.0.1:2379\"]";
+    if !fields.contains("endpoints") {
+        fields.missing("endpoints", EXAMPLE, faults);
+    } else if fields.is_empty_list("endpoints") {
+        let hint = Some(format!("write where etcd is, such as `{EXAMPLE}`"));
+        faults.add(
+            fields.span_of("endpoints"),
+            "`endpoints` is empty".to_owned(),
+            hint,
+        );
+    }
+    let endpoints = fields.strings("endpoints", faults, |text, faults| {
+        web_address(text, faults);
+    });
+    let prefix = fields
+        .string("prefix", faults)
+        .and_then(|text| key_prefix(&text, faults));
+    let user = fields.string("user", faults).map(|text| text.value.to_owned());
+    let password = fields.table("password", faults).and_then(|mut fields| {
+        let secret = fields.required_string("secret", "secret = \"file:/etc/mortise/etcd.password\"", faults);
+        fields.finish(faults);
+        secret.and_then(|text| secret_place(&text, faults))
+    });
+    if user.is_some() != fields.contains("password") {
+        let hint = "write both, or none for an etcd without authentication";
+        let message = "`user` and `password` belong together".to_owned();
+        faults.add(fields.span.clone(), message, Some(hint.to_owned()));
+    }
+    let ca_file = fields
+        .string("ca_file", faults)
+        .and_then(|text| path(&text, faults));
+    let start = fields.integer("start_ms", 0..=60_000, faults);
+    fields.finish(faults);
+    (!endpoints.is_empty()).then(|| EtcdSettings {
+        endpoints,
+        prefix: prefix.unwrap_or_else(|| EtcdSettings::PREFIX.to_owned()),
+        user,
+        password,
+        ca_file,
+        start: start.map_or(EtcdSettings::START, Duration::from_millis),
+    })
 }
 
 fn read_watch(mut fields: Fields<'_>, faults: &mut Faults) -> Option<WatchConfig> {
@@ -629,6 +739,49 @@ fn webhook_form(text: &Text<'_>, faults: &mut Faults) -> Option<WebhookForm> {
             );
             None
         }
+    }
+}
+
+/// What keys begin with; the `/` at its end is nobody's business.
+fn key_prefix(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    let plain = text.value.trim_end_matches('/');
+    if plain.is_empty() || plain.chars().any(char::is_control) {
+        let message = "this is no prefix of keys".to_owned();
+        let hint = "write a path of its own, such as `/mortise`: other keys are not read";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+        return None;
+    }
+    Some(plain.to_owned())
+}
+
+/// `env:NAME` or `file:/PATH`.
+fn secret_place(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+    if is_secret_place(text.value) {
+        return Some(text.value.to_owned());
+    }
+    // It may be the secret itself, so it is not shown.
+    let hint = "write `env:NAME` or `file:/PATH`, and put the secret there";
+    faults.add(
+        text.span.clone(),
+        "this does not say where the secret is".to_owned(),
+        Some(hint.to_owned()),
+    );
+    None
+}
+
+fn check_secrets(text: &Text<'_>, faults: &mut Faults) {
+    if !is_secret_place(text.value) {
+        let message = format!("`{}` names no place of secrets", clip(text.value));
+        let hint = "write `file:/DIR/` or `env:START_OF_A_NAME`; `{plugin}` and `{PLUGIN}` stand for the plugin's name";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    }
+}
+
+fn is_secret_place(text: &str) -> bool {
+    match text.split_once(':') {
+        Some(("env", name)) => !name.is_empty(),
+        Some(("file", path)) => path.starts_with('/') && path.split('/').all(|it| it != ".."),
+        _ => false,
     }
 }
 

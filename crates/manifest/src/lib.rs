@@ -33,13 +33,15 @@ pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
 pub use events::{EventsConfig, SubscribeEntry, SubscribeFrom};
 pub use host_config::{
-    CanarySettings, GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS, PackageSource, PluginEntry,
-    PluginTerms, ProcessLane, ProcessSettings, RoutingConfig, WatchConfig, WebhookEntry, WebhookForm,
+    CanarySettings, ConfigSettings, EtcdSettings, GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS,
+    PackageSource, PluginEntry, PluginTerms, ProcessLane, ProcessSettings, RoutingConfig, WatchConfig,
+    WebhookEntry, WebhookForm,
 };
 pub use limits::{Limits, LimitsOverride};
-pub use manifest::{Line, Manifest, Requirement, Variant};
+pub use manifest::{ConfigTerms, Line, Manifest, Requirement, Variant};
 pub use name::{NameError, check_plugin_name, check_service_name};
 pub use permissions::{Grant, Jail, Permission, Permissions};
+pub use reader::table_to_json;
 pub use restart::Restart;
 pub use route::{HeaderTest, HeaderWanted, RouteEntry, RouteFault, RouteShare};
 pub use runtime_name::RuntimeName;

@@ -35,6 +35,9 @@
 //! schema = "acme.image.v1.State"  # a message of its contract; left out by a plugin that has hooks only
 //! hooks = true                    # only without a schema
 //! migrates = false                # it takes state of other schemas, and says itself whether it can
+//! [config]                        # what the operator's configuration of it has to look like
+//! message = "acme.image.v1.Config"  # a message of its contract; any object if left out
+//! hot = false                     # it takes a new configuration while it runs
 //! ```
 
 use std::{collections::BTreeSet, fmt::Write as _};
@@ -89,6 +92,17 @@ pub struct Manifest {
     pub hooks: bool,
     /// It takes state whose schema is not its own.
     pub migrates: bool,
+    /// What it says about its configuration.
+    pub config: ConfigTerms,
+}
+
+/// `[config]`: what a plugin says about its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigTerms {
+    /// Full name of the message that its configuration has to look like; `None`: any object will do.
+    pub message: Option<String>,
+    /// It takes a new configuration while it runs.
+    pub hot: bool,
 }
 
 /// A service that a plugin calls.
@@ -278,6 +292,15 @@ impl Manifest {
                 out.raw("migrates", true);
             }
         }
+        if self.config != ConfigTerms::default() {
+            out.header("[config]");
+            if let Some(message) = &self.config.message {
+                out.string("message", message);
+            }
+            if self.config.hot {
+                out.raw("hot", true);
+            }
+        }
         out.0
     }
 }
@@ -309,6 +332,10 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let state = root.table("state", faults);
     let hooks = state.is_some();
     let (state_schema, migrates) = state.map(|fields| read_state(fields, faults)).unwrap_or_default();
+    let config = root.table("config", faults);
+    let config = config
+        .map(|fields| read_config_terms(fields, faults))
+        .unwrap_or_default();
     root.finish(faults);
     let (name, version, api, description) = plugin??;
     Some(Manifest {
@@ -326,7 +353,18 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
         state_schema,
         hooks,
         migrates,
+        config,
     })
+}
+
+fn read_config_terms(mut fields: Fields<'_>, faults: &mut Faults) -> ConfigTerms {
+    let message = fields.string("message", faults);
+    let hot = fields.boolean("hot", faults).unwrap_or(false);
+    fields.finish(faults);
+    ConfigTerms {
+        message: message.and_then(|text| service_name(&text, faults)),
+        hot,
+    }
 }
 
 /// The schema, and whether others are migrated.

@@ -101,6 +101,20 @@ pub(crate) fn read_document<T>(
     }
 }
 
+/// A whole TOML text as a JSON object. `file` is printed in front of every fault.
+///
+/// # Errors
+/// Every fault in the text, also what JSON has no form for.
+pub fn table_to_json(text: &str, file: &str) -> Result<String, Diagnostics> {
+    read_document(text, file, |root, faults| {
+        let members = root.table.iter();
+        let object: serde_json::Map<_, _> = members
+            .map(|(key, value)| (key.get_ref().to_string(), to_json(value, faults)))
+            .collect();
+        Some(serde_json::Value::Object(object).to_string())
+    })
+}
+
 fn check_bounds(text: &str) -> Result<(), (Range<usize>, String)> {
     if text.len() > TEXT_BYTES_MAX {
         return Err((

@@ -100,6 +100,7 @@ fn whole() -> Manifest {
         state_schema: Some("acme.image.v1.State".to_owned()),
         hooks: true,
         migrates: false,
+        config: ConfigTerms::default(),
     }
 }
 
@@ -834,6 +835,7 @@ prop_compose! {
         state_schema in proptest::option::of(services()),
         hooks: bool,
         migrates: bool,
+        config in (proptest::option::of(services()), any::<bool>()),
         dialect in proptest::option::of(dialect::tests::go_plugins()),
         subscribes in proptest::collection::btree_map("[a-z_-]{1,8}", (1u32..=100, 1u64..3_600_000, 1u32..=256, any::<bool>(), any::<bool>()), 0..3),
     ) -> Manifest {
@@ -885,6 +887,7 @@ prop_compose! {
             },
             hooks: hooks || state_schema.is_some(),
             migrates: migrates && state_schema.is_some(),
+            config: ConfigTerms { message: config.0, hot: config.1 },
             state_schema,
         }
     }
@@ -1384,4 +1387,63 @@ up = "acme.image.adapt.v1.Picture/Up"
     }];
     assert_eq!(read.adapt, expected);
     assert_eq!(manifest(&read.to_toml()), read);
+}
+
+#[test]
+fn where_configuration_comes_from_is_read() {
+    let text = "[config]\ndir = \"conf\"\nsecrets = [\"file:/run/secrets/{plugin}/\", \"env:{PLUGIN}_\"]\n\
+                [config.etcd]\nendpoints = [\"https://a:2379\", \"http://b:2379\"]\nprefix = \"/acme/\"\nuser = \"m\"\n\
+                password = { secret = \"env:ETCD\" }\nca_file = \"ca.pem\"\nstart_ms = 500\n";
+    let config = HostConfig::parse(text, "mortise.toml").expect("no fault").config;
+    assert_eq!(config.dir.as_deref(), Some("conf"));
+    assert_eq!(config.secrets.len(), 2);
+    let etcd = config.etcd.expect("there is etcd");
+    assert_eq!(
+        etcd,
+        EtcdSettings {
+            endpoints: vec!["https://a:2379".to_owned(), "http://b:2379".to_owned()],
+            prefix: "/acme".to_owned(),
+            user: Some("m".to_owned()),
+            password: Some("env:ETCD".to_owned()),
+            ca_file: Some("ca.pem".to_owned()),
+            start: Duration::from_millis(500),
+        }
+    );
+}
+
+#[test]
+fn a_password_in_the_open_is_a_fault_and_is_not_shown() {
+    for text in [
+        "user = \"m\"\npassword = \"hunter2\"",
+        "user = \"m\"\npassword = { secret = \"hunter2\" }",
+        "user = \"m\"\npassword = { secret = \"file:../hunter2\" }",
+    ] {
+        let text = format!("[config.etcd]\nendpoints = [\"http://a:1\"]\n{text}\n");
+        let faults = HostConfig::parse(&text, "mortise.toml").expect_err("a fault");
+        let first = faults.iter().next().expect("one");
+        assert!(!first.message.contains("hunter2"), "{first}");
+    }
+    let lone = "[config]\nsecrets = [\"/run\"]\n[config.etcd]\nuser = \"m\"\nprefix = \"/\"\n";
+    let faults = HostConfig::parse(lone, "mortise.toml")
+        .expect_err("faults")
+        .to_string();
+    for said in [
+        "names no place of secrets",
+        "belong together",
+        "no `endpoints`",
+        "no prefix of keys",
+    ] {
+        assert!(faults.contains(said), "{said}: {faults}");
+    }
+}
+
+#[test]
+fn a_table_becomes_json() {
+    let json = table_to_json("b = 1\n[a]\nc = [\"x\"]\n", "p.toml").expect("no fault");
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value, serde_json::json!({"a": {"c": ["x"]}, "b": 1}));
+    let faults = table_to_json("a = \nb = nan\n", "p.toml")
+        .expect_err("faults")
+        .to_string();
+    assert!(faults.contains("p.toml:1"), "{faults}");
 }

@@ -56,7 +56,7 @@
 //!
 //! # Features
 //! `builtin`, `native`, `process` and `wasm`, all on by default, choose which runtimes are compiled in. [`host()`] adds those that need
-//! nothing but the data directory. `http`, on by default, is HTTP requests of plugins, with the TLS library that they take.
+//! nothing but the data directory. `etcd`, off by default, is configuration of plugins from there. `http`, on by default, is HTTP requests of plugins, with the TLS library that they take.
 #![forbid(unsafe_code)]
 
 pub use mortise_contract as contract;
@@ -69,6 +69,10 @@ pub use mortise_host::*;
 pub use mortise_manifest::{Grant, HostConfig, Limits, LimitsOverride, Permissions, RuntimeName};
 pub use mortise_runtime::{Blame, CallError, CallErrorKind, Digest, PluginId, Refusal, Retry, Support};
 pub use mortise_wire::{Code, Header, Health, Status};
+
+/// Configuration of plugins from etcd.
+#[cfg(feature = "etcd")]
+pub use mortise_config_etcd as etcd;
 
 /// The runtimes that this build has; each is a feature.
 pub mod runtime {

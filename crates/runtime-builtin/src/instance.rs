@@ -19,9 +19,9 @@ use std::{
 use bytes::Bytes;
 use mortise_manifest::Limits;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, HostServices, Instance,
-    InstanceId, MethodIndex, ReservedCalls, ReservedMethods, Start, State, StopReport, StreamCall, Usage,
-    stream::not_unary,
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, DirectCall, EndCause, HostServices,
+    Instance, InstanceId, MethodIndex, ReservedCalls, ReservedMethods, Start, State, StopReport, StreamCall,
+    Usage, stream::not_unary,
 };
 use mortise_wire::{Health, METHOD_NONBLOCKING, Metadata, linked::LinkedInstance, plugin::Method};
 use tokio::{
@@ -116,6 +116,10 @@ impl Instance for BuiltinInstance {
 
     fn state(&self) -> Option<&dyn State> {
         (!self.reserved.is_empty()).then_some(self)
+    }
+
+    fn configure(&self) -> Option<&dyn Configure> {
+        self.reserved.configure().then_some(self)
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {

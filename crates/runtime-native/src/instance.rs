@@ -15,8 +15,9 @@ use bytes::Bytes;
 use mortise_abi::{MT_OK, MtInstance, MtMethod, MtOut, MtStatus};
 use mortise_manifest::Limits;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, Digest, EndCause, Instance, InstanceId,
-    ReservedCalls, ReservedMethods, RuntimeError, RuntimeErrorKind, Start, State, StopReport, Usage,
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, Digest, EndCause, Instance,
+    InstanceId, ReservedCalls, ReservedMethods, RuntimeError, RuntimeErrorKind, Start, State, StopReport,
+    Usage,
 };
 use mortise_wire::{Health, Metadata, StartRequest};
 use prost::Message as _;
@@ -288,6 +289,10 @@ impl Instance for NativeInstance {
 
     fn state(&self) -> Option<&dyn State> {
         (!self.reserved.is_empty()).then_some(self)
+    }
+
+    fn configure(&self) -> Option<&dyn Configure> {
+        self.reserved.configure().then_some(self)
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {

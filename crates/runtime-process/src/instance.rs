@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use mortise_jail::Meter;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, Enclosure, EndCause, Instance, InstanceId, MethodIndex,
-    ReservedCalls, ReservedMethods, State, StopReport, StreamCall, StreamHandle, Usage,
+    BoxFuture, Call, CallContext, CallError, Configure, Enclosure, EndCause, Instance, InstanceId,
+    MethodIndex, ReservedCalls, ReservedMethods, State, StopReport, StreamCall, StreamHandle, Usage,
 };
 use mortise_wire::Health;
 use rustix::process::Pid;
@@ -126,6 +126,10 @@ impl<P: Plugin> Instance for ProcessInstance<P> {
 
     fn state(&self) -> Option<&dyn State> {
         (!self.reserved.is_empty()).then_some(self)
+    }
+
+    fn configure(&self) -> Option<&dyn Configure> {
+        self.reserved.configure().then_some(self)
     }
 
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {

@@ -12,15 +12,15 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use mortise_runtime::{
-    BoxFuture, Call, CallContext, CallError, CallErrorKind, EndCause, Instance, InstanceId, MethodIndex,
-    ReservedCalls, ReservedMethods, RuntimeError, Start, State, StopReport, Usage,
+    BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, EndCause, Instance, InstanceId,
+    MethodIndex, ReservedCalls, ReservedMethods, RuntimeError, Start, State, StopReport, Usage,
 };
 use mortise_wire::{
     Health, Metadata, StartRequest, Status,
@@ -58,13 +58,23 @@ pub(crate) struct Guests<A: Abi> {
     code: Arc<Tiers<A>>,
     shared: Arc<Shared>,
     metadata: Arc<Metadata>,
-    start_request: Vec<u8>,
+    /// What fresh guests start with.
+    beginning: Mutex<Arc<Beginning>>,
+    /// Its number, for a look without the lock.
+    beginnings: AtomicU64,
     reuse: Reuse,
     idle: Mutex<Vec<Box<Lease<A>>>>,
     stopped: AtomicBool,
     reserved: ReservedMethods,
     /// Of a plugin with state.
     only: Option<Only>,
+}
+
+/// What guests start with. A new configuration makes a new one, and guests of an older one are kept no longer.
+struct Beginning {
+    number: u64,
+    request: StartRequest,
+    encoded: Vec<u8>,
 }
 
 /// What a plugin with one guest needs beside.
@@ -80,6 +90,7 @@ struct Lease<A: Abi> {
     guest: A::Guest,
     linked: Arc<Linked<A>>,
     calls: u64,
+    beginning: u64,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -123,7 +134,8 @@ impl<A: Abi> WasmInstance<A> {
             code,
             shared,
             metadata,
-            start_request: request.encode_to_vec(),
+            beginning: Mutex::new(Arc::new(Beginning::new(0, request))),
+            beginnings: AtomicU64::new(0),
             reuse: if only.is_some() { Reuse::ONLY } else { reuse },
             idle: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
@@ -211,7 +223,7 @@ impl<A: Abi> Guests<A> {
     async fn lease(&self, cx: &CallContext, deadline: Instant) -> Result<Box<Lease<A>>, Fault> {
         loop {
             let Some(mut lease) = self.idle().pop() else { break };
-            if self.only.is_some() || self.code.is_current(&lease.linked) {
+            if self.only.is_some() || self.is_current(&lease) {
                 lease.begin(Some(cx), deadline);
                 return Ok(lease);
             }
@@ -223,6 +235,23 @@ impl<A: Abi> Guests<A> {
             ));
         }
         Box::pin(self.fresh(Some(cx), deadline)).await
+    }
+
+    /// Whether it runs the best code there is, and started as a fresh one would.
+    fn is_current(&self, lease: &Lease<A>) -> bool {
+        self.code.is_current(&lease.linked) && lease.beginning == self.beginnings.load(Ordering::Acquire)
+    }
+
+    /// A guest took a new configuration: fresh ones start with it, and what was kept of the others goes.
+    fn begin_with(&self, json: &str) {
+        let mut beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = StartRequest {
+            config_json: json.to_owned(),
+            ..beginning.request.clone()
+        };
+        let number = beginning.number + 1;
+        *beginning = Arc::new(Beginning::new(number, request));
+        self.beginnings.store(number, Ordering::Release);
     }
 
     // --- the one guest of a plugin with state ---
@@ -339,12 +368,18 @@ impl<A: Abi> Guests<A> {
             Ok(guest) => guest,
             Err(error) => return Err(Fault::of(&error, store.data())),
         };
-        let answer = linked.abi.start(&guest, &mut store, &self.start_request).await;
+        let beginning = self
+            .beginning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let answer = linked.abi.start(&guest, &mut store, &beginning.encoded).await;
         let mut lease = Box::new(Lease {
             store,
             guest,
             linked,
             calls: 0,
+            beginning: beginning.number,
             _slot: slot,
         });
         match lease.settle(answer)? {
@@ -368,7 +403,7 @@ impl<A: Abi> Guests<A> {
         }
         let worn = lease.calls >= calls_max
             || lease.store.data().memory_bytes() > self.shared.limits.memory_bytes_max / 2
-            || !self.code.is_current(&lease.linked)
+            || !self.is_current(&lease)
             || self.stopped.load(Ordering::Relaxed);
         if worn {
             return Some(lease);
@@ -472,6 +507,16 @@ impl<A: Abi> Guests<A> {
     }
 }
 
+impl Beginning {
+    fn new(number: u64, request: StartRequest) -> Self {
+        Self {
+            number,
+            encoded: request.encode_to_vec(),
+            request,
+        }
+    }
+}
+
 impl<A: Abi> Lease<A> {
     fn begin(&mut self, call: Option<&CallContext>, deadline: Instant) {
         self.store.data_mut().begin(call, deadline);
@@ -548,6 +593,10 @@ impl<A: Abi> Instance for WasmInstance<A> {
         (!self.0.reserved.is_empty()).then_some(self)
     }
 
+    fn configure(&self) -> Option<&dyn Configure> {
+        self.0.reserved.configure().then_some(self)
+    }
+
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
         if self.0.only.is_none() {
             return Box::pin(self.0.check_health());
@@ -603,6 +652,10 @@ impl<A: Abi> Call for WasmInstance<A> {
 impl<A: Abi> ReservedCalls for WasmInstance<A> {
     fn reserved(&self) -> &ReservedMethods {
         &self.0.reserved
+    }
+
+    fn configured(&self, json: &str) {
+        self.0.begin_with(json);
     }
 }
 

@@ -10,7 +10,7 @@
 //!           --Runtime::prepare--> Prepared --Runtime::start--> Box<dyn Instance>
 //! ```
 //!
-//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`], [`Instance::stream`], [`Instance::state`]), never a question of who it is.
+//! Differences between runtimes are data ([`Support`]) or an optional facet ([`Instance::call`], [`Instance::stream`], [`Instance::state`], [`Instance::configure`]), never a question of who it is.
 //!
 //! Reading order: [`artifact`], [`support`], [`port`], [`call`], [`stream`], [`pipe`](mod@pipe), [`state`], [`services`], [`error`].
 #![forbid(unsafe_code)]
@@ -31,7 +31,7 @@ pub use error::{Blame, CallError, CallErrorKind, Retry, RuntimeError, RuntimeErr
 pub use pipe::{Abort, Blocked, Bounds, PipeReceiver, PipeSender, pipe};
 pub use port::{EndCause, Instance, InstanceId, Prepared, Runtime, Start, StopReport, Usage};
 pub use services::{Denied, HostServices, LogLine};
-pub use state::{Origin, ReservedCalls, ReservedMethods, Snapshot, State, Successor};
+pub use state::{Configure, Configured, Origin, ReservedCalls, ReservedMethods, Snapshot, State, Successor};
 pub use stream::{ReceiveHalf, SendError, SendHalf, StreamCall, StreamHandle};
 pub use support::{Enclosure, Enforcement, Interrupt, Isolation, Lack, Layer, Support};
 

@@ -6,8 +6,8 @@ use mortise_manifest::{Grant, Limits};
 use mortise_wire::{Health, Metadata};
 
 use crate::{
-    Artifact, BoxFuture, Call, CallError, Enclosure, HostServices, RuntimeError, State, StreamCall, Support,
-    Verified,
+    Artifact, BoxFuture, Call, CallError, Configure, Enclosure, HostServices, RuntimeError, State,
+    StreamCall, Support, Verified,
 };
 
 /// Turns one verified artifact into running instances of one technology.
@@ -142,6 +142,11 @@ pub trait Instance: Send + Sync + 'static {
 
     /// The facet of plugins that carry state into their successor, or have hooks. `None` if this one has neither.
     fn state(&self) -> Option<&dyn State> {
+        None
+    }
+
+    /// The facet of plugins that take a new configuration while they run. `None`: a new instance is started with it.
+    fn configure(&self) -> Option<&dyn Configure> {
         None
     }
 

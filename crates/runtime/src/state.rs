@@ -20,8 +20,8 @@ use mortise_wire::{
     Metadata,
     lifecycle::Reserved,
     plugin::{
-        LoadStateRequest, MayReplaceReply, MayReplaceRequest, PostLoadRequest, PreUnloadRequest,
-        SaveStateRequest, State as WireState,
+        ConfigureReply, ConfigureRequest, LoadStateRequest, MayReplaceReply, MayReplaceRequest,
+        PostLoadRequest, PreUnloadRequest, SaveStateRequest, State as WireState,
     },
 };
 use prost::Message;
@@ -97,6 +97,30 @@ pub trait State: Send + Sync {
     fn pre_unload<'a>(&'a self, cx: &'a CallContext) -> BoxFuture<'a, Result<(), CallError>>;
 }
 
+/// What an instance did with a new configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configured {
+    /// It is in force: calls that begin from here on see it.
+    Applied,
+    /// Nothing of it is; an instance that starts with it can use it.
+    NeedsRestart,
+    /// Nothing of it is, and it cannot be used: the plugin's own reason.
+    Refused(String),
+}
+
+/// Takes a new configuration in the middle of its life.
+pub trait Configure: Send + Sync {
+    /// Hands it over: JSON text, an object, with secrets in place. All of it is in force afterwards, or nothing. Calls run meanwhile.
+    ///
+    /// # Errors
+    /// What kept it from answering; what it has in force then is not known.
+    fn configure<'a>(
+        &'a self,
+        cx: &'a CallContext,
+        json: &'a str,
+    ) -> BoxFuture<'a, Result<Configured, CallError>>;
+}
+
 /// Numbers of the reserved methods of one plugin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReservedMethods([Option<MethodIndex>; Reserved::ALL.len()]);
@@ -105,6 +129,11 @@ pub struct ReservedMethods([Option<MethodIndex>; Reserved::ALL.len()]);
 pub trait ReservedCalls: Call {
     /// The numbers that its metadata gives them.
     fn reserved(&self) -> &ReservedMethods;
+
+    /// Its guest took a new configuration: what this instance starts anew from here on starts with it.
+    fn configured(&self, json: &str) {
+        let _ = json;
+    }
 }
 
 // === impl ReservedMethods ===
@@ -126,6 +155,12 @@ impl ReservedMethods {
     #[must_use]
     pub fn carry_state(&self) -> bool {
         self.get(Reserved::SaveState).is_some() && self.get(Reserved::LoadState).is_some()
+    }
+
+    /// Whether the plugin takes a new configuration while it runs.
+    #[must_use]
+    pub fn configure(&self) -> bool {
+        self.get(Reserved::Configure).is_some()
     }
 
     fn get(&self, method: Reserved) -> Option<MethodIndex> {
@@ -214,6 +249,35 @@ impl<T: ReservedCalls> State for T {
             asked(self, cx, Reserved::PreUnload, &PreUnloadRequest {})
                 .await
                 .map(drop)
+        })
+    }
+}
+
+impl<T: ReservedCalls> Configure for T {
+    fn configure<'a>(
+        &'a self,
+        cx: &'a CallContext,
+        json: &'a str,
+    ) -> BoxFuture<'a, Result<Configured, CallError>> {
+        Box::pin(async move {
+            let request = ConfigureRequest {
+                json: json.to_owned(),
+            };
+            let Some(reply) = asked(self, cx, Reserved::Configure, &request).await? else {
+                return Ok(Configured::NeedsRestart);
+            };
+            let ConfigureReply {
+                refusal,
+                needs_restart,
+            } = decode(Reserved::Configure, &reply)?;
+            if !refusal.is_empty() {
+                return Ok(Configured::Refused(refusal));
+            }
+            if needs_restart {
+                return Ok(Configured::NeedsRestart);
+            }
+            self.configured(json);
+            Ok(Configured::Applied)
         })
     }
 }

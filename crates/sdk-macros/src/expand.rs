@@ -86,6 +86,7 @@ fn lifecycle(options: &Options, plugin: &syn::Type) -> TokenStream {
         veto,
         post_load,
         pre_unload,
+        configure,
         ..
     } = options;
     let hooks = (veto.is_some() || post_load.is_some() || pre_unload.is_some())
@@ -114,7 +115,18 @@ fn lifecycle(options: &Options, plugin: &syn::Type) -> TokenStream {
         let call = quote_spanned! { path.span() => #path(self, cx) };
         quote! { fn pre_unload(&self, cx: &::mortise_sdk::Cx) -> ::mortise_sdk::Result<()> { #call } }
     });
-    quote! { #stateful #hooks #veto #post_load #pre_unload }
+    let configure = configure.as_ref().map(|path| {
+        let call = quote_spanned! { path.span() => #path(self, cx, new) };
+        quote! {
+            const CONFIGURABLE: bool = true;
+            fn configure(
+                &self,
+                cx: &::mortise_sdk::Cx,
+                new: &::mortise_sdk::lifecycle::NewConfig<'_>,
+            ) -> ::mortise_sdk::Result<::mortise_sdk::lifecycle::Configured> { #call }
+        }
+    });
+    quote! { #stateful #hooks #veto #post_load #pre_unload #configure }
 }
 
 fn check(item: &Item) -> Result<(&ItemImpl, &Path)> {

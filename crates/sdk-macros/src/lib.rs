@@ -27,6 +27,7 @@ use syn::parse_macro_input;
 /// | `veto = path` | `fn(&Self, &Cx, &Successor) -> Result<()>`: an error is the reason why it is not to be replaced now | it may be |
 /// | `post_load = path` | `fn(&Self, &Cx, Origin) -> Result<()>`: it has its state, and calls follow; an error refuses to serve | nothing |
 /// | `pre_unload = path` | `fn(&Self, &Cx) -> Result<()>`: it is let go, and no call will follow | nothing |
+/// | `configure = path` | `fn(&Self, &Cx, &NewConfig<'_>) -> Result<Configured>`: takes a new configuration, for `hot = true` in `[config]`; an error refuses it | a new instance is started with it |
 /// | `also(Trait, ..)` | further services of the same type, each with an `impl` of its own | none |
 /// | `generated = "dir"` | the folder of the crate where generated code is committed | `$OUT_DIR` |
 /// | `export = false` | no symbols: the type is a plugin, but the crate is not. For hosts that compile plugins in, and tests | `true` |

@@ -7,7 +7,7 @@ use syn::{
     token,
 };
 
-const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `stateful`, `veto = path`, `post_load = path`, `pre_unload = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
+const KNOWN: &str = "known are `start = path`, `health = path`, `stop = path`, `stateful`, `veto = path`, `post_load = path`, `pre_unload = path`, `configure = path`, `also(Trait, ..)`, `generated = \"dir\"` and `export = false`";
 
 /// The options of `#[plugin(..)]`.
 #[derive(Default)]
@@ -19,6 +19,7 @@ pub(crate) struct Options {
     pub(crate) veto: Option<Path>,
     pub(crate) post_load: Option<Path>,
     pub(crate) pre_unload: Option<Path>,
+    pub(crate) configure: Option<Path>,
     pub(crate) also: Option<Vec<Path>>,
     pub(crate) generated: Option<LitStr>,
     pub(crate) export: Option<bool>,
@@ -48,6 +49,7 @@ impl Options {
             "veto" => set(&name, &mut self.veto, || value(&name, input)),
             "post_load" => set(&name, &mut self.post_load, || value(&name, input)),
             "pre_unload" => set(&name, &mut self.pre_unload, || value(&name, input)),
+            "configure" => set(&name, &mut self.configure, || value(&name, input)),
             "generated" => set(&name, &mut self.generated, || value(&name, input)),
             "export" => set(&name, &mut self.export, || {
                 value::<LitBool>(&name, input).map(|it| it.value)

@@ -24,6 +24,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     const STATEFUL: bool = false;
     /// Whether it has a veto or wants to be told when it comes and goes.
     const HOOKS: bool = false;
+    /// Whether it takes a new configuration while it runs.
+    const CONFIGURABLE: bool = false;
 
     /// Makes the plugin.
     ///
@@ -76,6 +78,15 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     fn post_load(&self, cx: &Cx, origin: lifecycle::Origin) -> Result<()> {
         let _ = (cx, origin);
         Ok(())
+    }
+
+    /// Takes a new configuration, all of it or nothing. Calls run meanwhile.
+    ///
+    /// # Errors
+    /// Why it cannot be used at all.
+    fn configure(&self, cx: &Cx, new: &lifecycle::NewConfig<'_>) -> Result<lifecycle::Configured> {
+        let _ = (cx, new);
+        Ok(lifecycle::Configured::NeedsRestart)
     }
 
     /// It is let go: no call runs, none will follow.
@@ -240,7 +251,7 @@ pub fn method<P: Plugin>(number: u32) -> Option<&'static Method<P>> {
 /// How many methods have a number.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) const fn numbers<P: Plugin>() -> u32 {
-    P::BUILD.methods + P::BUILD.lifecycle.reserved.len() as u32
+    P::BUILD.methods + P::BUILD.lifecycle.reserved.len()
 }
 
 /// The answer to a number outside the table.
@@ -291,7 +302,19 @@ pub const fn check_services<P: Plugin>() {
         "#[plugin(stateful)] needs `[state]` with a `schema` in plugin.toml"
     );
     assert!(
-        !P::HOOKS || !P::BUILD.lifecycle.reserved.is_empty(),
+        P::CONFIGURABLE
+            == P::BUILD
+                .lifecycle
+                .reserved
+                .contains(mortise_wire::lifecycle::Reserved::Configure),
+        "#[plugin(configure = ..)] and `hot = true` in `[config]` of plugin.toml go together; add the one, or take the other away"
+    );
+    assert!(
+        !P::HOOKS
+            || P::BUILD
+                .lifecycle
+                .reserved
+                .contains(mortise_wire::lifecycle::Reserved::MayReplace),
         "#[plugin] with `veto`, `post_load` or `pre_unload` needs `[state]` in plugin.toml: a `schema`, or `hooks = true`"
     );
     assert!(

@@ -84,6 +84,10 @@
 //! `cx.events().publish("orders.eu.placed", &message)` publishes a message of the contract; `[[subscribe]]` in `plugin.toml` names the method that is
 //! called with one. See [`Events`].
 //!
+//! # Configuration that changes
+//! The operator's configuration is JSON ([`Cx::config_json`]). `[config]` in `plugin.toml` names the message of the contract that it has to look like, and
+//! with `hot = true` a running instance is asked to take a new one: see [`lifecycle`].
+//!
 //! # Methods that promise to be `nonblocking`
 //! The contract's option `mortise.nonblocking` says that a method returns promptly. The process runtime runs it on the thread
 //! that reads the lane, the native one on a thread of the host's executor. Such a method may log; a call to the host or to another

@@ -46,12 +46,35 @@
 //! }
 //! ```
 //! A WebAssembly plugin with state has one guest, which works on one call at a time; without state it has as many as it needs.
+//!
+//! # A new configuration without a new instance
+//! ```toml
+//! [config]
+//! message = "acme.v1.CounterConfig"   # what the operator's configuration has to look like
+//! hot = true
+//! ```
+//! ```ignore
+//! #[mortise_sdk::plugin(configure = Self::configure)]
+//! impl Counter for Tally { .. }
+//!
+//! impl Tally {
+//!     fn configure(&self, _: &Cx, new: &NewConfig<'_>) -> Result<Configured> {
+//!         let new: Settings = new.parse()?;          // an error refuses it, and the plugin goes on as it was
+//!         if new.table != self.table { return Ok(Configured::NeedsRestart); }
+//!         *self.step.lock().unwrap() = new.step;
+//!         Ok(Configured::Applied)
+//!     }
+//! }
+//! ```
+//! A plugin without it, or that answers `NeedsRestart`, is replaced by an instance of the same version that starts with the new configuration. Of a
+//! WebAssembly plugin without state one guest is asked, and if it says `Applied`, those that come after start with the new configuration.
 
 use mortise_wire::{
-    lifecycle::{Reserved, SERVICE},
+    lifecycle::{Reserved, ReservedSet, SERVICE},
     plugin::{
-        LoadStateReply, LoadStateRequest, MayReplaceReply, MayReplaceRequest, PostLoadReply, PostLoadRequest,
-        PreUnloadReply, PreUnloadRequest, SaveStateRequest, State,
+        ConfigureReply, ConfigureRequest, LoadStateReply, LoadStateRequest, MayReplaceReply,
+        MayReplaceRequest, PostLoadReply, PostLoadRequest, PreUnloadReply, PreUnloadRequest,
+        SaveStateRequest, State,
     },
 };
 use prost::Message;
@@ -118,10 +141,25 @@ pub struct Successor {
     pub digest: String,
 }
 
-/// What `plugin.toml` says in `[state]`. Written by `mortise-build`.
+/// A configuration that is to take the place of the one that an instance has.
+#[derive(Clone, Copy)]
+pub struct NewConfig<'a> {
+    json: &'a str,
+}
+
+/// What a plugin did with a new configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configured {
+    /// It is in force.
+    Applied,
+    /// Nothing of it is; an instance that starts with it can use it.
+    NeedsRestart,
+}
+
+/// What `plugin.toml` says in `[state]` and `[config]`. Written by `mortise-build`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifecycle {
-    pub(crate) reserved: &'static [Reserved],
+    pub(crate) reserved: ReservedSet,
     pub(crate) schema: &'static str,
     pub(crate) wire_hash: [u8; 32],
 }
@@ -129,14 +167,14 @@ pub struct Lifecycle {
 impl Lifecycle {
     /// There is no such table.
     pub const NONE: Self = Self {
-        reserved: &[],
+        reserved: ReservedSet::NONE,
         schema: "",
         wire_hash: [0; 32],
     };
 
     /// Hooks, and no state.
     pub const HOOKS: Self = Self {
-        reserved: &Reserved::HOOKS,
+        reserved: ReservedSet::HOOKS,
         ..Self::NONE
     };
 
@@ -144,10 +182,47 @@ impl Lifecycle {
     #[must_use]
     pub const fn state(schema: &'static str, wire_hash: [u8; 32]) -> Self {
         Self {
-            reserved: &Reserved::ALL,
+            reserved: ReservedSet::STATE,
             schema,
             wire_hash,
         }
+    }
+
+    /// The same, and it takes a new configuration while it runs.
+    #[must_use]
+    pub const fn configurable(self) -> Self {
+        Self {
+            reserved: self.reserved.with(Reserved::Configure),
+            ..self
+        }
+    }
+}
+
+// === impl NewConfig ===
+
+impl<'a> NewConfig<'a> {
+    /// All of it: JSON text, an object, secrets in place.
+    #[must_use]
+    pub fn json(&self) -> &'a str {
+        self.json
+    }
+
+    /// All of it, as a value.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` that says where it does not fit `T`; returned from `configure`, it refuses the configuration.
+    #[cfg(feature = "serde")]
+    pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(self.json).map_err(|error| {
+            Status::failed_precondition(format_args!("the configuration does not fit: {error}"))
+        })
+    }
+}
+
+/// Secrets are in it, so it shows nothing.
+impl std::fmt::Debug for NewConfig<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewConfig").finish_non_exhaustive()
     }
 }
 
@@ -181,8 +256,8 @@ pub fn load<P: Stateful>(plugin: &P, cx: &Cx, saved: &Saved, migrate: bool) -> R
 /// The row of a reserved method's number.
 pub(crate) fn method<P: Plugin>(number: u32) -> Option<&'static Method<P>> {
     let nth = number.checked_sub(P::BUILD.methods)?;
-    let reserved = P::BUILD.lifecycle.reserved.get(nth as usize)?;
-    Some(&P::ROWS[*reserved as usize])
+    let reserved = P::BUILD.lifecycle.reserved.iter().nth(nth as usize)?;
+    Some(&P::ROWS[reserved as usize])
 }
 
 /// The number of the reserved method with this name.
@@ -207,6 +282,7 @@ pub(crate) fn no_state<P: Plugin>() -> Status {
 trait Rows: Plugin {
     /// By `Reserved as usize`.
     const ROWS: &'static [Method<Self>] = &[
+        Method::of::<Configure>(),
         Method::of::<Load>(),
         Method::of::<MayReplace>(),
         Method::of::<PostLoad>(),
@@ -235,6 +311,16 @@ macro_rules! reserved {
         }
     };
 }
+
+reserved!(Configure, Configure, ConfigureRequest => ConfigureReply, |plugin, cx, request| {
+    let answer = plugin.configure(cx, &NewConfig { json: &request.json });
+    let (refusal, needs_restart) = match answer {
+        Ok(done) => (String::new(), done == Configured::NeedsRestart),
+        Err(status) if status.message.is_empty() => ("it does not say why".to_owned(), false),
+        Err(status) => (status.message, false),
+    };
+    Ok(ConfigureReply { refusal, needs_restart })
+});
 
 reserved!(Load, LoadState, LoadStateRequest => LoadStateReply, |plugin, cx, request| {
     let State { schema, version, bytes, wire_hash: _ } = request.state.unwrap_or_default();

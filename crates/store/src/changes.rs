@@ -24,7 +24,7 @@ pub struct Change {
     pub actor: String,
     /// What it is about: the address of a plugin.
     pub name: String,
-    /// What is asked: `load`, `unload`, `rollback`.
+    /// What is asked: `load`, `unload`, `rollback`, `config`.
     pub action: String,
     /// Version of the plugin that it is to end with; empty if with none.
     pub version: String,
@@ -95,6 +95,8 @@ pub struct ChangeQuery {
     pub before: Option<u64>,
     /// Only those that were made.
     pub done: bool,
+    /// Only those that say what runs: no changes of configuration.
+    pub loads: bool,
     /// At most so many.
     pub limit: u32,
 }
@@ -105,6 +107,7 @@ impl Default for ChangeQuery {
             name: None,
             before: None,
             done: false,
+            loads: false,
             limit: 100,
         }
     }
@@ -224,9 +227,12 @@ impl Journal {
         self.link.read("read", |db| {
             db.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM changes WHERE seq < ?1 AND (?2 IS NULL OR name = ?2) AND (NOT ?3 OR outcome = 'done')
-                 ORDER BY seq DESC LIMIT ?4"
+                 AND (NOT ?5 OR action <> 'config') ORDER BY seq DESC LIMIT ?4"
             ))?
-            .query_map(params![before, query.name, query.done, query.limit], recorded)?
+            .query_map(
+                params![before, query.name, query.done, query.limit, query.loads],
+                recorded,
+            )?
             .collect()
         })
     }
@@ -265,7 +271,7 @@ impl Journal {
         self.link.write_to_survive(Survives::Crash, "prune", |db| {
             Ok(db.execute(
                 "DELETE FROM changes WHERE seq <= (SELECT max(seq) FROM changes) - ?
-                 AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name)",
+                 AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name, action = 'config')",
                 params![keep],
             )?)
         })
@@ -313,7 +319,7 @@ fn conclude(
     )?;
     let overtaken = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM changes later JOIN changes this ON later.name = this.name
-         WHERE this.seq = ?1 AND later.seq > ?1 AND later.outcome = 'done')",
+         WHERE this.seq = ?1 AND later.seq > ?1 AND later.outcome = 'done' AND later.action <> 'config')",
         [seq],
         |row| row.get(0),
     )?;

@@ -11,6 +11,8 @@ pub const SERVICE: &str = "mortise.plugin.v1.Lifecycle";
 /// A reserved method, sorted by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reserved {
+    /// Its configuration is to be another one.
+    Configure,
     /// Takes over what a predecessor saved.
     LoadState,
     /// Whether it lets itself be replaced now.
@@ -25,7 +27,8 @@ pub enum Reserved {
 
 impl Reserved {
     /// All of them, in the order in which they stand in `Metadata.methods`.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Configure,
         Self::LoadState,
         Self::MayReplace,
         Self::PostLoad,
@@ -33,13 +36,11 @@ impl Reserved {
         Self::SaveState,
     ];
 
-    /// Those of a plugin that has no state, in their order.
-    pub const HOOKS: [Self; 3] = [Self::MayReplace, Self::PostLoad, Self::PreUnload];
-
     /// Its name in [`SERVICE`].
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Configure => "Configure",
             Self::LoadState => "LoadState",
             Self::MayReplace => "MayReplace",
             Self::PostLoad => "PostLoad",
@@ -58,6 +59,61 @@ impl Reserved {
             full_hash: vec![0; 32],
             flags: 0,
         }
+    }
+}
+
+/// Some of the reserved methods: those that one plugin has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReservedSet(u32);
+
+impl ReservedSet {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+    /// Those of a plugin that is asked and told about its own life, and has no state.
+    pub const HOOKS: Self = Self::NONE
+        .with(Reserved::MayReplace)
+        .with(Reserved::PostLoad)
+        .with(Reserved::PreUnload);
+    /// Those of a plugin that has state.
+    pub const STATE: Self = Self::HOOKS.with(Reserved::LoadState).with(Reserved::SaveState);
+
+    /// The same, and this one.
+    #[must_use]
+    pub const fn with(self, method: Reserved) -> Self {
+        Self(self.0 | 1 << method as u32)
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub const fn contains(self, method: Reserved) -> bool {
+        self.0 & (1 << method as u32) != 0
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Which of them it is, from 0, in the order in which they stand in `Metadata.methods`.
+    #[must_use]
+    pub const fn position(self, method: Reserved) -> Option<u32> {
+        if self.contains(method) {
+            Some((self.0 & ((1 << method as u32) - 1)).count_ones())
+        } else {
+            None
+        }
+    }
+
+    /// They, in their order.
+    pub fn iter(self) -> impl Iterator<Item = Reserved> {
+        Reserved::ALL.into_iter().filter(move |it| self.contains(*it))
     }
 }
 
@@ -115,6 +171,22 @@ mod tests {
         assert_eq!(metadata.reserved(Reserved::PreUnload), None);
         let names = Reserved::ALL.map(Reserved::name);
         assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn a_set_keeps_their_order() {
+        for (bit, method) in (0_u32..).zip(Reserved::ALL) {
+            assert_eq!(method as u32, bit);
+        }
+        let set = ReservedSet::HOOKS.with(Reserved::Configure);
+        let names: Vec<_> = set.iter().map(Reserved::name).collect();
+        assert_eq!(names, ["Configure", "MayReplace", "PostLoad", "PreUnload"]);
+        for (position, method) in (0_u32..).zip(set.iter()) {
+            assert_eq!(set.position(method), Some(position));
+        }
+        assert_eq!(set.position(Reserved::SaveState), None);
+        assert_eq!((set.len(), ReservedSet::STATE.len()), (4, 5));
+        assert!(ReservedSet::NONE.is_empty());
     }
 
     #[test]

@@ -4,9 +4,15 @@
 //! shows what reaches a plugin *there*.
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
 
-use mortise_sdk::prelude::*;
+use mortise_sdk::{
+    lifecycle::{Configured, NewConfig},
+    prelude::*,
+};
 use serde::Deserialize;
 
 mortise_sdk::contract!();
@@ -15,7 +21,7 @@ use contract::{FailReply, FailRequest, Ping, PingReply, PingRequest};
 /// The plugin.
 #[derive(Debug)]
 pub struct Plugin {
-    settings: Settings,
+    settings: RwLock<Settings>,
 }
 
 /// Its configuration in `mortise.toml`: `config = { text = "eu-west-1" }`.
@@ -26,7 +32,7 @@ struct Settings {
     text: String,
 }
 
-#[mortise_sdk::plugin(start = Self::open)]
+#[mortise_sdk::plugin(start = Self::open, configure = Self::configure)]
 impl Ping for Plugin {
     fn ping(&self, cx: &Cx, request: PingRequest) -> Result<PingReply> {
         cx.sleep(Duration::from_millis(request.delay_ms.into()))?;
@@ -37,7 +43,8 @@ impl Ping for Plugin {
         let headers = cx.metadata().iter();
         Ok(PingReply {
             text: if request.text.is_empty() {
-                self.settings.text.clone()
+                let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+                settings.text.clone()
             } else {
                 request.text
             },
@@ -71,8 +78,14 @@ impl Ping for Plugin {
 impl Plugin {
     fn open(cx: &Cx) -> Result<Self> {
         Ok(Self {
-            settings: cx.config()?,
+            settings: RwLock::new(cx.config()?),
         })
+    }
+
+    fn configure(&self, _: &Cx, new: &NewConfig<'_>) -> Result<Configured> {
+        let new = new.parse()?;
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(Configured::Applied)
     }
 }
 

@@ -180,6 +180,7 @@ fn manifest_of(args: &ImportGoPlugin) -> Result<Manifest, Failure> {
         state_schema: None,
         hooks: false,
         migrates: false,
+        config: mortise::manifest::ConfigTerms::default(),
     };
     let text = manifest.to_toml().replacen(
         &format!("version = \"{placeholder}\""),

@@ -4,6 +4,7 @@ mod build;
 mod call;
 mod canary;
 mod check;
+mod config;
 mod contract;
 mod doctor;
 mod events;
@@ -48,6 +49,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::Call(args) => call::call(args, output),
         Command::Canary(args) => canary::canary(args.task, output),
         Command::Events(args) => events::events(args.task, output),
+        Command::Config(args) => config::config(args.task, output),
         Command::Route(args) => route::route(args.task, output),
         Command::Doctor(args) => doctor::doctor(&args, output),
         Command::Completions { shell } => {

@@ -360,7 +360,7 @@ fn pairs(all: &BTreeMap<String, Value>) -> String {
         .join(", ")
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -589,7 +589,7 @@ fn filled(of: &MessageDescriptor, seeds: &mut impl Iterator<Item = u8>, depth: u
     let mut message = DynamicMessage::new(of.clone());
     for field in of.fields() {
         let seed = seeds.next().unwrap_or_default();
-        if seed % 3 == 0 || (depth == 0 && matches!(field.kind(), Kind::Message(_))) {
+        if seed.is_multiple_of(3) || (depth == 0 && matches!(field.kind(), Kind::Message(_))) {
             continue;
         }
         let value = |kind: &Kind, seeds: &mut dyn Iterator<Item = u8>| match kind {

@@ -12,3 +12,4 @@ mod made_up;
 mod model;
 mod rules;
 mod support;
+mod values;

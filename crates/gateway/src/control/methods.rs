@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    configuration::Config,
     events,
     types::{
         Ask, Call, Canaries, CanaryAnalysis, Changes, Diff, Doctor, DoctorReport, Explain, Explained, Grant,
@@ -245,6 +246,10 @@ impl Methods for ControlMethods {
             Diff::METHOD => {
                 let Diff { from, to } = params(request)?;
                 write(out, &host.diff(from, to).await.map_err(of_host)?)
+            }
+            Config::METHOD => {
+                let Config { plugin } = params(request)?;
+                write(out, &host.config(&plugin).map_err(of_host)?)
             }
             Call::METHOD => self.call_plugin(params(request)?, out).await,
             Routes::METHOD => {

@@ -14,6 +14,7 @@ use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
+use super::configuration::{Config, Configuration};
 use crate::error::Reason;
 
 /// One method of the control socket.
@@ -388,6 +389,7 @@ asks! {
     Changes => "mortise.changes", Vec<Change>;
     Rollback => "mortise.rollback", Plugin;
     Diff => "mortise.diff", Differences;
+    Config => "mortise.config", Configuration;
     Supports => "mortise.supports", Vec<RuntimeSupport>;
     Doctor => "mortise.doctor", DoctorReport;
     Reload => "mortise.reload", Reloaded;

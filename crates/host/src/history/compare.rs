@@ -16,6 +16,17 @@ pub(super) fn differences(before: Option<&Described>, after: Option<&Described>)
     )
 }
 
+/// What differs between two configurations.
+pub(super) fn configs(before: &str, after: &str) -> Vec<Difference> {
+    let facts = |text: &str| {
+        let mut facts = BTreeMap::new();
+        let value = serde_json::from_str::<Value>(text).unwrap_or_default();
+        flatten("config", &value, &mut facts);
+        facts
+    };
+    between(facts(before), facts(after))
+}
+
 /// What two packages ask for, where it differs.
 pub(super) fn packages(before: &Package, after: &Package) -> Vec<Difference> {
     let facts = |it: &Package| {

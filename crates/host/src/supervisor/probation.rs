@@ -128,6 +128,7 @@ impl Supervisor {
             .must_step("probation", Event::ProbationPassed, "")
             .await;
         self.release_predecessor().await;
+        self.shared.configs.look();
     }
 
     /// Lets what stands by finish its calls and go.
@@ -188,13 +189,26 @@ impl Supervisor {
             (retired, String::new(), None)
         };
         let (from, to) = (&bad.generation.plugin.version, &good.generation.plugin.version);
+        // The same artifact, started for another configuration: that is what goes.
+        let is_of_config = Arc::ptr_eq(&bad.launch, &good.launch);
+        if is_of_config {
+            let in_force = bad.generation.configured.in_force();
+            let digest = bad.generation.digest;
+            self.shared
+                .configs
+                .reject(&self.address.name, digest, &in_force, &reason);
+        }
         tracing::error!(target: "mortise::life", plugin = %self.address.name, reason, "version {from} was rolled back to {to}{of_state}");
         let quarantined = if fault == Fault::Own {
             " and quarantined"
         } else {
             ""
         };
-        let told = format!("version {from} was rolled back to {to}{quarantined}: {reason}{of_state}");
+        let told = if is_of_config {
+            format!("version {from} was rolled back to the configuration before: {reason}{of_state}")
+        } else {
+            format!("version {from} was rolled back to {to}{quarantined}: {reason}{of_state}")
+        };
         self.address.publish(|status| {
             status.offer = Some(good.generation.offer());
             status.current = Some(good.generation.clone());
@@ -204,13 +218,22 @@ impl Supervisor {
             status.reasons = vec![told];
             status.state_info = info;
         });
-        if fault == Fault::Own {
+        if fault == Fault::Own && !is_of_config {
             self.shared
                 .quarantine(&self.address.name, &bad.generation, &reason)
                 .await;
         }
         let version = bad.generation.plugin.version.to_string();
-        history::rolled_back(&self.shared, &self.address.name, &version, &reason).await;
+        if is_of_config {
+            let (was, is) = (
+                bad.generation.configured.in_force(),
+                good.generation.configured.in_force(),
+            );
+            let values = (was.effective.value(), is.effective.value());
+            history::config_taken_back(&self.shared, &self.address.name, from, values, &reason).await;
+        } else {
+            history::rolled_back(&self.shared, &self.address.name, &version, &reason).await;
+        }
         self.running = Some(Running {
             life: good.life,
             generation: good.generation,

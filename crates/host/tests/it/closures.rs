@@ -17,14 +17,15 @@ use mortise_contract::Contract;
 use mortise_host::{CallOptions, Host, HostBuilder, LoadRequest, PluginInfo, Source, State};
 use mortise_manifest::{Grant, Permissions, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, DirectCall, EndCause, Enforcement,
-    HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex, Origin, Prepared,
-    Runtime, RuntimeError, RuntimeErrorKind, Snapshot, Start, StopReport, Successor, Support, Usage,
-    Verified,
+    Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, Configured, DirectCall,
+    EndCause, Enforcement, HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex,
+    Origin, Prepared, Runtime, RuntimeError, RuntimeErrorKind, Snapshot, Start, StopReport, Successor,
+    Support, Usage, Verified,
 };
 use mortise_wire::{
     Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, Metadata, Status,
-    lifecycle::Reserved, plugin::Method,
+    lifecycle::{Reserved, ReservedSet},
+    plugin::Method,
 };
 use prost::Message as _;
 use prost_types::{
@@ -64,6 +65,8 @@ pub struct Program {
     pub lifecycle: Mutex<Answers>,
     /// What its instances were asked about their lives, in order.
     pub asked: Mutex<Vec<String>>,
+    /// Configurations that its instances were started with.
+    pub configs: Mutex<Vec<String>>,
     /// How its process is said to exit in a crash.
     pub exit_code: AtomicI32,
     /// Whether there is a direct path.
@@ -104,6 +107,7 @@ impl Program {
             slow: Mutex::new(Duration::ZERO),
             lifecycle: Mutex::default(),
             asked: Mutex::default(),
+            configs: Mutex::default(),
             exit_code: AtomicI32::new(3),
             direct: AtomicBool::new(false),
             inside: Mutex::new(None),
@@ -134,6 +138,7 @@ struct Copy {
     /// Its state.
     count: AtomicU64,
     carries: bool,
+    hot: bool,
 }
 
 // === runtime ===
@@ -198,6 +203,7 @@ impl Runtime for Closures {
     ) -> BoxFuture<'_, Result<Box<dyn Instance>, RuntimeError>> {
         Box::pin(async move {
             let carries = prepared.metadata.reserved(Reserved::SaveState).is_some();
+            let hot = prepared.metadata.reserved(Reserved::Configure).is_some();
             let program = prepared.into_inner::<Arc<Program>>().expect("made by prepare");
             if program.refuses.load(Ordering::SeqCst) {
                 return Err(RuntimeError::new(
@@ -206,6 +212,17 @@ impl Runtime for Closures {
                     "buy one",
                 ));
             }
+            let config = start.config_json.to_string();
+            if config.contains("no start") {
+                // As a parser would have it.
+                let why = format!("it declined: {config} does not fit");
+                return Err(RuntimeError::new(
+                    RuntimeErrorKind::StartFailed,
+                    why,
+                    "write another",
+                ));
+            }
+            program.configs.lock().unwrap().push(config);
             program.started.fetch_add(1, Ordering::SeqCst);
             program.live.fetch_add(1, Ordering::SeqCst);
             let mut crashes = program.crashes.subscribe();
@@ -219,6 +236,7 @@ impl Runtime for Closures {
                 stopped,
                 count: AtomicU64::new(0),
                 carries,
+                hot,
             }) as Box<dyn Instance>)
         })
     }
@@ -375,6 +393,10 @@ impl Instance for Copy {
         self.carries.then_some(self)
     }
 
+    fn configure(&self) -> Option<&dyn Configure> {
+        self.hot.then_some(self)
+    }
+
     fn health(&self) -> BoxFuture<'_, Result<Health, CallError>> {
         let serving = self.program.healthy.load(Ordering::SeqCst);
         Box::pin(async move {
@@ -428,6 +450,34 @@ impl Copy {
             ));
         }
         Ok(answers)
+    }
+}
+
+impl Configure for Copy {
+    fn configure<'a>(
+        &'a self,
+        _cx: &'a CallContext,
+        json: &'a str,
+    ) -> BoxFuture<'a, Result<Configured, CallError>> {
+        Box::pin(async move {
+            self.ask(&format!("configure {json}"))?;
+            let record = LogRecord {
+                level: Level::Info.into(),
+                message: format!("configured with {json}"),
+                ..LogRecord::default()
+            };
+            self.services.log(LogLine {
+                record: &record,
+                call: None,
+            });
+            Ok(if json.contains("needs restart") {
+                Configured::NeedsRestart
+            } else if json.contains("no good") {
+                Configured::Refused(format!("{json} is no good"))
+            } else {
+                Configured::Applied
+            })
+        })
     }
 }
 
@@ -569,10 +619,14 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
             0
         },
     });
-    let reserved = Reserved::ALL
-        .iter()
-        .filter(|_| more.contains("[state]"))
-        .map(|it| it.row());
+    let mut reserved = ReservedSet::NONE;
+    if more.contains("[state]") {
+        reserved = ReservedSet::STATE;
+    }
+    if more.contains("hot = true") {
+        reserved = reserved.with(Reserved::Configure);
+    }
+    let reserved = reserved.iter().map(Reserved::row);
     let metadata = Metadata {
         format: METADATA_FORMAT,
         name: name.to_owned(),

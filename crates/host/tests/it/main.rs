@@ -5,6 +5,7 @@
 mod calls;
 mod canary;
 mod closures;
+mod config;
 mod crash;
 mod depend;
 mod directory;

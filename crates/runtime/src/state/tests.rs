@@ -87,7 +87,7 @@ fn a_snapshot_comes_and_goes_whole() {
     let request = LoadStateRequest::decode(&*asked[0].1).unwrap();
     assert_eq!(
         (asked[0].0, request.state, request.migrate),
-        (0, Some(wire), true)
+        (1, Some(wire), true)
     );
 }
 
@@ -124,4 +124,31 @@ fn what_a_plugin_does_not_have_is_not_called() {
     assert!(guest.asked.lock().unwrap().is_empty());
     done(guest.post_load(&cx, Origin::Snapshot)).unwrap();
     assert_eq!(guest.asked.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_new_configuration_is_taken_refused_or_left_for_the_next_start() {
+    let cx = CallContext::default();
+    let answered = |reply: ConfigureReply| {
+        let guest = Guest::new(&[Reserved::Configure], &reply);
+        let outcome = done(Configure::configure(&guest, &cx, "{}")).unwrap();
+        let asked = ConfigureRequest::decode(&*guest.asked.lock().unwrap()[0].1).unwrap();
+        assert_eq!(asked.json, "{}");
+        outcome
+    };
+    assert_eq!(answered(ConfigureReply::default()), Configured::Applied);
+    let reply = ConfigureReply {
+        needs_restart: true,
+        ..ConfigureReply::default()
+    };
+    assert_eq!(answered(reply), Configured::NeedsRestart);
+    let reply = ConfigureReply {
+        refusal: "too large".to_owned(),
+        ..ConfigureReply::default()
+    };
+    assert_eq!(answered(reply), Configured::Refused("too large".to_owned()));
+    let without = Guest::new(&[Reserved::PostLoad], &LoadStateReply {});
+    let outcome = done(Configure::configure(&without, &cx, "{}")).unwrap();
+    assert_eq!(outcome, Configured::NeedsRestart, "it is not asked");
+    assert!(without.asked.lock().unwrap().is_empty());
 }

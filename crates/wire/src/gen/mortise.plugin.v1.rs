@@ -245,6 +245,21 @@ pub struct State {
     #[prost(bytes = "vec", tag = "4")]
     pub bytes: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureRequest {
+    /// The whole configuration: a JSON object, secrets in place.
+    #[prost(string, tag = "1")]
+    pub json: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureReply {
+    /// Why it cannot be used at all; empty = it can.
+    #[prost(string, tag = "1")]
+    pub refusal: ::prost::alloc::string::String,
+    /// It can be used, and only by an instance that starts with it.
+    #[prost(bool, tag = "2")]
+    pub needs_restart: bool,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SaveStateRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,0 +1,114 @@
+//! What can be said against a configuration before any plugin hears of it.
+
+use std::sync::Arc;
+
+use mortise_config::{Allowed, Effective, Reference, is_reference};
+use mortise_contract::Contract;
+use mortise_manifest::Manifest;
+use mortise_runtime::Refusal;
+use serde_json::{Map, Value};
+
+/// What a refusal is about if it is about configuration.
+pub(crate) const WHAT: &str = "configuration";
+
+/// References by the path where each stands.
+pub(crate) type References = Vec<(String, Reference)>;
+
+/// Reads a plugin's own terms.
+pub(crate) fn read_own(json: Option<&str>) -> Result<Arc<Map<String, Value>>, Refusal> {
+    match serde_json::from_str::<Map<String, Value>>(json.unwrap_or("{}")) {
+        Ok(own) => Ok(Arc::new(own)),
+        Err(error) => Err(refusal(
+            format!("it is not a JSON object: {error}"),
+            "write the plugin's `config` as a table",
+        )),
+    }
+}
+
+/// Everything against a configuration that needs no plugin to say it. The references in it, if there is nothing.
+pub(super) fn check(
+    plugin: &str,
+    effective: &Effective,
+    manifest: &Manifest,
+    contract: &Contract,
+    allowed: &Allowed,
+) -> Result<References, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    if let Some(message) = &manifest.config.message {
+        let value = Value::Object(effective.value().clone());
+        match contract.check_value(message, &value, &is_reference) {
+            None => refusals.push(refusal(
+                format!(
+                    "its manifest says `message = \"{message}\"`, and its contract declares no such message"
+                ),
+                "declare the message, and build the plugin again",
+            )),
+            Some(faults) => {
+                let origins = effective.leaves();
+                for fault in faults {
+                    let origin = origins
+                        .iter()
+                        .find(|it| it.path == fault.path)
+                        .map(|it| &it.origin);
+                    let from = origin.map(|it| format!(" ({it})")).unwrap_or_default();
+                    refusals.push(refusal(
+                        format!("{fault}{from}"),
+                        "`mortise config show` tells where each value comes from",
+                    ));
+                }
+            }
+        }
+    }
+    match effective.references(plugin, allowed) {
+        Ok(references) if refusals.is_empty() => Ok(references),
+        Ok(_) => Err(refusals),
+        Err(faults) => {
+            let fault = |it: &mortise_config::Unresolved| {
+                refusal(
+                    it.to_string(),
+                    "a secret is where the reference says, and nowhere else",
+                )
+            };
+            refusals.extend(faults.iter().map(fault));
+            Err(refusals)
+        }
+    }
+}
+
+/// Reads secrets, in the order of their references.
+///
+/// # Errors
+/// Every one that cannot be read, by the place where it is wanted.
+pub(super) async fn resolve(references: References) -> Result<Vec<String>, Vec<Refusal>> {
+    if references.is_empty() {
+        return Ok(Vec::new());
+    }
+    let reading = tokio::task::spawn_blocking(move || {
+        let (mut secrets, mut refusals) = (Vec::new(), Vec::new());
+        for (path, reference) in references {
+            match reference.read() {
+                Ok(secret) => secrets.push(secret),
+                Err(why) => refusals.push(refusal(
+                    format!("the secret of `{path}` cannot be read from {why}"),
+                    "put it there, readable for the host's user alone",
+                )),
+            }
+        }
+        if refusals.is_empty() {
+            Ok(secrets)
+        } else {
+            Err(refusals)
+        }
+    });
+    reading
+        .await
+        .unwrap_or_else(|_| Err(vec![refusal("its secrets were not read".to_owned(), "try again")]))
+}
+
+pub(super) fn refusal(why: String, hint: &str) -> Refusal {
+    Refusal {
+        what: WHAT.to_owned(),
+        why,
+        hint: hint.to_owned(),
+    }
+}
