@@ -4,8 +4,12 @@
 
 mod canary;
 mod commands;
+mod config;
 mod cut_off;
 mod daemon;
+#[expect(dead_code, reason = "the tests of the source itself use the rest")]
+#[path = "../../../etcd.rs"]
+mod etcd;
 mod events;
 mod evolution;
 #[path = "../../../go.rs"]
