@@ -119,7 +119,7 @@ pub(crate) async fn state_load_crashes(world: &World) {
     load(world, "counter", "{}").await.unwrap();
     add(world).await;
     let outcome = load(world, "counter-1.1", r#"{"fault": "load panics"}"#).await;
-    old_one_goes_on(world, outcome, "load_state failed").await;
+    old_one_goes_on(world, outcome, "load_state ").await;
 }
 
 pub(crate) async fn state_save_fails(world: &World) {

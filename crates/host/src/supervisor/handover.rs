@@ -235,14 +235,15 @@ impl Place<'_> {
                     info: Some(info),
                 });
             }
-            // A step has the same deadline as the whole, and may be the first to notice.
             Ok(Err(why)) if Instant::now() < until => format!("{step} failed: {why}"),
-            _ => {
-                let still = match (step, old.admission.running()) {
-                    ("drain", calls) if calls > 0 => format!(" ({calls} calls still run)"),
+            late => {
+                // A step has the same deadline as the whole, and may be the first to notice.
+                let more = match (late, step, old.admission.running()) {
+                    (Ok(Err(why)), ..) => format!(": {why}"),
+                    (_, "drain", calls) if calls > 0 => format!(" ({calls} calls still run)"),
                     _ => String::new(),
                 };
-                format!("{step} was not over within the {limit:?} of `limits.swap_ms`{still}")
+                format!("{step} was not over within the {limit:?} of `limits.swap_ms`{more}")
             }
         };
         closed.reopen(self.address);

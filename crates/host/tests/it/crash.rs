@@ -109,8 +109,12 @@ async fn the_operator_says_whether_an_exit_is_followed_by_a_restart() {
         host.load(request(&folder).restart(restart)).await.unwrap();
         assert_eq!(host.inspect("echo").unwrap().restart, restart);
         program.exit_code.store(code, Ordering::SeqCst);
+        let starts = program.started.load(Ordering::SeqCst);
         program.crash();
-        until("it is down", || !state(&host, "echo").is_routed()).await;
+        // The wait before a restart is drawn by lot, and may be too short to be seen.
+        let is_noticed =
+            || !state(&host, "echo").is_routed() || program.started.load(Ordering::SeqCst) > starts;
+        until("its end is noticed", is_noticed).await;
         tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         assert_eq!(
             state(&host, "echo").is_routed(),
