@@ -175,9 +175,9 @@ async fn measure(name: RuntimeName, callers: usize, swaps: usize, data: &Path) -
         }
         let carried = host.inspect("counter")?.state.context("it has state")?;
         let pause_us = carried.pause_us.context("it was handed over")?;
-        waits.gate.saturating_record(pause_us * 1000);
-        waits.caller.saturating_record(worst);
-        waits.quiet.saturating_record(quiet);
+        waits.gate.record(pause_us * 1000)?;
+        waits.caller.record(worst)?;
+        waits.quiet.record(quiet)?;
     }
     calling.end().await?;
     host.shutdown().await;
