@@ -5,19 +5,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use mortise::{Host, LoadRequest, Source, manifest::RuntimeName, runtime};
 
-/// The package made of a folder of `plugins/`, as `cargo xtask guests` leaves it.
+/// The package made of a folder of `plugins/`: in release mode as users build it, else as `cargo xtask guests` leaves it for tests.
 ///
 /// # Errors
 /// If it is not there.
 pub fn package(folder: &str) -> Result<PathBuf> {
-    let packages = std::env::var_os("MORTISE_PACKAGES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mortise-packages"),
-        PathBuf::from,
-    );
+    let profile = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    let own = || {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../target/mortise-packages")
+            .join(profile)
+    };
+    let packages = std::env::var_os("MORTISE_PACKAGES").map_or_else(own, PathBuf::from);
     let package = packages.join(folder);
     ensure!(
         package.exists(),
-        "{} is not there\nhint: run `cargo xtask guests`",
+        "{} is not there\nhint: `cargo xtask bench` builds it in release mode, `cargo xtask guests` for tests",
         package.display()
     );
     Ok(package)

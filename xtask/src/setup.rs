@@ -185,6 +185,7 @@ impl Prepared {
             .args(["install", "--locked", "--debug", "--root"])
             .arg(&root)
             .arg(name);
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
         // Its own folder for what it compiles: ours is locked while a task of ours runs.
         cargo.env("CARGO_TARGET_DIR", root.join("build"));
         let installed =

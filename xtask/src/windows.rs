@@ -175,7 +175,7 @@ fn plugins(workspace: &Workspace) -> Result<PathBuf> {
             &mut cargo,
             "dll",
         )?;
-        let made = workspace.target().join("mortise-packages").join(name);
+        let made = guests::packages(workspace, guests::Mortise::OfTests).join(name);
         let manifest = made.join("plugin.toml");
         let text =
             fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;

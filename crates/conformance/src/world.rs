@@ -20,7 +20,7 @@ use mortise_store::Package;
 #[must_use]
 pub fn packages() -> PathBuf {
     std::env::var_os("MORTISE_PACKAGES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mortise-packages"),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/mortise-packages/debug"),
         PathBuf::from,
     )
 }

@@ -705,6 +705,7 @@ impl Shared {
             address.closing.send_replace(true);
             address.commands.closed().await;
         }
+        self.keep_configs().await;
         self.events.close().await;
     }
 

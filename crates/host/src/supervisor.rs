@@ -21,6 +21,7 @@
 //! | others that it was loaded with go back | [`Supervisor::fated`] |
 //! | an unload, or the host's shutdown | [`Supervisor::unload`] |
 
+mod attempt;
 mod handover;
 mod probation;
 mod retire;
@@ -50,9 +51,10 @@ use crate::{
     history,
     host::Shared,
     life::Life,
-    load::{self, Attempt, AttemptError, Entrance, Launch},
+    load::{self, Entrance, Launch},
     together::{Fate, Ticket},
 };
+use attempt::{Attempt, AttemptError};
 use handover::{Handed, Place};
 use probation::Watch;
 pub(crate) use probation::ask_health;
@@ -302,7 +304,7 @@ impl Supervisor {
             self.restarts.forgive();
         }
         let (shared, address) = (self.shared.clone(), self.address.clone());
-        let attempt = load::first_attempt(shared, address, life, package, request, entrance);
+        let attempt = attempt::first(shared, address, life, package, request, entrance);
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: Some(reply),
@@ -332,7 +334,7 @@ impl Supervisor {
             life.shown = true;
             self.address.publish(|status| status.reasons.clear());
         }
-        let attempt = load::reconfigured_attempt(shared, address, life, launch);
+        let attempt = attempt::reconfigured(shared, address, life, launch);
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: Some(reply),
@@ -390,7 +392,7 @@ impl Supervisor {
                 let event = if is_restart {
                     Event::StartFailed(self.verdict(Duration::ZERO))
                 } else {
-                    load::never_ran()
+                    attempt::never_ran()
                 };
                 let effects = life.must_step("supervisor", event, &error.to_string()).await;
                 self.fall(life, launch, &effects, reasons_of(&error)).await;
@@ -714,7 +716,7 @@ impl Supervisor {
         else {
             return;
         };
-        let attempt = load::next_attempt(self.shared.clone(), self.address.clone(), life, launch);
+        let attempt = attempt::next(self.shared.clone(), self.address.clone(), life, launch);
         self.attempt = Some(Pending {
             attempt: Box::pin(attempt),
             reply: None,

@@ -26,7 +26,7 @@ pub fn root() -> PathBuf {
 /// # Errors
 /// If `cargo xtask guests` has not made it.
 pub fn package(folder: &str) -> Result<PathBuf> {
-    let package = root().join("target/mortise-packages").join(folder);
+    let package = root().join("target/mortise-packages/debug").join(folder);
     ensure!(
         package.exists(),
         "{} is not there: run `cargo xtask guests`",

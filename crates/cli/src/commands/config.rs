@@ -35,7 +35,12 @@ fn shown(it: &Configuration) -> String {
         "swap" => format!("for {since}, by a new instance"),
         _ => "nothing: it does not serve".to_owned(),
     };
-    line("in force", how);
+    let trial = if it.proven || it.how == "none" {
+        ""
+    } else {
+        ", on trial"
+    };
+    line("in force", how + trial);
     if !it.revision.is_empty() {
         line("revision", it.revision.clone());
     }

@@ -152,6 +152,23 @@ pub(crate) async fn state_save_is_slow(world: &World) {
     assert_eq!(version, "1.0.0");
 }
 
+/// What it counts first after it was started again.
+async fn count_once_it_is_back(world: &World) -> u64 {
+    let mut count = 0;
+    world
+        .until("it was started again", async || {
+            match client(world).add(&AddRequest { by: 1 }).await {
+                Ok(reply) => {
+                    count = reply.count;
+                    true
+                }
+                Err(_) => false,
+            }
+        })
+        .await;
+    count
+}
+
 pub(crate) async fn state_save_crashes(world: &World) {
     load(world, "counter", "{}").await.unwrap();
     for _ in 0..4 {
@@ -171,19 +188,7 @@ pub(crate) async fn state_save_crashes(world: &World) {
             world.host.inspect("counter").unwrap().counters.crashes == 1
         })
         .await;
-    let mut count = 0;
-    world
-        .until("it was started again", async || {
-            match client(world).add(&AddRequest { by: 1 }).await {
-                Ok(reply) => {
-                    count = reply.count;
-                    true
-                }
-                Err(_) => false,
-            }
-        })
-        .await;
-    assert_eq!(count, 5, "from the last snapshot");
+    assert_eq!(count_once_it_is_back(world).await, 5, "from the last snapshot");
     let carried = world.host.inspect("counter").unwrap().state.unwrap();
     assert_eq!(carried.origin, StateOrigin::Snapshot);
 }
@@ -197,19 +202,11 @@ pub(crate) async fn state_after_a_crash(world: &World) {
     load(world, "counter-1.1", "{}").await.unwrap();
     assert_eq!(add(world).await.count, 4);
     client(world).panic(&CounterPanicRequest {}).await.unwrap_err();
-    let mut count = 0;
-    world
-        .until("it was started again", async || {
-            match client(world).add(&AddRequest { by: 1 }).await {
-                Ok(reply) => {
-                    count = reply.count;
-                    true
-                }
-                Err(_) => false,
-            }
-        })
-        .await;
-    assert_eq!(count, 4, "it goes on from what was saved last");
+    assert_eq!(
+        count_once_it_is_back(world).await,
+        4,
+        "it goes on from what was saved last"
+    );
 }
 
 pub(crate) async fn state_is_the_hosts_business(world: &World) {

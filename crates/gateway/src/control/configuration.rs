@@ -26,6 +26,9 @@ pub struct Configuration {
     pub how: String,
     /// When.
     pub since_unix_ms: u64,
+    /// Whether an instance has proved itself with it: then it is what the plugin falls back to.
+    #[serde(default)]
+    pub proven: bool,
     /// Its values.
     pub values: Vec<ConfiguredValue>,
     /// Why something else that the sources say is not in force.

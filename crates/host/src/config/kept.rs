@@ -41,7 +41,7 @@ impl Shared {
     }
 
     /// Writes down what has changed since.
-    pub(super) async fn keep_configs(&self) {
+    pub(crate) async fn keep_configs(&self) {
         for (plugin, kept) in self.configs.take_unkept() {
             let key = format!("{PREFIX}{plugin}");
             let written = match kept {

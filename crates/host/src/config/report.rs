@@ -21,6 +21,8 @@ pub struct ConfigInfo {
     pub how: String,
     /// When.
     pub since_unix_ms: u64,
+    /// Whether an instance has proved itself with it: then it is what the plugin falls back to.
+    pub proven: bool,
     /// Its values.
     pub values: Vec<ConfigValue>,
     /// Why something else that the sources say is not in force.
@@ -80,6 +82,7 @@ impl Host {
                 revision: String::new(),
                 how: "none".to_owned(),
                 since_unix_ms: 0,
+                proven: false,
                 values: values(&wanted),
                 trouble,
                 sources,
@@ -98,6 +101,7 @@ impl Host {
             revision: revisions(&in_force.layers),
             how: how.to_owned(),
             since_unix_ms: to_unix_ms(in_force.since),
+            proven: shared.configs.lock().good(address.base()).as_ref() == Some(&in_force.layers),
             values: values(&in_force.effective),
             trouble,
             sources,

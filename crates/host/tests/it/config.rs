@@ -264,6 +264,7 @@ async fn a_host_starts_with_what_was_good_last() {
     configured.load(&host, HOT, "{}").await;
     configured.put("echo.toml", "a = 2\n");
     comes(&host, "a", "2").await;
+    until("it has proved itself", || host.config("echo").unwrap().proven).await;
     host.shutdown().await;
     drop(host);
     // The plugin declines it, in its start.

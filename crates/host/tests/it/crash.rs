@@ -1,8 +1,8 @@
 //! Instances that end by themselves: calls hear of it, restarts back off, too many exits end in quarantine, others notice nothing.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use mortise_host::{HostErrorKind, LoadRequest, State};
+use mortise_host::{HostErrorKind, LoadRequest, RestartPolicy, State};
 use mortise_manifest::Restart;
 use mortise_runtime::{CallErrorKind, Retry};
 use tokio::time::Instant;
@@ -12,7 +12,12 @@ use crate::closures::{World, call, info, request, state, until};
 #[tokio::test(start_paused = true)]
 async fn a_crash_fails_the_calls_in_flight_and_is_followed_by_a_restart() {
     let world = World::new();
-    let host = world.host().await;
+    let restarts = RestartPolicy {
+        // Long enough to be seen: the wait is any part of it.
+        first: Duration::from_secs(60),
+        ..RestartPolicy::default()
+    };
+    let host = world.builder().restarts(restarts).start().await.unwrap();
     let (_, program) = world.load(&host, "echo", "1.0.0").await;
     let (_, other) = world.load(&host, "other", "1.0.0").await;
     let nap = tokio::spawn({
@@ -115,7 +120,7 @@ async fn the_operator_says_whether_an_exit_is_followed_by_a_restart() {
         let is_noticed =
             || !state(&host, "echo").is_routed() || program.started.load(Ordering::SeqCst) > starts;
         until("its end is noticed", is_noticed).await;
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(
             state(&host, "echo").is_routed(),
             comes_back,
@@ -171,7 +176,7 @@ async fn waits_grow_and_the_fifth_exit_in_two_minutes_is_the_last() {
         "{:?}",
         now.reasons
     );
-    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(
         program.started.load(Ordering::SeqCst),
         5,
@@ -247,7 +252,7 @@ async fn another_version_is_a_way_out_of_every_bad_state() {
     until("it is down", || state(&host, "echo") == State::Failed).await;
     let (loaded, _) = world.load(&host, "echo", "1.0.3").await;
     assert_eq!((loaded.state, loaded.plugin.version.patch), (State::Probation, 3));
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(program.live(), 0, "the restart was called off");
     host.unload("echo").await.unwrap();
     // And unloading one as well.

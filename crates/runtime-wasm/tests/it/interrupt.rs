@@ -110,6 +110,18 @@ async fn dropping_a_call_stops_it_and_touches_no_other() {
     }
 }
 
+/// A quick call is answered on the thread `here`. On a busy machine this one may be stopped for a tick in the middle of a call, which then goes on
+/// elsewhere; not many times in a row.
+async fn answers_from(instance: &dyn Instance, here: &str) {
+    for _ in 0..50 {
+        let quick = call(instance, HOST, "test.Host/Where").await;
+        if quick.expect("it answers") == here {
+            return;
+        }
+    }
+    panic!("no quick call is answered on {here}");
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn a_call_that_computes_for_long_goes_on_elsewhere() {
     let here = std::thread::current().name().unwrap_or_default().to_owned();
@@ -117,12 +129,11 @@ async fn a_call_that_computes_for_long_goes_on_elsewhere() {
         let runtime = runtime_with(|it| it.reuse = reuse);
         for abi in ALL {
             let (instance, services) = start(&runtime, Guest::new(abi).build()).await;
-            let quick = call(&*instance, HOST, "test.Host/Where").await;
-            assert_eq!(quick.expect("it answers"), here, "{abi:?}");
+            answers_from(&*instance, &here).await;
             let late = call(&*instance, LATE, "test.Host/Where").await;
             assert_eq!(late.expect("it answers"), "mortise-compute", "{abi:?}");
-            let quick = call(&*instance, HOST, "test.Host/Where").await;
-            assert_eq!(quick.expect("the next begins here again"), here, "{abi:?}");
+            // The next begins here again.
+            answers_from(&*instance, &here).await;
 
             // Whoever goes away while it waits there takes its host call along.
             let doomed = call(&*instance, LATE, "test.Host/Never");
