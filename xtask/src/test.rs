@@ -5,7 +5,7 @@
 //! that fails does not stop the next, so one run shows every fault; only tests are left out when the plugins they load cannot be built.
 //!
 //! The last lines say how many tests ran, what is known to fail (`expected failure: ..`) and what was skipped for want of something
-//! (`skipped: needs ..`), both printed by the test itself, and where the time went.
+//! (`skipped: needs ..`), both printed by the test itself, which tests passed only when they were run again (`flaky: ..`), and where the time went.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +40,8 @@ struct Report {
     skipped: BTreeMap<String, usize>,
     /// Tests that failed as a row of the conformance suite says they must; with the row's reason.
     expected: BTreeSet<String>,
+    /// Tests that failed once and then passed: to be looked at, and no reason to hold a change up.
+    flaky: BTreeSet<String>,
     passed: usize,
     failed: usize,
 }
@@ -310,6 +312,12 @@ impl Report {
         );
         self.passed += tests.saturating_sub(failed);
         self.failed += failed;
+        let flaky = text
+            .split("<testcase name=\"")
+            .skip(1)
+            .filter(|test| test.contains("<flakyFailure"))
+            .filter_map(|test| test.split('"').next());
+        self.flaky.extend(flaky.map(|name| format!("flaky: {name}")));
         self.read_remarks(&text);
     }
 
@@ -350,7 +358,7 @@ impl Report {
             let verdict = if fault.is_some() { "FAILED" } else { "ok" };
             say(&format!("{name:14} {:8.1} s  {verdict}", took.as_secs_f64()));
         }
-        for line in &self.expected {
+        for line in self.expected.iter().chain(&self.flaky) {
             say(line);
         }
         for (line, times) in &self.skipped {
@@ -366,8 +374,9 @@ impl Report {
         let total: Duration = self.phases.iter().map(|phase| phase.took).sum();
         let skipped: usize = self.skipped.values().sum();
         let counts = format!(
-            "{} passed, {} failed, {} expected failures, {skipped} skipped, {:.0} s",
+            "{} passed ({} of them flaky), {} failed, {} expected failures, {skipped} skipped, {:.0} s",
             self.passed,
+            self.flaky.len(),
             self.failed,
             self.expected.len(),
             total.as_secs_f64()
@@ -431,13 +440,15 @@ mod tests {
     #[test]
     fn counts_what_nextest_reports() {
         let xml = "<testsuites name=\"ci\" tests=\"7\" failures=\"1\" errors=\"1\">\n<testsuite tests=\"7\">\n\
-                   <system-out>skipped: needs &apos;clang-14&apos;</system-out>\n</testsuite></testsuites>";
+                   <testcase name=\"a::b\"><system-out>skipped: needs &apos;clang-14&apos;</system-out></testcase>\n\
+                   <testcase name=\"a::c\" classname=\"x\"><flakyFailure message=\"m\"/></testcase>\n</testsuite></testsuites>";
         let path = std::env::temp_dir().join(format!("mortise-junit-{}.xml", std::process::id()));
         fs::write(&path, xml).expect("a temporary file");
         let mut report = Report::default();
         report.read_junit(&path);
         fs::remove_file(&path).expect("it was written");
         assert_eq!((report.passed, report.failed), (5, 2));
+        assert_eq!(report.flaky, BTreeSet::from(["flaky: a::c".to_owned()]));
         assert_eq!(
             report.skipped.keys().collect::<Vec<_>>(),
             ["skipped: needs 'clang-14'"]
