@@ -130,7 +130,8 @@ impl Front for Edge {
             let (head, body) = request.into_parts();
             return serve_rpc(&self.app, &head.headers, body).await;
         }
-        self.router.answer(request).await
+        // In a box, because every request is as large as the largest way to answer it.
+        Box::pin(self.router.answer(request)).await
     }
 }
 

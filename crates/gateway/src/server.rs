@@ -150,9 +150,7 @@ async fn connection<F: Front>(
         let line = Arc::clone(&line);
         async move {
             line.asked.fetch_add(1, Ordering::Relaxed);
-            // In a box of its own, that goes with the request: hyper keeps room for this future in every connection, and thousands of those are
-            // more than a cache holds, while one box is handed from request to request.
-            let response = Box::pin(line.front.answer(request)).await;
+            let response = line.front.answer(request).await;
             Ok::<_, Infallible>(response.map(|body| Answer { body, line }))
         }
     });
