@@ -73,7 +73,7 @@ pub async fn rows(seconds: u64) -> Result<Vec<Row>> {
             bare.push(drive("serve-axum", REQUEST, REQUEST, connections, seconds).await?);
             ours.push(drive("serve-mortise", REQUEST, ANSWER, connections, seconds).await?);
         }
-        let best = |reports: &[Report]| reports.iter().map(Report::per_second).fold(0.0, f64::max);
+        let best = |driven: &[Driven]| driven.iter().map(|it| it.report.per_second()).fold(0.0, f64::max);
         rows.push(
             Row::new(
                 format!("JSON-RPC to a native echo, {connections} connections"),
@@ -84,11 +84,20 @@ pub async fn rows(seconds: u64) -> Result<Vec<Row>> {
             )
             .at_least_times(0.8),
         );
+        let cost = |driven: &[Driven]| driven.iter().map(|it| it.cost_us).fold(f64::INFINITY, f64::min);
+        // Less of what neighbours do is in it than in a rate.
+        rows.push(Row::new(
+            "  processor time of the server, per request",
+            cost(&ours),
+            "bare axum echo",
+            cost(&bare),
+            "us",
+        ));
         for (quantile, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
-            let least = |reports: &[Report]| {
-                reports
+            let least = |driven: &[Driven]| {
+                driven
                     .iter()
-                    .map(|it| it.latency_us.value_at_quantile(quantile))
+                    .map(|it| it.report.latency_us.value_at_quantile(quantile))
                     .min()
                     .unwrap_or(0) as f64
             };
@@ -104,7 +113,14 @@ pub async fn rows(seconds: u64) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn drive(server: &str, body: &str, expect: &str, connections: usize, seconds: u64) -> Result<Report> {
+/// What driving a server for a while came to.
+struct Driven {
+    report: Report,
+    /// Processor time of the server for each request, in microseconds.
+    cost_us: f64,
+}
+
+async fn drive(server: &str, body: &str, expect: &str, connections: usize, seconds: u64) -> Result<Driven> {
     let server = Server::start(server)?;
     let load = Load {
         target: server.address,
@@ -115,7 +131,12 @@ async fn drive(server: &str, body: &str, expect: &str, connections: usize, secon
         duration: Duration::from_secs(seconds),
         warm_up: Duration::from_secs(1),
     };
-    let report = load::run(&load).await?;
+    let warm = async {
+        tokio::time::sleep(load.warm_up).await;
+        server.processor_time()
+    };
+    let (report, before) = tokio::join!(load::run(&load), warm);
+    let (report, spent) = (report?, server.processor_time()? - before?);
     if report.errors > 0 || report.requests == 0 {
         bail!(
             "{}: {} answers and {} errors",
@@ -124,7 +145,8 @@ async fn drive(server: &str, body: &str, expect: &str, connections: usize, secon
             report.errors
         );
     }
-    Ok(report)
+    let cost_us = spent.as_secs_f64() * 1e6 / report.requests as f64;
+    Ok(Driven { report, cost_us })
 }
 
 struct Server {
@@ -160,6 +182,22 @@ impl Server {
                 Err(error)
             }
         }
+    }
+}
+
+impl Server {
+    /// What it has used so far, in user and kernel mode.
+    fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        // The second field is a name in parentheses, which may have spaces in it; utime and stime are the 14th and 15th (proc(5)).
+        let fields = text.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        let ticks: u64 = ticks
+            .sum::<Result<_, _>>()
+            .with_context(|| format!("cannot make sense of {path}"))?;
+        // A tick is 10 ms for every program, whatever the kernel's own is.
+        Ok(Duration::from_millis(ticks * 10))
     }
 }
 
