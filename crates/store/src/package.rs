@@ -352,7 +352,7 @@ fn lineage(
         )
     };
     // Every service that a set declares: a plugin also knows versions of services that it calls.
-    let read = |bytes: &[u8]| Contract::from_descriptor_set(bytes, &[]).map(Arc::new);
+    let read = |bytes: &[u8]| Contract::shared(bytes, &[]);
     let mut faults = Vec::new();
     let mut versions: Vec<(Arc<str>, Arc<Contract>)> = Vec::new();
     for adapt in &manifest.adapt {
@@ -421,15 +421,13 @@ fn parse_manifest(origin: &str, text: &str) -> Result<Manifest, StoreError> {
 }
 
 fn parse_contract(origin: &str, bytes: &[u8], manifest: &Manifest) -> Result<Arc<Contract>, StoreError> {
-    Contract::from_descriptor_set(bytes, &manifest.provides)
-        .map(Arc::new)
-        .map_err(|source| {
-            StoreError::new(
-                StoreErrorKind::Malformed,
-                format!(
-                    "`{CONTRACT}` in package `{origin}` is not the contract that `{MANIFEST}` names: {source}"
-                ),
-                "build the plugin again with `mortise build`; do not edit its output",
-            )
-        })
+    Contract::shared(bytes, &manifest.provides).map_err(|source| {
+        StoreError::new(
+            StoreErrorKind::Malformed,
+            format!(
+                "`{CONTRACT}` in package `{origin}` is not the contract that `{MANIFEST}` names: {source}"
+            ),
+            "build the plugin again with `mortise build`; do not edit its output",
+        )
+    })
 }

@@ -1,5 +1,7 @@
 //! Reading contracts: what is provided, in which order, with which options.
 
+use std::sync::Arc;
+
 use mortise_contract::{Contract, ContractError, Idempotency, NameError, Target};
 
 use crate::support::{compile, contract, contract_of};
@@ -176,4 +178,19 @@ fn targets_are_parsed_strictly() {
     ] {
         assert_eq!(Target::parse(bad), None, "{bad}");
     }
+}
+
+#[test]
+fn an_equal_set_is_linked_once_while_somebody_holds_it() {
+    let set = compile(&[("acme.proto", SHOP)]);
+    let provides = ["acme.v1.Shop".to_owned()];
+    let held = Contract::shared(&set, &provides).expect("it is sound");
+    let same = Contract::shared(&set.clone(), &provides).expect("it is sound");
+    assert!(Arc::ptr_eq(&held, &same));
+    let of_all = Contract::shared(&set, &[]).expect("it is sound");
+    assert!(!Arc::ptr_eq(&held, &of_all), "another choice of services");
+    let weak = Arc::downgrade(&held);
+    drop((held, same));
+    assert!(weak.upgrade().is_none(), "nobody else keeps it");
+    assert!(Contract::shared(&set, &["acme.v1.Shoop".to_owned()]).is_err());
 }
