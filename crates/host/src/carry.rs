@@ -3,8 +3,6 @@
 //! Everything here is decided by descriptors, before anything is started or asked. The names of the two messages and the hashes of their numbers
 //! and kinds come first; only if they differ is the structural check made.
 
-use std::time::SystemTime;
-
 use mortise_contract::{
     Contract,
     compat::{Level, check_message},
@@ -143,7 +141,7 @@ impl Generation {
 pub(crate) fn kept(address: &Address, writer: &Generation, snapshot: &Snapshot) -> SavedState {
     SavedState {
         plugin: address.name.to_string(),
-        taken: SystemTime::now(),
+        taken: address.state_time(),
         version: snapshot.version.clone(),
         schema: snapshot.schema.clone(),
         wire_hash: snapshot.wire_hash.clone(),

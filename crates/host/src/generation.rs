@@ -40,6 +40,9 @@ use crate::{
     table::Offer,
 };
 
+/// The least time between two snapshots; clocks of all systems tell it apart.
+const STATE_TIME_STEP: Duration = Duration::from_micros(1);
+
 /// One running copy of one loaded (artifact, configuration), with everything that a call needs.
 pub(crate) struct Generation {
     /// Counts the generations of its address, from 1. A restart of the same one keeps it.
@@ -100,6 +103,8 @@ pub(crate) struct Address {
     /// Why the configuration that is wanted of it is not in force. Written by the task that reconciles configurations.
     pub(crate) trouble: ArcSwapOption<String>,
     methods: Mutex<Vec<(Box<str>, Box<str>)>>,
+    /// When the newest snapshot of its state was taken, in this life of the host or an earlier one.
+    newest_state: Mutex<SystemTime>,
 }
 
 /// What a supervisor publishes for whoever asks.
@@ -204,6 +209,7 @@ impl Address {
             closing: watch::Sender::new(false),
             trouble: ArcSwapOption::empty(),
             methods: Mutex::default(),
+            newest_state: Mutex::new(SystemTime::UNIX_EPOCH),
         }
     }
 
@@ -237,6 +243,19 @@ impl Address {
             })
         };
         metadata.public_methods().iter().map(seat).collect()
+    }
+
+    /// There is a snapshot of its state that was taken then.
+    pub(crate) fn has_state_of(&self, taken: SystemTime) {
+        let mut newest = self.newest_state.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = taken.max(*newest);
+    }
+
+    /// The time of a snapshot that is taken now. It is later than that of any before it even if the clock was set back: the store would keep the other one.
+    pub(crate) fn state_time(&self) -> SystemTime {
+        let mut newest = self.newest_state.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = SystemTime::now().max(*newest + STATE_TIME_STEP);
+        *newest
     }
 
     /// The line of the list.

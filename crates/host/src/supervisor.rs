@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - **S1** A move is in the journal before an effect happens that outlives the host or that a caller can see (`Life::step`), except that an
-//!   instance that is already gone is taken out of the cell whatever the disk says.
+//!   instance that is already gone is taken out of the cell whatever the disk says. A cutover behind a gate was said before the gate closed; that it was done
+//!   is said when nobody waits any more.
 //! - **S2** The cell is swapped first and the old generation's door closed second, so a call that finds the door closed finds the
 //!   successor in the cell. Putting a predecessor back opens its door first.
 //! - **S3** An instance is stopped only when no call holds its generation (drained), or, if its time is up or it is gone itself, when all
@@ -440,7 +441,7 @@ impl Supervisor {
             }
             let serving = self.running.as_ref().map(|it| it.generation.clone());
             let handing = self.place();
-            let handing = handing.hand_over(serving.as_ref(), &generation, &launch);
+            let handing = handing.hand_over(&mut life, serving.as_ref(), &generation, &launch);
             match handing.await {
                 Ok(handed) => handed,
                 Err(error) => {
@@ -463,18 +464,14 @@ impl Supervisor {
             mut info,
         } = handed;
         let detail = info.as_ref().map(ToString::to_string).unwrap_or_default();
-        let journalled = match ticket {
-            Some(_) => Ok(()),
-            None => life.step("supervisor", Event::CutOver, &detail).await.map(drop),
-        };
-        if let Err(error) = journalled {
-            if let Some(closed) = closed {
-                closed.reopen(&self.address);
-            }
+        // Behind a gate it is said later (S1): nobody is to wait there for a disk.
+        let is_said = ticket.is_some() || closed.is_some();
+        if !is_said && let Err(error) = life.step("supervisor", Event::CutOver, &detail).await {
             generation.instance.stop(generation.limits.stop).await;
             self.over(life, Some(launch), &error);
             return Err(error);
         }
+        let was_gated = closed.is_some();
         let span = info_span!(target: "mortise::load", "cutover", plugin = %self.address.name, generation = generation.number);
         let replaced = self.replace().await;
         let retired = {
@@ -498,6 +495,9 @@ impl Supervisor {
                 None => retired,
             }
         };
+        if was_gated {
+            life.must_step("supervisor", Event::CutOver, &detail).await;
+        }
         self.down = None;
         let baseline = replaced.as_ref().map(|it| it.generation.stats.baseline());
         self.standby = replaced.map(|old| Standby {
@@ -768,7 +768,8 @@ impl Supervisor {
 
     /// Waits for everything that is on its way out; what stood by gets no longer than what served.
     async fn finish(&mut self, drained_for: Duration, report: &mut UnloadReport) {
-        let until = Instant::now() + drained_for * 2 + Duration::from_secs(5);
+        // To drain, to save and to stop; the rest is for the last hook and for force.
+        let until = Instant::now() + drained_for * 3 + Duration::from_secs(6);
         while !self.retiring.is_empty() {
             let Ok(Some(gone)) = tokio::time::timeout_at(until, self.retiring.next()).await else {
                 report.left =

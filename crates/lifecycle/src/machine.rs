@@ -54,6 +54,7 @@
 //! | Validated | Activate | Starting | `Start`: `supervisor::start` |
 //! | Starting | Started | Ready | `CutOver`: `supervisor::cut_over` |
 //! | Starting | StartFailed | Failed, Quarantined | `Discard`; `ScheduleRestart` or `QuarantineDigest` as the verdict says |
+//! | Ready | HandOver | Ready | - : said before callers are held up for it, `supervisor::handover` |
 //! | Ready | CutOver | Probation | `Watch`: `supervisor::watch` |
 //! | Ready | HandoverFailed | Failed, Quarantined | as `StartFailed`; what serves goes on with the state it has |
 //! | Probation | ProbationPassed | Active | `ReleasePredecessor`: `supervisor::release_predecessor` |
@@ -127,6 +128,8 @@ pub enum Event {
     Started,
     /// Its instance did not start, or was not healthy in time.
     StartFailed(Verdict),
+    /// It begins to take over the state of what it is to replace; whoever calls waits from here on, until one of the two serves.
+    HandOver,
     /// It could not take over the state of what it was to replace, or the state that was saved last.
     HandoverFailed(Verdict),
     /// The cell points at it.
@@ -235,6 +238,7 @@ pub fn step(state: State, event: Event) -> Result<(State, Vec<Effect>), InvalidT
         (S::Validated, Event::Activate) => (S::Starting, vec![Do::Start]),
         (S::Starting, Event::Started) => (S::Ready, vec![Do::CutOver]),
         (S::Starting, Event::StartFailed(verdict)) => down(verdict, vec![Do::Discard]),
+        (S::Ready, Event::HandOver) => (S::Ready, vec![]),
         (S::Ready, Event::HandoverFailed(verdict)) => down(verdict, vec![Do::Discard]),
         (S::Ready, Event::CutOver) => (S::Probation, vec![Do::Watch]),
         (S::Probation, Event::ProbationPassed) => (S::Active, vec![Do::ReleasePredecessor]),
@@ -369,7 +373,7 @@ impl fmt::Display for State {
 
 impl Event {
     /// One of each; those with a verdict with `Stay`.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Load,
         Self::ChecksPassed,
         Self::Refused,
@@ -377,6 +381,7 @@ impl Event {
         Self::Activate,
         Self::Started,
         Self::StartFailed(Verdict::Stay),
+        Self::HandOver,
         Self::HandoverFailed(Verdict::Stay),
         Self::CutOver,
         Self::ProbationPassed,
@@ -405,6 +410,7 @@ impl Event {
             Self::Activate => "activate",
             Self::Started => "started",
             Self::StartFailed(_) => "start_failed",
+            Self::HandOver => "hand_over",
             Self::HandoverFailed(_) => "handover_failed",
             Self::CutOver => "cut_over",
             Self::ProbationPassed => "probation_passed",
@@ -434,7 +440,7 @@ fn step_exists(state: State, event: Event) -> bool {
         Event::Prepared => &[S::Checked],
         Event::Activate => &[S::Validated],
         Event::Started | Event::StartFailed(_) => &[S::Starting],
-        Event::CutOver | Event::HandoverFailed(_) => &[S::Ready],
+        Event::HandOver | Event::CutOver | Event::HandoverFailed(_) => &[S::Ready],
         Event::ProbationPassed | Event::ProbationFailed | Event::Withdrawn => &[S::Probation],
         Event::Replaced => &[S::Probation, S::Active],
         Event::Restored | Event::Superseded => &[S::Standby],

@@ -9,7 +9,8 @@ use crate::reader::{Faults, Fields};
 pub struct Limits {
     /// Highest memory of one instance, in bytes. Default 64 MiB. Not enforced for code in the host's address space.
     pub memory_bytes_max: u64,
-    /// Deadline of a call that brings none. Default 5 s. A native plugin's CPU loop outlives it; only its caller is freed.
+    /// Deadline of a call that brings none. Default 5 s. A native plugin's CPU loop outlives it; only its caller is freed. Where an instance is ended for
+    /// a call that does not end, it is after this time, however early the caller's own deadline is.
     pub deadline: Duration,
     /// Calls the plugin works on at once; further ones wait until their deadline. Default 32.
     pub concurrency: u32,
@@ -22,14 +23,15 @@ pub struct Limits {
     pub stream_bytes_max: usize,
     /// Time a start (`create`, `activate`, first health) may take. Default 10 s.
     pub start: Duration,
-    /// Time a stop may take before force is used. Default 5 s.
+    /// Time a stop may take before force is used: calls may end in it, streams in the first half of it. Saving state may take as long once more. Default 5 s.
     pub stop: Duration,
     /// What a process has after that, from SIGTERM to SIGKILL. Default 2 s. It bounds how much longer than `stop` a stop takes; other runtimes have no
     /// such step.
     pub term: Duration,
     /// Longest that callers wait behind the gate while state goes from one instance into its successor. Default 100 ms. What takes longer is given up,
     /// and the old instance serves on. It begins when the gate closes, so a call that runs for longer than this keeps a plugin with state from being
-    /// swapped. Plugins without state have no gate.
+    /// swapped. So does one that calls, by way of others, back into the plugin it runs in: it waits at the gate that waits for it. Plugins without state have no
+    /// gate.
     pub swap: Duration,
     /// Processor time of all processes of one instance together, in hundredths of one core: 100 is one core, 250 are two and a half. Default no
     /// bound. What is over waits for the next tenth of a second, calls with it; it is not ended. Enforced for processes on Linux with a `cpu` cgroup

@@ -22,6 +22,13 @@ use crate::{
 /// How long a plugin may think about whether it may be replaced.
 const VETO_MAX: Duration = Duration::from_secs(1);
 
+/// Whether an operator wants something although the plugin objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Insists {
+    Yes,
+    No,
+}
+
 /// What came of an attempt.
 pub(super) struct Attempt {
     pub(super) life: Life,
@@ -131,7 +138,8 @@ pub(super) async fn reconfigured(
     let prepared = async {
         life.digest = Some(launch.verified.artifact().digest);
         life.note("config", Event::Load, &launch.source)?;
-        let against = against_replacing(&shared, &address, &launch).await?;
+        // Whoever insisted on this version then did not speak of another configuration now.
+        let against = against_replacing(&shared, &address, &launch, Insists::No).await?;
         if !against.is_empty() {
             return Err(rejected(&address, &mut life, against).await);
         }
@@ -193,7 +201,8 @@ async fn checked(
     {
         return Err(rejected(address, life, vec![refusal]).await);
     }
-    let against = against_replacing(shared, address, &launch).await?;
+    let insists = if launch.force { Insists::Yes } else { Insists::No };
+    let against = against_replacing(shared, address, &launch, insists).await?;
     if !against.is_empty() {
         return Err(rejected(address, life, against).await);
     }
@@ -251,8 +260,9 @@ async fn against_replacing(
     shared: &Shared,
     address: &Address,
     launch: &Launch,
+    insists: Insists,
 ) -> Result<Vec<Refusal>, HostError> {
-    if launch.force {
+    if insists == Insists::Yes {
         return Ok(Vec::new());
     }
     let artifact = launch.verified.artifact();
@@ -288,7 +298,8 @@ async fn veto(serving: &Generation, successor: &Artifact) -> Option<String> {
     let state = serving.instance.state()?;
     let cx = CallContext {
         call_id: next_call_id(),
-        deadline: Some(std::time::Instant::now() + VETO_MAX),
+        // Later than anybody waits: one that is asked late must not be ended for it, with its state.
+        deadline: Some(std::time::Instant::now() + VETO_MAX + serving.limits.deadline),
         ..CallContext::default()
     };
     let successor = Successor {

@@ -6,13 +6,16 @@
 //! - **H2** Whatever goes wrong before the flip, the old instance is put back as it was, with the state that it has; what was saved stays on disk,
 //!   where it is no older than what was there before.
 //! - **H3** State is on disk before any other instance gets it, so a crash of the host in the middle finds it there.
-//! - **H4** The gate is closed for at most `Limits::swap`, and one write to the journal.
+//! - **H4** The gate is closed for at most `Limits::swap`. The only write in that time is H3's, which waits for no disk.
 //!
 //! # Steps, and who notices if one fails
 //! ```text
-//!  close -> drain -> save -> validate -> keep -> load -> post_load -> health -> journal -> flip -> open
-//!    '--------------------------- any failure, or time is up: reopen the old one ----'
+//!  journal -> close -> drain -> save -> validate -> keep -> load -> post_load -> health -> flip -> open -> journal
+//!               '------------- any failure, or time is up: reopen the old one ----'
 //! ```
+//! The first row says what callers are about to see (S1), the last one that they have. A host that ends between the two comes back as one that ends before
+//! them does: with the old version, because the load is not concluded, and with the newest snapshot.
+//!
 //! An instance that crashes in one of them fails that step; the supervisor hears of its end afterwards, as of any other.
 
 use std::{
@@ -24,6 +27,7 @@ use std::{
 };
 
 use mortise_hazard::Retired;
+use mortise_lifecycle::Event;
 use mortise_runtime::{CallContext, CallError, Origin, Snapshot};
 use mortise_store::{SavedState, Survives};
 use tokio::time::Instant;
@@ -37,6 +41,7 @@ use crate::{
     generation::{Address, Generation, Occupant},
     host::Shared,
     info::to_unix_ms,
+    life::Life,
     load::Launch,
 };
 
@@ -143,6 +148,7 @@ impl Place<'_> {
     /// opened or reopened; on `Err` everything is as before.
     pub(super) async fn hand_over(
         &self,
+        life: &mut Life,
         old: Option<&Arc<Generation>>,
         new: &Arc<Generation>,
         launch: &Launch,
@@ -162,7 +168,7 @@ impl Place<'_> {
         }
         let info = match old {
             Some(old) if old.carries_state() => match old.as_writer().map(|it| new.takes(it)) {
-                Some(Ok(carry)) => return self.swap_state(old, new, carry).await,
+                Some(Ok(carry)) => return self.swap_state(life, old, new, carry).await,
                 Some(Err(refusal)) if launch.force => begins_empty(Some(refusal.why)),
                 Some(Err(refusal)) => return Err(self.refused(carry::why(&new.plugin, &refusal))),
                 None => begins_empty(None),
@@ -195,10 +201,14 @@ impl Place<'_> {
     /// Behind the gate, from the instance that serves.
     async fn swap_state(
         &self,
+        life: &mut Life,
         old: &Arc<Generation>,
         new: &Arc<Generation>,
         carry: Carry,
     ) -> Result<Handed, HostError> {
+        let (from, to) = (&old.plugin.version, &new.plugin.version);
+        let what = format!("what {from} knows goes to {to}");
+        life.step("supervisor", Event::HandOver, &what).await?;
         let limit = new.limits.swap;
         let until = Instant::now() + limit;
         let span = info_span!(target: "mortise::load", "handover", plugin = %self.address.name, from = old.number, to = new.number);
@@ -211,7 +221,7 @@ impl Place<'_> {
         let handing = async {
             closed.drained().await?;
             begin("save_state");
-            let taken = take(self.address, old, carry, until).await?;
+            let taken = take(self.address, old, carry).await?;
             begin("store");
             let kept = taken.kept.clone();
             keep(self.shared, kept, Survives::Crash).await?;
@@ -247,7 +257,6 @@ impl Place<'_> {
             }
         };
         closed.reopen(self.address);
-        let (from, to) = (&old.plugin.version, &new.plugin.version);
         Err(self.refused(format!(
             "state was not handed over from {from} to {to}: {why}; {from} goes on with the state it has"
         )))
@@ -259,6 +268,7 @@ impl Place<'_> {
         let Some(kept) = self.shared.with_journal(move |it| it.saved_state(&name)).await? else {
             return Ok(StateInfo::empty(new, None));
         };
+        self.address.has_state_of(kept.taken);
         let carry = match carry::check_kept(&kept, &new.manifest, &new.contract) {
             Ok(carry) => carry,
             Err(refusal) if launch.force => return Ok(StateInfo::empty(new, Some(refusal.why))),
@@ -312,10 +322,14 @@ impl Place<'_> {
             if gone {
                 return Err("its instance is gone".to_owned());
             }
+            if at_cutover.is_none() {
+                // It left the good one's state behind by force: what it began anew with would replace all that the good one still knows.
+                return Err("it never had the state of the one that comes back".to_owned());
+            }
             let writer = bad.as_writer().ok_or("it has none")?;
             let carry = good.takes(writer).map_err(|it| it.why)?;
             closed.drained().await?;
-            let taken = take(self.address, bad, carry, until).await?;
+            let taken = take(self.address, bad, carry).await?;
             loaded.store(true, Ordering::Relaxed);
             load(good, &taken.snapshot, taken.carry, until).await?;
             // H3 is kept by the snapshot of the cutover; this one replaces it only once the good version has it.
@@ -364,9 +378,8 @@ pub(super) async fn last_word(
 ) -> Option<String> {
     let mut wrong = None;
     if saves && generation.carries_state() {
-        let until = Instant::now() + generation.limits.stop;
         let saved = async {
-            let taken = take(address, generation, Carry::AsItIs, until).await?;
+            let taken = take(address, generation, Carry::AsItIs).await?;
             keep(shared, taken.kept, Survives::PowerCut).await
         };
         if let Err(why) = saved.await {
@@ -386,14 +399,12 @@ pub(super) async fn last_word(
 
 // === single steps ===
 
-async fn take(
-    address: &Address,
-    generation: &Generation,
-    carry: Carry,
-    until: Instant,
-) -> Result<Taken, String> {
+/// Asks for what an instance knows. Whoever gives up waiting for it does so by dropping this; the instance itself is given the time of a stop, since one
+/// that overruns the deadline of a call may be ended for it, and the state would go with it (H2).
+async fn take(address: &Address, generation: &Generation, carry: Carry) -> Result<Taken, String> {
     let state = generation.instance.state().ok_or("it has no state")?;
-    let saved = state.save(&context(until)).await.map_err(told)?;
+    let cx = context(Instant::now() + generation.limits.stop);
+    let saved = state.save(&cx).await.map_err(told)?;
     let snapshot = generation.validated(saved)?;
     Ok(Taken {
         kept: carry::kept(address, generation, &snapshot),
@@ -403,11 +414,12 @@ async fn take(
 }
 
 async fn keep(shared: &Shared, kept: SavedState, survives: Survives) -> Result<(), String> {
-    shared
-        .with_journal(move |it| it.keep_state(&kept, survives))
-        .await
-        .map(|_| ())
-        .map_err(|error| error.to_string())
+    let kept = shared.with_journal(move |it| it.keep_state(&kept, survives));
+    match kept.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the snapshot on disk was taken later".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn load(

@@ -38,7 +38,10 @@ pub(super) async fn retire(
     let unsaved = match drained {
         Drained::Yes => last_word(life.shared(), life.address(), &generation, limit.is_some()).await,
         Drained::Late | Drained::Unknown if limit.is_some() && generation.carries_state() => {
-            Some("its state was not saved, because a call was still in it".to_owned())
+            let why = "its state was not saved, because a call was still in it";
+            // At a shutdown nobody reads the report.
+            tracing::error!(target: "mortise::life", plugin = %generation.plugin, why, "state is lost");
+            Some(why.to_owned())
         }
         Drained::Late | Drained::Unknown => None,
     };
@@ -112,9 +115,12 @@ async fn drain(generation: &Generation, mut retired: Retired<Occupant>, limit: O
             None => Ok(drained.as_mut().await),
         }
     };
-    // A stream may stay open for as long as its caller likes; it is ended here, and opened again at the successor.
+    // A stream may stay open for as long as its caller likes; it is ended here, and opened again at the successor. Where there is a limit, at half of it:
+    // a stream that is ended when time is up costs the orderly stop, and the state with it.
+    let grace = Streams::grace(&generation.limits);
+    let grace = limit.map_or(grace, |limit| grace.min(limit / 2));
     let end_streams = async {
-        tokio::time::sleep(Streams::grace(&generation.limits)).await;
+        tokio::time::sleep(grace).await;
         generation.streams.end();
         std::future::pending::<Infallible>().await
     };

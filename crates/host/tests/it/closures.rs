@@ -17,13 +17,14 @@ use mortise_contract::Contract;
 use mortise_host::{CallOptions, Host, HostBuilder, LoadRequest, PluginInfo, Source, State};
 use mortise_manifest::{Grant, Permissions, RuntimeName};
 use mortise_runtime::{
-    Artifact, BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, Configured, DirectCall,
-    EndCause, Enforcement, HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine, MethodIndex,
-    Origin, Prepared, Runtime, RuntimeError, RuntimeErrorKind, Snapshot, Start, StopReport, Successor,
-    Support, Usage, Verified,
+    Artifact, Bounds, BoxFuture, Call, CallContext, CallError, CallErrorKind, Configure, Configured,
+    DirectCall, EndCause, Enforcement, HostServices, Instance, InstanceId, Interrupt, Isolation, LogLine,
+    MethodIndex, Origin, Prepared, Runtime, RuntimeError, RuntimeErrorKind, Snapshot, Start, StopReport,
+    StreamCall, StreamHandle, Successor, Support, Usage, Verified, pipe,
 };
 use mortise_wire::{
-    Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, Metadata, Status,
+    Code, Health, Level, LogRecord, METADATA_FORMAT, METHOD_IDEMPOTENT, METHOD_SERVER_STREAMING, Metadata,
+    Status,
     lifecycle::{Reserved, ReservedSet},
     plugin::Method,
 };
@@ -37,7 +38,11 @@ use tokio::sync::watch;
 
 pub const SERVICE: &str = "test.v1.Echo";
 /// What the methods do is in [`Copy::work`].
-pub const METHODS: [&str; 8] = ["Call", "Count", "Doze", "Fail", "Log", "Nap", "Panic", "Relay"];
+pub const METHODS: [&str; 9] = [
+    "Call", "Count", "Doze", "Fail", "Log", "Nap", "Panic", "Relay", "Watch",
+];
+/// The one of them that streams: it says nothing, for as long as somebody listens.
+const STREAMS: &str = "Watch";
 /// The one of them that is idempotent.
 const IDEMPOTENT: &str = "Doze";
 
@@ -81,8 +86,10 @@ pub struct Program {
 pub struct Answers {
     /// Why it does not want to be replaced.
     pub veto: Option<String>,
-    /// How long `save` takes.
+    /// How long `save` takes. An instance that is asked for longer than it is given ends.
     pub save_takes: Duration,
+    /// How long it thinks about whether it may be replaced.
+    pub veto_takes: Duration,
     /// `save` fails.
     pub save_fails: bool,
     /// `load` fails, so many times.
@@ -389,6 +396,10 @@ impl Instance for Copy {
         Some(self)
     }
 
+    fn stream(&self) -> Option<&dyn StreamCall> {
+        Some(self)
+    }
+
     fn state(&self) -> Option<&dyn mortise_runtime::State> {
         self.carries.then_some(self)
     }
@@ -439,6 +450,19 @@ impl Drop for Copy {
 }
 
 impl Copy {
+    /// Takes its time, whether or not anybody waits for it, and ends if that is longer than it was given: as a guest does that can only be interrupted.
+    async fn take(&self, cx: &CallContext, time: Duration) {
+        let deadline = cx.deadline.expect("the host always sets one");
+        if Instant::now() + time > deadline {
+            let program = self.program.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(deadline.into()).await;
+                program.crash();
+            });
+        }
+        tokio::time::sleep(time).await;
+    }
+
     fn ask(&self, what: &str) -> Result<Answers, CallError> {
         self.program.asked.lock().unwrap().push(what.to_owned());
         let answers = self.program.lifecycle.lock().unwrap().clone();
@@ -450,6 +474,33 @@ impl Copy {
             ));
         }
         Ok(answers)
+    }
+}
+
+impl StreamCall for Copy {
+    fn open<'a>(
+        &'a self,
+        _cx: &'a CallContext,
+        _method: MethodIndex,
+    ) -> BoxFuture<'a, Result<StreamHandle, CallError>> {
+        Box::pin(async move {
+            let bounds = Bounds {
+                messages: 1,
+                bytes: 1,
+            };
+            let (requests, asked) = pipe(bounds);
+            let (answers, replies) = pipe(bounds);
+            tokio::spawn(async move {
+                while !answers.is_over() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                drop(asked);
+            });
+            Ok(StreamHandle {
+                requests: Box::new(requests),
+                replies: Box::new(replies),
+            })
+        })
     }
 }
 
@@ -486,10 +537,10 @@ impl mortise_runtime::State for Copy {
         true
     }
 
-    fn save<'a>(&'a self, _cx: &'a CallContext) -> BoxFuture<'a, Result<Snapshot, CallError>> {
+    fn save<'a>(&'a self, cx: &'a CallContext) -> BoxFuture<'a, Result<Snapshot, CallError>> {
         Box::pin(async move {
             let answers = self.ask("save")?;
-            tokio::time::sleep(answers.save_takes).await;
+            self.take(cx, answers.save_takes).await;
             if answers.save_fails {
                 return Err(CallError::returned(Status::new(Code::Internal, "out of paper")));
             }
@@ -526,10 +577,14 @@ impl mortise_runtime::State for Copy {
 
     fn may_replace<'a>(
         &'a self,
-        _cx: &'a CallContext,
+        cx: &'a CallContext,
         _successor: Option<Successor<'a>>,
     ) -> BoxFuture<'a, Result<Option<String>, CallError>> {
-        Box::pin(async move { Ok(self.ask("may_replace")?.veto) })
+        Box::pin(async move {
+            let answers = self.ask("may_replace")?;
+            self.take(cx, answers.veto_takes).await;
+            Ok(answers.veto)
+        })
     }
 
     fn post_load<'a>(&'a self, _cx: &'a CallContext, origin: Origin) -> BoxFuture<'a, Result<(), CallError>> {
@@ -613,10 +668,10 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
         name: it.name().to_owned(),
         wire_hash: it.wire_hash().to_vec(),
         full_hash: it.full_hash().to_vec(),
-        flags: if it.name() == IDEMPOTENT {
-            METHOD_IDEMPOTENT
-        } else {
-            0
+        flags: match it.name() {
+            IDEMPOTENT => METHOD_IDEMPOTENT,
+            STREAMS => METHOD_SERVER_STREAMING,
+            _ => 0,
         },
     });
     let mut reserved = ReservedSet::NONE;
@@ -674,6 +729,7 @@ pub fn contract() -> Vec<u8> {
         name: Some(name.to_owned()),
         input_type: Some(".test.v1.Blob".to_owned()),
         output_type: Some(".test.v1.Blob".to_owned()),
+        server_streaming: (name == STREAMS).then_some(true),
         ..MethodDescriptorProto::default()
     };
     let service = ServiceDescriptorProto {

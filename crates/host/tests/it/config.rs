@@ -193,6 +193,18 @@ async fn a_plugin_that_cannot_take_it_is_replaced_and_keeps_its_state() {
 }
 
 #[tokio::test]
+async fn one_that_was_loaded_by_force_may_still_object_to_another_configuration() {
+    let configured = Configured::new();
+    let host = configured.builder().start().await.unwrap();
+    let (folder, program) = configured.world.package("echo", "1.0.0", STATEFUL);
+    host.load(request(&folder).force()).await.unwrap();
+    program.lifecycle.lock().unwrap().veto = Some("a payment is under way".to_owned());
+    configured.put("echo.toml", "a = 1");
+    trouble(&host, "a payment is under way").await;
+    assert_eq!(info(&host, "echo").generation, 1);
+}
+
+#[tokio::test]
 async fn what_is_refused_changes_nothing_and_is_listed_until_it_is_corrected() {
     let configured = Configured::new();
     configured.put("echo.toml", "a = 1\n");

@@ -1,4 +1,5 @@
-//! A host that is killed at every step of its journal, and what the next one comes back to.
+//! A host that is killed at every step of its journal, and what the next one comes back to. The plugin that is swapped has state, and what it counted goes
+//! along.
 //!
 //! The host under test is this test binary once more, in a process of its own, which kills itself (SIGKILL) before, within or after the N-th write of
 //! its journal; N counts up until it comes to its end. It says on standard output what it was told to be done.
@@ -15,11 +16,14 @@ use std::{
 
 use mortise_host::{Host, WriteHook};
 
-use crate::closures::{World, request};
+use crate::closures::{World, call, request};
 
 /// In the process that is killed: where its files are, and at which moment it ends.
 const PLACE: &str = "MORTISE_TEST_KILL_PLACE";
 const MOMENT: &str = "MORTISE_TEST_KILL_MOMENT";
+
+/// The plugin that has state.
+const COUNTS: &str = "echo";
 
 type Serving = BTreeMap<String, String>;
 
@@ -66,15 +70,17 @@ fn world_at(place: &Path) -> World {
     for step in STEPS {
         if let Step::Load(name, version) | Step::Refused(name, version) = step {
             let folder = place.join(format!("{name}-{version}"));
-            let more = if matches!(step, Step::Refused(..)) {
-                "[permissions]\nkv = true\n"
-            } else {
-                ""
-            };
+            let mut more = String::new();
+            if name == COUNTS {
+                more.push_str("[state]\nschema = \"test.v1.Blob\"\n");
+            }
+            if matches!(step, Step::Refused(..)) {
+                more.push_str("[permissions]\nkv = true\n");
+            }
             if folder.exists() {
-                world.package(name, version, more);
+                world.package(name, version, &more);
             } else {
-                world.package_at(&folder, name, version, more);
+                world.package_at(&folder, name, version, &more);
             }
         }
     }
@@ -110,6 +116,9 @@ async fn the_one_that_is_killed() {
     let world = world_at(place);
     let host = host_at(&world, place, Some(hook)).await;
     for (number, step) in STEPS.into_iter().enumerate() {
+        if let Ok(counted) = call(&host, "plugin.echo.Count", "").await {
+            println!("\ncounted {counted}");
+        }
         let folder = |name: &str, version: &str| place.join(format!("{name}-{version}"));
         match step {
             Step::Load(name, version) => drop(host.load(request(&folder(name, version))).await.unwrap()),
@@ -122,6 +131,26 @@ async fn the_one_that_is_killed() {
         println!("\ndid {}", number + 1);
     }
     host.shutdown().await;
+}
+
+/// What was counted when it was last handed over or saved, and what was counted in all, by what a host said before it ended.
+fn counted(said: &str, was_killed: bool) -> (u64, u64) {
+    let (mut saved, mut counted) = (0, 0);
+    for line in said.lines() {
+        if let Some(number) = line.strip_prefix("counted ") {
+            counted = number.parse().unwrap();
+        } else if let Some(number) = line.strip_prefix("did ") {
+            let step = STEPS[number.parse::<usize>().unwrap() - 1];
+            if matches!(step, Step::Load(COUNTS, _) | Step::Rollback(COUNTS)) {
+                saved = counted;
+            }
+        }
+    }
+    if was_killed {
+        (saved, counted)
+    } else {
+        (counted, counted)
+    }
 }
 
 /// Kills a host at this moment; what the next one serves. `None` if the moment never came.
@@ -177,6 +206,19 @@ fn kill_at(moment: u64) -> Option<()> {
         );
         let cut = changes.iter().filter(|it| it.outcome == "interrupted").count();
         assert!(cut <= usize::from(killed), "moment {moment}: {changes:#?}");
+        // What was handed over is there, and nothing twice; what was only in memory may be gone.
+        if serving.contains_key(COUNTS) {
+            let next: u64 = call(&host, "plugin.echo.Count", "")
+                .await
+                .unwrap()
+                .parse()
+                .unwrap();
+            let (saved, most) = counted(&said, killed);
+            assert!(
+                (saved..=most).contains(&(next - 1)),
+                "moment {moment}: {next} comes after {saved} to {most}: {said}"
+            );
+        }
         // It is a host like any other.
         host.load(request(&place.path().join("echo-1.1.0")))
             .await

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use mortise_host::{CallOptions, Host, HostErrorKind, ProbationPolicy, State, StateOrigin};
 use mortise_runtime::CallErrorKind;
+use mortise_store::Survives;
 use mortise_wire::Code;
 use tokio::time::Instant;
 
@@ -141,7 +142,7 @@ async fn whatever_fails_in_a_handover_leaves_the_old_one_as_it_was() {
         ),
         (
             "save is too slow",
-            |old, _| old.lifecycle.lock().unwrap().save_takes = Duration::from_secs(60),
+            |old, _| old.lifecycle.lock().unwrap().save_takes = Duration::from_millis(400),
             "save_state was not over within the 100ms of `limits.swap_ms`",
         ),
         (
@@ -193,6 +194,22 @@ async fn whatever_fails_in_a_handover_leaves_the_old_one_as_it_was() {
     assert_eq!(failed.count(), 6, "each is a row of the history");
     load(&world, &host, "3.0.0").await;
     assert_eq!(count(&host).await, counted + 1);
+}
+
+#[tokio::test]
+async fn a_plugin_that_thinks_for_too_long_about_its_end_keeps_its_state() {
+    let world = World::new();
+    let host = world.host().await;
+    let old = load(&world, &host, "1.0.0").await;
+    count(&host).await;
+    // Nobody waits for longer than a second. What it says after that is not heard, and does it no harm.
+    old.lifecycle.lock().unwrap().veto_takes = Duration::from_millis(1200);
+    old.lifecycle.lock().unwrap().veto = Some("never".to_owned());
+    old.lifecycle.lock().unwrap().save_takes = Duration::from_millis(50);
+    let (folder, _) = world.package("echo", "2.0.0", &format!("{STATEFUL}[limits]\nswap_ms = 60000\n"));
+    host.load(request(&folder)).await.unwrap();
+    assert_eq!(count(&host).await, 2);
+    assert_eq!(host.inspect("echo").unwrap().counters.crashes, 0);
 }
 
 #[tokio::test]
@@ -370,6 +387,57 @@ async fn state_survives_an_unload_a_restart_and_a_crash_of_the_host() {
 }
 
 #[tokio::test]
+async fn snapshots_are_kept_in_their_order_whatever_the_clock_says() {
+    let world = World::new();
+    let host = world.host().await;
+    load(&world, &host, "1.0.0").await;
+    assert_eq!(count(&host).await, 1);
+    host.shutdown().await;
+    drop(host);
+    // As if that had been while the clock went two hours ahead.
+    let data = world.dir.path().join("data");
+    let store = loop {
+        match mortise_store::DataDir::open(&data) {
+            Ok(store) => break store,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let journal = store.journal().unwrap();
+    let mut kept = journal.saved_state("echo").unwrap().expect("it was kept");
+    kept.taken += Duration::from_secs(2 * 3600);
+    assert!(journal.keep_state(&kept, Survives::Crash).unwrap());
+    drop((journal, store));
+    let host = again(&world).await;
+    load(&world, &host, "1.0.0").await;
+    assert_eq!(count(&host).await, 2);
+    load(&world, &host, "1.1.0").await;
+    assert_eq!(count(&host).await, 3);
+    let report = host.unload("echo").await.unwrap();
+    assert_eq!(report.left, None);
+    load(&world, &host, "1.1.0").await;
+    assert_eq!(count(&host).await, 4, "the last word is the one that is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_listens_to_a_plugin_does_not_keep_it_from_saving() {
+    let world = World::new();
+    let host = world.host().await;
+    let program = load(&world, &host, "1.0.0").await;
+    count(&host).await;
+    let options = CallOptions {
+        deadline: Some((Instant::now() + Duration::from_secs(3600)).into_std()),
+        ..CallOptions::default()
+    };
+    let stream = host.open_stream("plugin.echo.Watch", options).await.unwrap();
+    let report = host.unload("echo").await.unwrap();
+    assert_eq!((report.left, report.forced, report.cancelled), (None, None, 0));
+    assert_eq!(asked(&program)[1..], ["save", "pre_unload"]);
+    drop(stream);
+    load(&world, &host, "1.0.0").await;
+    assert_eq!(count(&host).await, 2);
+}
+
+#[tokio::test]
 async fn an_unload_that_cannot_save_says_so() {
     let world = World::new();
     let host = world.host().await;
@@ -402,6 +470,36 @@ async fn a_rollback_hands_the_state_back() {
     assert!(reasons[0].contains("was handed back"), "{reasons:?}");
     assert_eq!(count(&host).await, 3, "what the bad one counted is not lost");
     assert_eq!(old.live(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_to_one_whose_state_was_left_behind_leaves_it_what_it_has() {
+    let world = World::new();
+    let host = world.host().await;
+    // It would know what to make of the other's state, and must not be given it.
+    let (folder, old) = world.package("echo", "1.0.0", &format!("{STATEFUL}migrates = true\n"));
+    host.load(request(&folder)).await.unwrap();
+    for _ in 0..5 {
+        count(&host).await;
+    }
+    let (folder, new) = world.package("echo", "2.0.0", "[state]\nschema = \"test.v1.Ledger\"\n");
+    host.load(request(&folder)).await.unwrap_err();
+    host.load(request(&folder).force()).await.unwrap();
+    assert_eq!(count(&host).await, 1, "it begins anew");
+    new.healthy.store(false, Ordering::SeqCst);
+    until("it was rolled back", || serving(&host) == "1.0.0").await;
+    let reasons = info(&host, "echo").reasons;
+    assert!(
+        reasons[0].contains("was not handed back (it never had the state"),
+        "{reasons:?}"
+    );
+    assert_eq!(count(&host).await, 6);
+    assert_eq!(asked(&old), ["post_load Unspecified", "may_replace"]);
+    assert_eq!(
+        asked(&new),
+        ["post_load Unspecified"],
+        "nor is it asked for what would go to disk"
+    );
 }
 
 #[tokio::test(start_paused = true)]
