@@ -1,6 +1,6 @@
 //! Layers over each other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
 
@@ -10,15 +10,31 @@ use crate::{Layer, is_reference};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effective {
     value: Map<String, Value>,
-    /// By dotted path: where each value that is no object came from.
-    origins: BTreeMap<String, Origin>,
+    origins: Origins,
+}
+
+/// Where values came from: a tree like that of the values. Trust goes by it, so it must not be a text that is put together from names: with dots and
+/// brackets in them, two places would have one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Origins {
+    /// Of what stands here, if that is no object, or an empty one. A list has one for all that is in it.
+    here: Option<Origin>,
+    inside: BTreeMap<String, Origins>,
 }
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Origin {
-    text: String,
+pub(crate) struct Origin {
+    text: Arc<str>,
     trusted: bool,
+}
+
+/// The place in [`Origins`] of a value, on the way through a configuration.
+#[derive(Clone, Copy)]
+pub(crate) enum Whence<'a> {
+    At(Option<&'a Origins>),
+    /// In a list.
+    Within(Option<&'a Origin>),
 }
 
 /// One value that is no object, for people.
@@ -44,7 +60,7 @@ impl Effective {
         effective.overlay(
             base,
             &Origin {
-                text: origin.to_owned(),
+                text: origin.into(),
                 trusted: true,
             },
         );
@@ -56,7 +72,7 @@ impl Effective {
     pub fn under(mut self, layer: &Layer) -> Self {
         for part in &layer.parts {
             let origin = Origin {
-                text: part.origin.clone(),
+                text: part.origin.as_str().into(),
                 trusted: false,
             };
             self.overlay(part.as_object(), &origin);
@@ -85,79 +101,87 @@ impl Effective {
     /// Everything in it that is no object.
     #[must_use]
     pub fn leaves(&self) -> Vec<Leaf> {
-        let mut leaves = leaves(&self.value);
-        for leaf in &mut leaves {
-            leaf.origin = self
-                .origin(&leaf.path)
-                .map(|it| it.text.clone())
-                .unwrap_or_default();
+        let mut all = Vec::new();
+        for (name, value) in &self.value {
+            walk(name, value, self.whence().member(name), &mut all);
         }
-        leaves
+        all
     }
 
-    /// Whether the reference at a path is the operator's own.
-    pub(crate) fn is_trusted(&self, path: &str) -> bool {
-        self.origin(path).is_some_and(|it| it.trusted)
-    }
-
-    /// Lists have the origin of the whole.
-    fn origin(&self, path: &str) -> Option<&Origin> {
-        let whole = path.split_once('[').map_or(path, |(before, _)| before);
-        self.origins.get(path).or_else(|| self.origins.get(whole))
+    /// Where the whole came from.
+    pub(crate) fn whence(&self) -> Whence<'_> {
+        Whence::At(Some(&self.origins))
     }
 
     fn overlay(&mut self, patch: Map<String, Value>, origin: &Origin) {
-        let Self { value, origins } = self;
-        merge(value, patch, "", origin, origins);
+        merge(&mut self.value, patch, origin, &mut self.origins);
     }
 }
 
-fn merge(
-    target: &mut Map<String, Value>,
-    patch: Map<String, Value>,
-    path: &str,
-    origin: &Origin,
-    origins: &mut BTreeMap<String, Origin>,
-) {
+fn merge(target: &mut Map<String, Value>, patch: Map<String, Value>, origin: &Origin, origins: &mut Origins) {
     for (name, new) in patch {
-        let at = join(path, &name);
         match new {
             Value::Null => {
                 target.remove(&name);
-                forget(origins, &at);
+                origins.inside.remove(&name);
             }
             Value::Object(members) if !is_reference_object(&members) => {
+                let whence = origins.inside.entry(name.clone()).or_default();
                 let inner = target.entry(name).or_insert_with(|| Value::Object(Map::new()));
                 let replaced = !inner.is_object() || is_reference(inner);
                 if replaced {
                     *inner = Value::Object(Map::new());
-                    forget(origins, &at);
+                    *whence = Origins::default();
                 }
                 if let Value::Object(inner) = inner {
-                    if members.is_empty() && inner.is_empty() {
-                        origins.insert(at.clone(), origin.clone());
-                    } else {
-                        origins.remove(&at);
-                    }
-                    merge(inner, members, &at, origin, origins);
+                    let is_empty = members.is_empty() && inner.is_empty();
+                    whence.here = is_empty.then(|| origin.clone());
+                    merge(inner, members, origin, whence);
                 }
             }
             other => {
-                forget(origins, &at);
-                origins.insert(at, origin.clone());
+                let whence = Origins {
+                    here: Some(origin.clone()),
+                    inside: BTreeMap::new(),
+                };
+                origins.inside.insert(name.clone(), whence);
                 target.insert(name, other);
             }
         }
     }
 }
 
-fn forget(origins: &mut BTreeMap<String, Origin>, at: &str) {
-    let inside = format!("{at}.");
-    origins.retain(|path, _| path != at && !path.starts_with(&inside));
-}
-
 fn is_reference_object(members: &Map<String, Value>) -> bool {
     members.len() == 1 && members.contains_key("secret")
+}
+
+// === impl Whence ===
+
+impl<'a> Whence<'a> {
+    /// Of a member of an object here.
+    pub(crate) fn member(self, name: &str) -> Self {
+        match self {
+            Self::At(at) => Self::At(at.and_then(|it| it.inside.get(name))),
+            within @ Self::Within(_) => within,
+        }
+    }
+
+    /// Of an item of a list here.
+    pub(crate) fn item(self) -> Self {
+        Self::Within(self.origin())
+    }
+
+    /// Whether what stands here is the operator's own.
+    pub(crate) fn is_trusted(self) -> bool {
+        self.origin().is_some_and(|it| it.trusted)
+    }
+
+    fn origin(self) -> Option<&'a Origin> {
+        match self {
+            Self::At(at) => at.and_then(|it| it.here.as_ref()),
+            Self::Within(origin) => origin,
+        }
+    }
 }
 
 /// Everything in an object that is no object; origins are left empty.
@@ -165,16 +189,17 @@ fn is_reference_object(members: &Map<String, Value>) -> bool {
 pub fn leaves(value: &Map<String, Value>) -> Vec<Leaf> {
     let mut all = Vec::new();
     for (name, value) in value {
-        walk(name, value, &mut all);
+        walk(name, value, Whence::At(None), &mut all);
     }
     all
 }
 
-fn walk(path: &str, value: &Value, all: &mut Vec<Leaf>) {
+fn walk(path: &str, value: &Value, whence: Whence<'_>, all: &mut Vec<Leaf>) {
+    let origin = whence.origin().map(|it| it.text.to_string());
     let leaf = |value: String, secret: bool| Leaf {
         path: path.to_owned(),
         value,
-        origin: String::new(),
+        origin: origin.unwrap_or_default(),
         secret,
     };
     match value {
@@ -187,13 +212,14 @@ fn walk(path: &str, value: &Value, all: &mut Vec<Leaf>) {
         }
         Value::Object(members) if !members.is_empty() => {
             for (name, value) in members {
-                walk(&join(path, name), value, all);
+                walk(&join(path, name), value, whence.member(name), all);
             }
         }
         other => all.push(leaf(other.to_string(), false)),
     }
 }
 
+/// For people: it does not tell every place from every other.
 pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()

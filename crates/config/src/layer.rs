@@ -1,5 +1,7 @@
 //! One source's settings of one plugin, as one object.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -52,7 +54,6 @@ impl Layer {
     pub fn read(source: &str, revision: u64, settings: &Settings) -> Result<Self, Vec<LayerFault>> {
         let mut faults = Vec::new();
         let mut parts: Vec<Part> = Vec::new();
-        // Sorted by place, so a value comes before what would be inside it.
         for (place, setting) in settings {
             match part(place, setting) {
                 Ok(part) => parts.push(part),
@@ -62,10 +63,12 @@ impl Layer {
                 }),
             }
         }
-        for (index, part) in parts.iter().enumerate() {
-            let around = parts[..index].iter().find(|it| {
-                let inside = part.path.strip_prefix(&*it.path);
-                inside.is_some_and(|rest| reaches(&it.value, rest))
+        let places: BTreeMap<&[String], &Part> = parts.iter().map(|it| (&*it.path, it)).collect();
+        for part in &parts {
+            // Only what stands on the way to it can be around it, so this is no comparison of each with each.
+            let around = (0..part.path.len()).find_map(|depth| {
+                let (way, rest) = part.path.split_at(depth);
+                places.get(way).filter(|it| reaches(&it.value, rest))
             });
             if let Some(around) = around {
                 faults.push(LayerFault {
@@ -85,6 +88,19 @@ impl Layer {
             })
         } else {
             Err(faults)
+        }
+    }
+
+    /// Changes what its parts say, each as an object that has nothing else.
+    pub fn edit(&mut self, mut edit: impl FnMut(&mut Map<String, Value>)) {
+        for part in &mut self.parts {
+            let mut whole = part.as_object();
+            edit(&mut whole);
+            let mut value = Value::Object(whole);
+            for name in &part.path {
+                value = value.get_mut(name).map(Value::take).unwrap_or_default();
+            }
+            part.value = value;
         }
     }
 

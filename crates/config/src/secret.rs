@@ -7,7 +7,10 @@ use std::{fmt, fs::File, io::Read as _, sync::Arc};
 
 use serde_json::{Map, Value};
 
-use crate::{Effective, effective::join};
+use crate::{
+    Effective,
+    effective::{Whence, join},
+};
 
 /// Secrets shorter than this are not looked for in texts: they would be found everywhere.
 const MASKED_MIN: usize = 4;
@@ -167,14 +170,14 @@ impl Effective {
         allowed: &Allowed,
     ) -> Result<Vec<(String, Reference)>, Vec<Unresolved>> {
         let (mut found, mut faults) = (Vec::new(), Vec::new());
-        let mut visit = |path: &str, value: &Value| {
+        let mut visit = |path: &str, value: &Value, whence: Whence<'_>| {
             let text = value.get("secret").and_then(Value::as_str).unwrap_or_default();
             let fault = |why: String| Unresolved {
                 path: path.to_owned(),
                 why,
             };
             match Reference::parse(text) {
-                Ok(it) if self.is_trusted(path) || allowed.allows(plugin, &it) => {
+                Ok(it) if whence.is_trusted() || allowed.allows(plugin, &it) => {
                     found.push((path.to_owned(), it));
                 }
                 Ok(it) => faults.push(fault(format!(
@@ -184,7 +187,7 @@ impl Effective {
             }
         };
         for (name, value) in self.value() {
-            walk(name, value, &mut visit);
+            walk(name, value, self.whence().member(name), &mut visit);
         }
         if faults.is_empty() { Ok(found) } else { Err(faults) }
     }
@@ -205,17 +208,17 @@ impl Effective {
     }
 }
 
-fn walk(path: &str, value: &Value, visit: &mut dyn FnMut(&str, &Value)) {
+fn walk(path: &str, value: &Value, whence: Whence<'_>, visit: &mut dyn FnMut(&str, &Value, Whence<'_>)) {
     match value {
-        reference if is_reference(reference) => visit(path, reference),
+        reference if is_reference(reference) => visit(path, reference, whence),
         Value::Object(members) => {
             for (name, value) in members {
-                walk(&join(path, name), value, visit);
+                walk(&join(path, name), value, whence.member(name), visit);
             }
         }
         Value::Array(items) => {
             for (number, value) in items.iter().enumerate() {
-                walk(&format!("{path}[{number}]"), value, visit);
+                walk(&format!("{path}[{number}]"), value, whence.item(), visit);
             }
         }
         _ => {}

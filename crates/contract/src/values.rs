@@ -22,6 +22,8 @@ pub struct ValueFault {
     pub path: String,
     /// What is wrong.
     pub why: String,
+    /// Whether the field is marked `sensitive`: what stands there must be neither kept nor shown.
+    pub sensitive: bool,
 }
 
 impl fmt::Display for ValueFault {
@@ -50,6 +52,7 @@ impl Contract {
         let mut check = Check {
             contract: self,
             is_reference,
+            sensitive: false,
             faults: Vec::new(),
         };
         check.message(&message, value, "", 0);
@@ -60,6 +63,8 @@ impl Contract {
 struct Check<'a> {
     contract: &'a Contract,
     is_reference: &'a dyn Fn(&Value) -> bool,
+    /// Whether it is in a field that is marked so.
+    sensitive: bool,
     faults: Vec<ValueFault>,
 }
 
@@ -67,10 +72,12 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn fault(&mut self, path: &str, why: impl Into<String>) {
-        if self.faults.len() < FAULTS_MAX {
+        // Those are all told: who blots them out must not miss one.
+        if self.faults.len() < FAULTS_MAX || self.sensitive {
             self.faults.push(ValueFault {
                 path: path.to_owned(),
                 why: why.into(),
+                sensitive: self.sensitive,
             });
         }
     }
@@ -135,6 +142,12 @@ impl Check<'_> {
 
     fn field(&mut self, field: &FieldDescriptor, value: &Value, path: &str, depth: usize) {
         let sensitive = self.contract.field_options(field).sensitive;
+        let around = std::mem::replace(&mut self.sensitive, sensitive);
+        self.content(field, sensitive, value, path, depth);
+        self.sensitive = around;
+    }
+
+    fn content(&mut self, field: &FieldDescriptor, sensitive: bool, value: &Value, path: &str, depth: usize) {
         if field.is_map() {
             let Value::Object(members) = value else {
                 return self.wrong(path, value, "an object");

@@ -21,6 +21,7 @@ use crate::{
     Host, HostError, HostErrorKind, Webhook, canary,
     config::{Configs, FilesSource},
     events::{Embedded, Events},
+    history,
     host::{self, Runtimes},
     reload::load_remembered,
     remember,
@@ -302,7 +303,7 @@ impl HostBuilder {
         host.shared()
             .with_journal(|journal| {
                 journal.interrupt_begun()?;
-                journal.prune_changes(CHANGES_MAX)
+                journal.prune_changes(history::CHANGES_MAX)
             })
             .await?;
         host.shared().begin_configs(config_sources, config_wait).await?;
@@ -334,8 +335,6 @@ impl HostBuilder {
 const CONFIG_WAIT: Duration = Duration::from_secs(3);
 /// Packages that a daemon keeps of each plugin, if nobody says.
 const KEEP_PACKAGES: usize = 5;
-/// Changes that the history goes back; the last one of each plugin stays longer.
-const CHANGES_MAX: u32 = 10_000;
 
 /// Makes a runtime that may keep something in the data directory.
 type MakeRuntime = Box<dyn FnOnce(&Path) -> Result<Arc<dyn Runtime>, RuntimeError> + Send>;

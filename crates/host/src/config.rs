@@ -95,7 +95,7 @@ struct Said {
 }
 
 /// Something that was tried in vain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Tried {
     effective: Effective,
     /// `None`: with whatever artifact, because the settings themselves are faulty.
@@ -104,6 +104,8 @@ struct Tried {
     revision: String,
     /// When to try again, if the reason is not the plugin's own.
     again: Option<Instant>,
+    /// It may be tried again now. The reason stays, so that the same one is not put on record once more.
+    forgiven: bool,
 }
 
 #[derive(Clone)]
@@ -209,7 +211,7 @@ impl Configs {
             digest: Some(digest),
             reason: format!("it failed its probation: {reason}"),
             revision: revisions(&in_force.layers),
-            again: None,
+            ..Tried::default()
         };
         self.lock().tried.insert(address.to_owned(), tried);
     }

@@ -511,6 +511,11 @@ pub(crate) async fn taken_back(shared: &Shared, name: &str) {
 
 // === configuration ===
 
+/// Changes that the history goes back, of configuration and others each; the last one of each plugin stays longer.
+pub(crate) const CHANGES_MAX: u32 = 10_000;
+/// After how many changes those that are too old go.
+const PRUNE_EVERY: u64 = 1000;
+
 /// Puts another configuration of a plugin on record. What it holds are references to secrets, and none of them.
 ///
 /// # Errors
@@ -545,10 +550,23 @@ pub(crate) async fn conclude_config(shared: &Shared, seq: u64, done: bool, detai
         ChangeOutcome::Failed
     };
     let detail = detail.to_owned();
-    let written = shared
-        .with_journal(move |it| it.conclude(SystemTime::now(), seq, outcome, &detail, &Aftermath::default()));
+    let written = shared.with_journal(move |it| {
+        it.conclude(SystemTime::now(), seq, outcome, &detail, &Aftermath::default())?;
+        // These come by themselves for as long as the host runs, so their bound cannot wait for the next start.
+        if seq % PRUNE_EVERY == 0 {
+            it.prune_changes(CHANGES_MAX)?;
+        }
+        Ok(())
+    });
     if let Err(error) = written.await {
         tracing::error!(target: "mortise::config", %error, "the end of a change of configuration is not in the history");
+    }
+}
+
+/// Takes it off the record: it was tried again and came to the same nothing, which is on record already.
+pub(crate) async fn withdraw_config(shared: &Shared, seq: u64) {
+    if let Err(error) = shared.with_journal(move |it| it.withdraw(seq)).await {
+        tracing::error!(target: "mortise::config", %error, "a change of configuration that came to nothing stays in the history");
     }
 }
 

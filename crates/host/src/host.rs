@@ -692,6 +692,8 @@ impl Shared {
         let mut levels: Vec<Vec<&Arc<Address>>> = vec![fresh.collect()];
         let order = depend::stop_order(&known);
         levels.extend(order.iter().map(|level| level.iter().filter_map(find).collect()));
+        // What sources say is kept of plugins that there are.
+        self.keep_configs().await;
         for level in levels {
             for address in &level {
                 address.closing.send_replace(true);

@@ -203,6 +203,19 @@ impl Journal {
         })
     }
 
+    /// Takes a change off the record that came to nothing, as one on record did before. One that was concluded stays.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn withdraw(&self, seq: u64) -> Result<(), StoreError> {
+        self.link.write_to_survive(Survives::Crash, "write to", |db| {
+            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+            db.prepare_cached("DELETE FROM changes WHERE seq = ? AND outcome = 'begun'")?
+                .execute([seq])?;
+            Ok(())
+        })
+    }
+
     /// Marks what an earlier host left as begun. Returns how many there were.
     ///
     /// # Errors
@@ -263,17 +276,23 @@ impl Journal {
         })
     }
 
-    /// Forgets all but the newest `keep` changes, and the last one of every name.
+    /// Forgets all but the newest `keep` changes of configuration, the newest `keep` of others, and the last one of every name. Apart, because the
+    /// former may come by the thousand, and the latter say what can be gone back to.
     ///
     /// # Errors
     /// What the disk says.
     pub fn prune_changes(&self, keep: u32) -> Result<usize, StoreError> {
         self.link.write_to_survive(Survives::Crash, "prune", |db| {
-            Ok(db.execute(
-                "DELETE FROM changes WHERE seq <= (SELECT max(seq) FROM changes) - ?
-                 AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name, action = 'config')",
-                params![keep],
-            )?)
+            let mut gone = 0;
+            for of_config in [false, true] {
+                gone += db.execute(
+                    "DELETE FROM changes WHERE (action = 'config') = ?1
+                     AND seq <= (SELECT seq FROM changes WHERE (action = 'config') = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)
+                     AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name, action = 'config')",
+                    params![of_config, keep],
+                )?;
+            }
+            Ok(gone)
         })
     }
 

@@ -98,7 +98,8 @@ impl Configs {
             Ok(layers) => {
                 let is_known_bad = |layers: &[Layer]| {
                     let it_is = |tried: &Tried| {
-                        tried.digest.is_none_or(|digest| Some(digest) == it.digest)
+                        !tried.forgiven
+                            && tried.digest.is_none_or(|digest| Some(digest) == it.digest)
                             && tried.effective.is_same(&effective(it.own, layers))
                     };
                     tried.as_ref().is_some_and(it_is)
@@ -132,17 +133,19 @@ impl Configs {
             digest: Some(digest),
             reason: reason.to_owned(),
             revision: revisions(layers),
-            again: None,
+            ..Tried::default()
         };
         self.lock().tried.insert(name.to_owned(), tried);
     }
 
-    /// Takes out what is to be tried again by now.
+    /// Lets be tried again what is due by now.
     pub(super) fn forgive_due(&self) {
         let now = Instant::now();
-        self.lock()
-            .tried
-            .retain(|_, it| it.again.is_none_or(|at| at > now));
+        for it in self.lock().tried.values_mut() {
+            if it.again.is_some_and(|at| at <= now) {
+                (it.again, it.forgiven) = (None, true);
+            }
+        }
     }
 }
 
@@ -250,13 +253,26 @@ async fn apply(
     wanted: Effective,
 ) {
     let actor = actor(&in_force.layers, layers);
+    let checked = check(
+        address.base(),
+        &wanted,
+        &generation.manifest,
+        &generation.contract,
+        &shared.configs.allowed,
+    );
+    // What is refused may have a secret written out where a reference belongs, and a record is for good (G5).
+    let after = match &checked {
+        Ok(_) => wanted.value(),
+        Err(_) => in_force.effective.value(),
+    };
     let begun = history::begin_config(
         shared,
         &actor,
         &address.name,
         &generation.plugin.version,
-        (in_force.effective.value(), wanted.value()),
+        (in_force.effective.value(), after),
     );
+    let told = shared.configs.told(&address.name, &wanted);
     let begun = match begun.await {
         Ok(begun) => begun,
         Err(error) => {
@@ -272,7 +288,10 @@ async fn apply(
             return;
         }
     };
-    let outcome = bring_into_force(shared, address, generation, layers, &wanted).await;
+    let outcome = match checked {
+        Ok(references) => bring_into_force(address, generation, layers, &wanted, references).await,
+        Err(refusals) => Outcome::Refused(joined(&refusals)),
+    };
     let plugin = &*address.name;
     let revision = revisions(layers);
     let (done, detail) = match &outcome {
@@ -282,7 +301,9 @@ async fn apply(
             (true, (*how).to_owned())
         }
         Outcome::Refused(why) | Outcome::Failed(why) => {
-            tracing::error!(target: "mortise::config", plugin, revision, why, "a configuration is refused; what was in force stays");
+            if told.as_ref() != Some(why) {
+                tracing::error!(target: "mortise::config", plugin, revision, why, "a configuration is refused; what was in force stays");
+            }
             let again = matches!(outcome, Outcome::Failed(_));
             shared
                 .configs
@@ -290,7 +311,11 @@ async fn apply(
             (false, why.clone())
         }
     };
-    history::conclude_config(shared, begun, done, &detail).await;
+    if !done && told.as_ref() == Some(&detail) {
+        history::withdraw_config(shared, begun).await;
+    } else {
+        history::conclude_config(shared, begun, done, &detail).await;
+    }
     if done && let Some(now) = address.status.load().current.clone() {
         let state = address.status.load().state;
         let in_force = now.configured.in_force();
@@ -303,32 +328,22 @@ async fn apply(
     }
 }
 
+fn joined(refusals: &[Refusal]) -> String {
+    let all: Vec<_> = refusals.iter().map(|it| it.why.as_str()).collect();
+    all.join("; ")
+}
+
 async fn bring_into_force(
-    shared: &Arc<Shared>,
     address: &Arc<Address>,
     generation: &Arc<Generation>,
     layers: &[Layer],
     wanted: &Effective,
+    references: References,
 ) -> Outcome {
-    let joined = |all: Vec<Refusal>| {
-        let all: Vec<_> = all.into_iter().map(|it| it.why).collect();
-        all.join("; ")
-    };
-    let (manifest, contract) = (&generation.manifest, &generation.contract);
-    let references = match check(
-        address.base(),
-        wanted,
-        manifest,
-        contract,
-        &shared.configs.allowed,
-    ) {
-        Ok(references) => references,
-        Err(refusals) => return Outcome::Refused(joined(refusals)),
-    };
     if let Some(configure) = generation.instance.configure() {
         let delivered = match resolve(references).await {
             Ok(secrets) => wanted.deliver(secrets),
-            Err(refusals) => return Outcome::Failed(joined(refusals)),
+            Err(refusals) => return Outcome::Failed(joined(&refusals)),
         };
         generation.services.confide(&delivered.secrets);
         let longest = generation.limits.deadline.min(CONFIGURE_MAX);
@@ -400,7 +415,7 @@ async fn refuse_faulty(shared: &Arc<Shared>, address: &Arc<Address>, faults: &[S
         digest: None,
         reason: reason.clone(),
         revision: revision.clone(),
-        again: None,
+        ..Tried::default()
     };
     let before = shared
         .configs
@@ -467,7 +482,7 @@ async fn load_held(shared: &Arc<Shared>, base: &str) {
 }
 
 impl Configs {
-    fn held(&self, base: &str) -> Vec<(String, Held)> {
+    pub(super) fn held(&self, base: &str) -> Vec<(String, Held)> {
         let state = self.lock();
         let of_base = |name: &str| name == base || name.split_once('@').is_some_and(|(it, _)| it == base);
         let held = state.held.iter().filter(|(name, _)| of_base(name));
@@ -477,7 +492,16 @@ impl Configs {
     fn is_known_bad(&self, name: &str, digest: Digest, wanted: &Effective) -> bool {
         let state = self.lock();
         let tried = state.tried.get(name);
-        tried.is_some_and(|it| it.digest == Some(digest) && it.effective.is_same(wanted))
+        tried.is_some_and(|it| !it.forgiven && it.digest == Some(digest) && it.effective.is_same(wanted))
+    }
+
+    /// Why this came to nothing when it was tried last; that is on record and in the log.
+    fn told(&self, name: &str, wanted: &Effective) -> Option<String> {
+        let state = self.lock();
+        let before = state.tried.get(name);
+        before
+            .filter(|it| it.forgiven && it.effective.is_same(wanted))
+            .map(|it| it.reason.clone())
     }
 
     fn note_failure(
@@ -495,6 +519,7 @@ impl Configs {
             reason,
             revision: revisions(layers),
             again: again.then(|| Instant::now() + AGAIN),
+            forgiven: false,
         };
         self.lock().tried.insert(name.to_owned(), tried);
     }

@@ -1,6 +1,6 @@
 //! What can be said against a configuration before any plugin hears of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mortise_config::{Allowed, Effective, Reference, is_reference};
 use mortise_contract::Contract;
@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 
 /// What a refusal is about if it is about configuration.
 pub(crate) const WHAT: &str = "configuration";
+
+/// What stands where something was blotted out.
+const BLOT: &str = "***";
 
 /// References by the path where each stands.
 pub(crate) type References = Vec<(String, Reference)>;
@@ -72,6 +75,57 @@ pub(super) fn check(
             refusals.extend(faults.iter().map(fault));
             Err(refusals)
         }
+    }
+}
+
+/// Which of the places where something is wrong to blot out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blot {
+    /// Those of fields that must be references.
+    Sensitive,
+    /// All: what stands under a misspelt name may be a secret, too.
+    Faulty,
+}
+
+/// Puts [`BLOT`] where something stands that must be neither kept nor shown. What was blotted is refused as what was there before.
+pub(super) fn blot(object: &mut Map<String, Value>, message: &str, contract: &Contract, which: Blot) {
+    let value = Value::Object(std::mem::take(object));
+    let faults = contract
+        .check_value(message, &value, &is_reference)
+        .unwrap_or_default();
+    let places: BTreeSet<String> = faults
+        .into_iter()
+        .filter(|it| it.sensitive || which == Blot::Faulty)
+        .map(|it| it.path)
+        .collect();
+    if let Value::Object(members) = value {
+        *object = members;
+    }
+    for (name, value) in object {
+        blot_at(value, name, &places);
+    }
+}
+
+fn blot_at(value: &mut Value, path: &str, places: &BTreeSet<String>) {
+    if is_reference(value) {
+        return;
+    }
+    if places.contains(path) {
+        *value = Value::from(BLOT);
+        return;
+    }
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                blot_at(value, &format!("{path}.{name}"), places);
+            }
+        }
+        Value::Array(items) => {
+            for (number, value) in items.iter_mut().enumerate() {
+                blot_at(value, &format!("{path}[{number}]"), places);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,9 +1,15 @@
 //! What is kept on the disk: for each plugin what each source said last, and what was good (G4). References, never secrets.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use mortise_config::Layer;
+use mortise_contract::Contract;
 use serde::{Deserialize, Serialize};
 
-use super::{Plugin, Said};
+use super::{
+    Plugin, Said,
+    checks::{Blot, blot},
+};
 use crate::{HostError, host::Shared};
 
 /// What the keys begin with, in the host's own key space.
@@ -26,7 +32,7 @@ impl Shared {
             let Some(text) = self.own_value(key.clone()).await? else {
                 continue;
             };
-            let plugin = key.trim_start_matches(PREFIX).to_owned();
+            let plugin = key.strip_prefix(PREFIX).unwrap_or(&key).to_owned();
             match serde_json::from_slice::<Kept>(&text) {
                 Ok(kept) if kept.format == FORMAT => self.configs.recall(plugin, kept),
                 Ok(_) => {
@@ -40,9 +46,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes down what has changed since.
+    /// Writes down what has changed since, of plugins that there are. What is said of others waits: it may never be wanted, and only a contract tells
+    /// what in it must not be written down.
     pub(crate) async fn keep_configs(&self) {
-        for (plugin, kept) in self.configs.take_unkept() {
+        for (plugin, mut kept) in self.configs.take_unkept(&self.config_names()) {
+            if let Some(kept) = &mut kept {
+                for (message, contract) in self.messages(&plugin) {
+                    for layer in kept.said.iter_mut().chain(kept.good.iter_mut().flatten()) {
+                        layer.edit(|it| blot(it, &message, &contract, Blot::Sensitive));
+                    }
+                }
+            }
             let key = format!("{PREFIX}{plugin}");
             let written = match kept {
                 Some(kept) => {
@@ -55,6 +69,38 @@ impl Shared {
                 tracing::error!(target: "mortise::config", plugin, %error, "its configuration is not on the disk: without its sources the next host will not know it");
             }
         }
+    }
+}
+
+impl Shared {
+    /// Names of plugins that there are, serving or not.
+    fn config_names(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = self.all().iter().map(|it| it.base().to_owned()).collect();
+        let waiting = self.waiting.packages();
+        let held = self.configs.lock().held.keys().cloned().collect::<Vec<_>>();
+        let others = waiting.keys().chain(&held);
+        names.extend(others.map(|it| it.split_once('@').map_or(it.as_str(), |it| it.0).to_owned()));
+        names
+    }
+
+    /// Messages that a configuration of this name has to look like, with the contracts that declare them.
+    pub(super) fn messages(&self, base: &str) -> Vec<(String, Arc<Contract>)> {
+        let mut all = Vec::new();
+        for address in self.all().iter().filter(|it| it.base() == base) {
+            let status = address.status.load();
+            let Some(offer) = &status.offer else { continue };
+            let message = offer.manifest.config.message.clone();
+            all.extend(message.map(|it| (it, offer.contract.clone())));
+        }
+        let held = self.configs.held(base).into_iter().map(|(_, it)| it.package);
+        let waiting = self.waiting.packages().into_iter();
+        let waiting =
+            waiting.filter(|(name, _)| name.split_once('@').map_or(name.as_str(), |it| it.0) == base);
+        for package in held.chain(waiting.map(|(_, package)| package)) {
+            let message = package.manifest().config.message.clone();
+            all.extend(message.map(|it| (it, package.contract().clone())));
+        }
+        all
     }
 }
 
@@ -75,9 +121,20 @@ impl super::Configs {
         state.plugins.insert(plugin, Plugin { said, good });
     }
 
-    fn take_unkept(&self) -> Vec<(String, Option<Kept>)> {
+    /// What was to be kept and is gone goes, whoever there is.
+    fn take_unkept(&self, there: &BTreeSet<String>) -> Vec<(String, Option<Kept>)> {
         let mut state = self.lock();
-        let names = std::mem::take(&mut state.unkept);
+        let unkept = std::mem::take(&mut state.unkept);
+        let (mut names, others): (Vec<_>, Vec<_>) = unkept.into_iter().partition(|it| there.contains(it));
+        for name in others {
+            let says = state.plugins.get(&name);
+            if says.is_some_and(|it| !it.said.is_empty() || it.good.as_ref().is_some_and(|it| !it.is_empty()))
+            {
+                state.unkept.insert(name);
+            } else {
+                names.push(name);
+            }
+        }
         let kept = |name: String| {
             let kept = state.plugins.get(&name).map(|plugin| Kept {
                 format: FORMAT,

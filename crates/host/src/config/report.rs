@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use super::{How, OWN, effective, revisions};
+use super::{
+    How, OWN,
+    checks::{Blot, blot},
+    effective, revisions,
+};
 use crate::{Host, HostError, info::to_unix_ms};
 
 /// A plugin's configuration, as it is in force. Of secrets it has the references.
@@ -73,7 +77,13 @@ impl Host {
         let trouble = address.trouble.load_full().map(|it| it.to_string());
         let name = address.name.to_string();
         let Some(serving) = &status.current else {
-            let wanted = shared.configs.lock().wanted(address.base()).unwrap_or_default();
+            let mut wanted = shared.configs.lock().wanted(address.base()).unwrap_or_default();
+            // Nothing was checked of it yet.
+            for (message, contract) in shared.messages(address.base()) {
+                for layer in &mut wanted {
+                    layer.edit(|it| blot(it, &message, &contract, Blot::Faulty));
+                }
+            }
             let wanted = effective(&serde_json::Map::new(), &wanted);
             return Ok(ConfigInfo {
                 name,

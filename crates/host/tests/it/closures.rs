@@ -745,7 +745,38 @@ pub fn contract() -> Vec<u8> {
         syntax: Some("proto3".to_owned()),
         ..FileDescriptorProto::default()
     };
-    FileDescriptorSet { file: vec![file] }.encode_to_vec()
+    let mut file = file.encode_to_vec();
+    part(4, &login(), &mut file);
+    let mut set = Vec::new();
+    part(1, &file, &mut set);
+    set
+}
+
+/// `message Login { string user = 1; string password = 2 [(mortise.sensitive) = true]; }`, by hand because of its option.
+fn login() -> Vec<u8> {
+    let field = |name: &str, number: i32| FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        number: Some(number),
+        label: Some(Label::Optional.into()),
+        r#type: Some(Type::String.into()),
+        ..FieldDescriptorProto::default()
+    };
+    let mut login = DescriptorProto {
+        name: Some("Login".to_owned()),
+        field: vec![field("user", 1)],
+        ..DescriptorProto::default()
+    }
+    .encode_to_vec();
+    let mut options = Vec::new();
+    prost::encoding::bool::encode(50781, &true, &mut options);
+    let mut password = field("password", 2).encode_to_vec();
+    part(8, &options, &mut password);
+    part(2, &password, &mut login);
+    login
+}
+
+fn part(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    prost::encoding::bytes::encode(number, &bytes.to_vec(), out);
 }
 
 // === calls and waiting ===

@@ -449,3 +449,89 @@ async fn a_secret_reaches_the_plugin_and_nobody_else() {
         assert!(!contains(&disk, secret), "on the disk");
     }
 }
+
+#[tokio::test]
+async fn a_secret_that_is_written_out_is_neither_on_record_nor_on_the_disk() {
+    const WRITTEN: &str = "hunter2-written-out";
+    let configured = Configured::new();
+    configured.put(
+        "echo.json",
+        &json!({"user": "a", "password": WRITTEN}).to_string(),
+    );
+    let host = configured.builder().start().await.unwrap();
+    // Once before the plugin is there, so that nobody knows what it is.
+    let manifest = "[config]\nmessage = \"test.v1.Login\"\nhot = true\n";
+    let (folder, _) = configured.world.package("echo", "1.0.0", manifest);
+    let refused = host.load(request(&folder)).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("must not be written out"),
+        "{refused}"
+    );
+    configured.put("echo.json", r#"{"user": "a"}"#);
+    for _ in 0..2000 {
+        if host.load(request(&folder)).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(seen(&host).await, json!({"user": "a"}));
+    // And once while it serves.
+    configured.put(
+        "echo.json",
+        &json!({"user": "b", "password": WRITTEN}).to_string(),
+    );
+    trouble(&host, "must not be written out").await;
+    let rows = written(&host, 1).await;
+    assert_eq!(rows[0].outcome, "failed");
+    assert_eq!(seen(&host).await, json!({"user": "a"}));
+    let shown = format!(
+        "{rows:?} {:?} {:?}",
+        host.config("echo").unwrap(),
+        host.inspect("echo").unwrap()
+    );
+    assert!(!shown.contains(WRITTEN), "{shown}");
+    host.shutdown().await;
+    for entry in fs::read_dir(configured.world.dir.path().join("data")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            let has = bytes.windows(WRITTEN.len()).any(|it| it == WRITTEN.as_bytes());
+            assert!(!has, "{} has it", path.display());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_tried_again_in_vain_is_on_record_once() {
+    let configured = Configured::new();
+    configured.put("echo.toml", "a = 1\n");
+    let host = configured.builder().start().await.unwrap();
+    let program = configured.load(&host, STATEFUL, "{}").await;
+    let vetoes = || {
+        program
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|it| *it == "may_replace")
+            .count()
+    };
+    program.lifecycle.lock().unwrap().veto = Some("in the middle of something".to_owned());
+    configured.put("echo.toml", "a = 2\n");
+    trouble(&host, "in the middle of something").await;
+    for asked in 2..5 {
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(16)).await;
+        tokio::time::resume();
+        until("it is tried again", || vetoes() == asked).await;
+        trouble(&host, "in the middle of something").await;
+    }
+    assert_eq!(written(&host, 1).await[0].outcome, "failed");
+    program.lifecycle.lock().unwrap().veto = None;
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(16)).await;
+    tokio::time::resume();
+    comes(&host, "a", "2").await;
+    let rows = written(&host, 2).await;
+    assert_eq!([&*rows[0].outcome, &*rows[1].outcome], ["done", "failed"]);
+}

@@ -169,3 +169,52 @@ fn the_words_of_a_watched_directory() {
     journal.note_watched(&word(None, false)).unwrap();
     assert_eq!(journal.watched().unwrap(), []);
 }
+
+#[test]
+fn changes_of_configuration_push_out_no_load_and_one_that_is_withdrawn_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataDir::open(folder.path()).unwrap();
+    let journal = data.journal().unwrap();
+    let change = |action: &str| Change {
+        name: "echo".to_owned(),
+        action: action.to_owned(),
+        digest: String::from(if action == "load" { "d" } else { "" }),
+        ..Change::default()
+    };
+    let made = |action: &str| {
+        let seq = journal.begin(SystemTime::now(), &change(action)).unwrap();
+        journal
+            .conclude(
+                SystemTime::now(),
+                seq,
+                ChangeOutcome::Done,
+                "",
+                &Aftermath::default(),
+            )
+            .unwrap();
+        seq
+    };
+    let loads: Vec<u64> = (0..3).map(|_| made("load")).collect();
+    for _ in 0..20 {
+        made("config");
+    }
+    assert_eq!(journal.prune_changes(3).unwrap(), 17);
+    let query = ChangeQuery {
+        loads: true,
+        ..ChangeQuery::default()
+    };
+    let left: Vec<u64> = journal
+        .changes(&query)
+        .unwrap()
+        .iter()
+        .map(|it| it.seq)
+        .rev()
+        .collect();
+    assert_eq!(left, loads, "what can be gone back to");
+    assert_eq!(journal.packages_used().unwrap().len(), 3);
+    let again = journal.begin(SystemTime::now(), &change("config")).unwrap();
+    journal.withdraw(again).unwrap();
+    assert_eq!(journal.change(again).unwrap(), None);
+    journal.withdraw(loads[0]).unwrap();
+    assert!(journal.change(loads[0]).unwrap().is_some(), "it was concluded");
+}
