@@ -155,7 +155,7 @@ impl Client {
         };
         let first = tokio_stream::once(WatchRequest { create: Some(create) });
         // The end of the requests would be the end of the watch.
-        let request = self.request(first.chain(tokio_stream::pending()));
+        let request = self.lasting(first.chain(tokio_stream::pending()));
         let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
         let opening = async {
             let mut grpc = self.grpc().await?;
@@ -199,6 +199,16 @@ impl Client {
         Ok(grpc)
     }
 
+    /// A request that is answered for as long as the connection lives. A member that is cut off from the others would keep us, and tell nothing; this way it
+    /// ends the watch.
+    fn lasting<T>(&self, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request
+            .metadata_mut()
+            .insert("hasleader", MetadataValue::from_static("true"));
+        request
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
@@ -239,6 +249,19 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_watch_asks_for_a_member_that_has_a_leader() {
+        let client = Client {
+            channel: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+            token: None,
+        };
+        let request = client.lasting(());
+        assert_eq!(
+            request.metadata().get("hasleader").map(|it| it.as_bytes()),
+            Some(&b"true"[..])
+        );
+    }
 
     #[test]
     fn a_range_ends_where_its_prefix_does() {

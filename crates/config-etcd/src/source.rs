@@ -36,6 +36,8 @@ pub struct EtcdSource {
     attempts: usize,
     pause: Duration,
     not_before: Option<Instant>,
+    /// Listings in a row after which the watch said that they are of no use.
+    losses: u32,
     /// An outage was told, and its end was not.
     is_out: bool,
 }
@@ -70,6 +72,7 @@ impl EtcdSource {
             attempts: 0,
             pause: PAUSE_MIN,
             not_before: None,
+            losses: 0,
             is_out: false,
         }
     }
@@ -98,13 +101,24 @@ impl EtcdSource {
             };
             match heard {
                 Heard::Nothing => {}
-                Heard::Update(update) => return Ok(self.update(update)),
+                Heard::Update(update) => {
+                    self.losses = 0;
+                    return Ok(self.update(update));
+                }
                 Heard::Lost(why) => {
                     tracing::warn!(target: "mortise::config", prefix = self.settings.prefix, "etcd is listed again: {why}");
                     (self.watching, self.known) = (None, None);
+                    // Behind a balancer list and watch may go to two members, of which one lags: not as fast as both can answer.
+                    if self.losses > 0 {
+                        let pause = PAUSE_MIN * 2_u32.saturating_pow(self.losses.min(7));
+                        self.not_before = Some(Instant::now() + pause.min(PAUSE_MAX));
+                    }
+                    self.losses = self.losses.saturating_add(1);
+                    continue;
                 }
                 Heard::Failed(outage) => return Err(self.failed(outage)),
             }
+            self.losses = 0;
         }
     }
 

@@ -197,7 +197,7 @@ pub struct SubscriptionInfo {
     pub active: bool,
     /// Up to here everything was begun.
     pub cursor: u64,
-    /// Events of the log that were not begun yet; of other topics too, where telling them apart would be a walk through the log.
+    /// Events of its topics that were not begun yet; of other topics too, where whoever keeps them cannot tell.
     pub behind: u64,
     /// Events that were begun and are not settled.
     pub pending: u64,

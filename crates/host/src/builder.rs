@@ -25,7 +25,7 @@ use crate::{
     host::{self, Runtimes},
     reload::load_remembered,
     remember,
-    routes::Routing,
+    routes::{HOST_KEYSPACE, Routing},
     services::{NameLookup, SystemLookup},
     webhook::Webhooks,
 };
@@ -280,6 +280,7 @@ impl HostBuilder {
             }
             .map_err(of_store)?,
             kv: data.kv(KvLimits::default()).map_err(of_store)?,
+            own: data.kv(OWN_LIMITS).map_err(of_store)?.keyspace(HOST_KEYSPACE),
             data,
             _temporary: temporary,
             remembers,
@@ -292,7 +293,7 @@ impl HostBuilder {
             let path = parts.data.path().join("events.db");
             Arc::new(Embedded::new(path, config.events))
         });
-        let configs = Configs::new(config.config.secrets);
+        let configs = Configs::new(config.config.secrets, parts.probation.time);
         let host = Host::new(
             parts,
             routing,
@@ -333,6 +334,14 @@ impl HostBuilder {
 
 /// How long a start waits for sources of configuration, if nobody says.
 const CONFIG_WAIT: Duration = Duration::from_secs(3);
+/// The host keeps routes, canaries and what sources say for itself, and no guest has a say in how much that is.
+const OWN_LIMITS: KvLimits = KvLimits {
+    key_bytes_max: 512,
+    value_bytes_max: 16 << 20,
+    keys_max: 100_000,
+    bytes_max: 1 << 30,
+    list_max: 100_000,
+};
 /// Packages that a daemon keeps of each plugin, if nobody says.
 const KEEP_PACKAGES: usize = 5;
 

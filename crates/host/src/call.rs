@@ -30,6 +30,7 @@ use crate::{
     CallOptions, CallerContract,
     adapt::{self, Adapting},
     admission::{Place, Turned},
+    events,
     generation::{Address, Generation, Occupant, Seat},
     table::Target,
 };
@@ -90,12 +91,24 @@ impl Origin {
         Self {
             deadline: parent.deadline,
             traceparent: parent.traceparent.clone(),
-            metadata: parent.metadata.clone(),
+            metadata: travelling(&parent.metadata),
             depth: parent.depth.saturating_add(1),
             caller: caller.clone(),
             contract: None,
         }
     }
+}
+
+/// Headers that travel on. Of which event a call is the delivery is said of that call alone.
+fn travelling(headers: &Arc<[Header]>) -> Arc<[Header]> {
+    if !headers.iter().any(events::is_of_event) {
+        return headers.clone();
+    }
+    headers
+        .iter()
+        .filter(|it| !events::is_of_event(it))
+        .cloned()
+        .collect()
 }
 
 // Shared empties, so that a plain call allocates none. One per thread: counting references to the same `Arc` would make all threads fight for
@@ -113,11 +126,29 @@ fn no_headers() -> Arc<[Header]> {
     NO_HEADERS.with(Arc::clone)
 }
 
+/// Where a call failed.
+pub(crate) enum Failed {
+    /// Before it was let in: the plugin has seen nothing of it.
+    Outside(CallError),
+    /// After.
+    Inside(CallError),
+}
+
 /// Calls a resolved target.
 ///
 /// # Cancel safety
 /// Dropping the future cancels the call in the guest, and gives its place back.
 pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Result<Bytes, CallError> {
+    attempt(target, payload, origin)
+        .await
+        .map_err(|(Failed::Outside(error) | Failed::Inside(error))| error)
+}
+
+/// The same, for whoever counts attempts.
+///
+/// # Cancel safety
+/// As [`call`].
+pub(crate) async fn attempt(target: &Target, payload: Bytes, origin: Origin) -> Result<Bytes, Failed> {
     // A plugin in this process may answer without ever being pending. A task that only calls it must still let others run: the supervisor
     // that wants to replace the plugin, for one.
     tokio::task::coop::consume_budget().await;
@@ -131,17 +162,25 @@ pub(crate) async fn call(target: &Target, payload: Bytes, origin: Origin) -> Res
                 let gate = gate.clone();
                 // What is held here must not hold up whoever waits for it to go.
                 drop(held);
-                Box::pin(gate.pass(target, &origin, began)).await?;
+                Box::pin(gate.pass(target, &origin, began))
+                    .await
+                    .map_err(Failed::Outside)?;
                 continue;
             }
-            Occupant::Vacant(why) => return Err(CallError::new(CallErrorKind::Unavailable, why.to_string())),
+            Occupant::Vacant(why) => {
+                let error = CallError::new(CallErrorKind::Unavailable, why.to_string());
+                return Err(Failed::Outside(error));
+            }
         };
         let admitted = admit(generation, target, &origin, payload.len(), began)
             .instrument(span)
             .await;
         match admitted {
-            Ok(admitted) => return serve(generation, target, admitted, payload, origin, began).await,
-            Err(NotAdmitted::Refused(error)) => return Err(error),
+            Ok(admitted) => {
+                let served = serve(generation, target, admitted, payload, origin, began).await;
+                return served.map_err(Failed::Inside);
+            }
+            Err(NotAdmitted::Refused(error)) => return Err(Failed::Outside(error)),
             // The door closed after the cell was read: a successor is in the cell by now.
             Err(NotAdmitted::Elsewhere) => {}
         }
@@ -317,6 +356,7 @@ fn too_deep(target: &str, caller: &str) -> CallError {
         ),
     )
     .with_hint("two plugins call each other without an end; look at the callers in the trace")
+    .not_retryable()
 }
 
 #[cold]
@@ -339,7 +379,9 @@ pub(crate) fn check_size(generation: &Generation, what: &str, bytes: usize) -> R
         CallErrorKind::Exhausted,
         format!("the {what} has {bytes} bytes, and plugin `{plugin}` may have {most}"),
     )
-    .with_hint("raise `limits.payload_mib` of the plugin, or send less at once"))
+    .with_hint("raise `limits.payload_mib` of the plugin, or send less at once")
+    // It is as large the next time.
+    .not_retryable())
 }
 
 #[cold]
@@ -420,6 +462,12 @@ mod tests {
             depth: 4,
             ..CallContext::default()
         };
+        let delivery = CallContext {
+            metadata: [header("mortise-event-id"), header("baggage")].into(),
+            ..CallContext::default()
+        };
+        let led_to = Origin::plugin(&"a".into(), Some(&delivery));
+        assert_eq!(*led_to.metadata, [header("baggage")], "it delivers no event");
         let inner = Origin::plugin(&"a".into(), Some(&parent));
         assert_eq!(
             (&*inner.metadata, inner.depth, &*inner.caller),

@@ -23,7 +23,7 @@ mod report;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -46,6 +46,8 @@ const OWN: &str = "own";
 /// What is known of all sources and plugins.
 pub(crate) struct Configs {
     allowed: Allowed,
+    /// How long an instance has to live with a configuration that it took over until that is good.
+    hot_proves_after: Duration,
     state: Mutex<State>,
     /// Rung when wanted and in force may differ.
     bell: watch::Sender<()>,
@@ -63,6 +65,8 @@ struct State {
     held: BTreeMap<String, Held>,
     /// Names whose record on the disk is old.
     unkept: BTreeSet<String>,
+    /// When to look whether an instance has proved itself with what it took over.
+    proving: Option<Instant>,
 }
 
 /// How a source is.
@@ -157,9 +161,10 @@ pub(crate) struct Ready {
 // === impl Configs ===
 
 impl Configs {
-    pub(crate) fn new(secrets: Vec<String>) -> Self {
+    pub(crate) fn new(secrets: Vec<String>, hot_proves_after: Duration) -> Self {
         Self {
             allowed: Allowed::new(secrets),
+            hot_proves_after,
             state: Mutex::default(),
             bell: watch::Sender::new(()),
         }

@@ -434,8 +434,12 @@ fn check(topic: &str, key: Option<&str>) -> Result<(), EventError> {
 
 /// Headers of the call in which an event is published, but for those that say of which event that call is the delivery.
 fn travelling(headers: &[Header]) -> Vec<Header> {
-    let own = |it: &&Header| !it.name.starts_with(EVENT_HEADERS);
-    headers.iter().filter(own).cloned().collect()
+    headers.iter().filter(|it| !is_of_event(it)).cloned().collect()
+}
+
+/// Whether a header says of which event a call is the delivery.
+pub(crate) fn is_of_event(header: &Header) -> bool {
+    header.name.starts_with(EVENT_HEADERS)
 }
 
 // === errors ===

@@ -553,7 +553,7 @@ pub(crate) async fn conclude_config(shared: &Shared, seq: u64, done: bool, detai
     let written = shared.with_journal(move |it| {
         it.conclude(SystemTime::now(), seq, outcome, &detail, &Aftermath::default())?;
         // These come by themselves for as long as the host runs, so their bound cannot wait for the next start.
-        if seq % PRUNE_EVERY == 0 {
+        if seq.is_multiple_of(PRUNE_EVERY) {
             it.prune_changes(CHANGES_MAX)?;
         }
         Ok(())

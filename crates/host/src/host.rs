@@ -18,7 +18,9 @@ use mortise_runtime::{
     CallError, CallErrorKind, Enclosure, Enforcement, Interrupt, Isolation, Lack, Runtime, RuntimeError,
     StreamHandle, Support,
 };
-use mortise_store::{DataDir, EmbeddedPackage, Journal, Kv, Package, StoreError, Transition, WatchedName};
+use mortise_store::{
+    DataDir, EmbeddedPackage, Journal, KeySpace, Kv, Package, StoreError, Transition, WatchedName,
+};
 use mortise_wire::{Header, Health, METHOD_IDEMPOTENT, METHOD_NONBLOCKING};
 use tokio::{
     runtime::Handle,
@@ -79,6 +81,8 @@ pub(crate) struct Parts {
     pub(crate) data: DataDir,
     pub(crate) journal: Journal,
     pub(crate) kv: Kv,
+    /// What the host keeps for itself.
+    pub(crate) own: KeySpace,
     /// Whether loads are kept for the host's next life.
     pub(crate) remembers: bool,
     /// Packages that are kept of each plugin, for rollbacks.

@@ -339,7 +339,7 @@ impl Shared {
 
     /// What the host keeps for itself under this key.
     pub(crate) async fn own_value(&self, key: impl Into<String>) -> Result<Option<bytes::Bytes>, HostError> {
-        let (keys, key) = (self.parts.kv.keyspace(HOST_KEYSPACE), key.into());
+        let (keys, key) = (self.parts.own.clone(), key.into());
         self.with_journal(move |_| keys.get(&key)).await
     }
 
@@ -349,19 +349,19 @@ impl Shared {
         key: impl Into<String>,
         value: Vec<u8>,
     ) -> Result<(), HostError> {
-        let (keys, key) = (self.parts.kv.keyspace(HOST_KEYSPACE), key.into());
+        let (keys, key) = (self.parts.own.clone(), key.into());
         self.with_journal(move |_| keys.set(&key, &value)).await
     }
 
     /// Forgets it.
     pub(crate) async fn delete_own_value(&self, key: String) -> Result<(), HostError> {
-        let keys = self.parts.kv.keyspace(HOST_KEYSPACE);
+        let keys = self.parts.own.clone();
         self.with_journal(move |_| keys.delete(&key)).await.map(drop)
     }
 
     /// The keys that begin with `prefix`.
     pub(crate) async fn own_keys(&self, prefix: &'static str) -> Result<Vec<String>, HostError> {
-        let keys = self.parts.kv.keyspace(HOST_KEYSPACE);
+        let keys = self.parts.own.clone();
         self.with_journal(move |_| keys.list(prefix, u32::MAX)).await
     }
 }

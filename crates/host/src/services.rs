@@ -135,6 +135,11 @@ impl Services {
         }
     }
 
+    /// What the plugin said, fit for log and disk: without its secrets, in one line, no longer than one of its log's.
+    pub(crate) fn fit(&self, said: &str) -> String {
+        log::cut(&self.secrets.load().masked(said))
+    }
+
     /// It is to see these secrets.
     pub(crate) fn confide(&self, secrets: &Secrets) {
         let all = self.secrets.load().and(secrets);

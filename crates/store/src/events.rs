@@ -35,6 +35,12 @@ const ROW_BYTES: u64 = 64;
 const SCAN_MAX: u32 = 1024;
 /// Events that go in one transaction when their time is over.
 const PRUNE_MAX: u32 = 512;
+/// Topics that there may be. What they carry is kept for good, so a topic for each event would fill the disk.
+const TOPICS_MAX: u64 = 4096;
+/// Bytes of descriptors that are kept for them.
+const SCHEMAS_BYTES_MAX: u64 = 256 << 20;
+/// Payloads that one look takes, about.
+const LOOK_BYTES_MAX: usize = 16 << 20;
 /// A subscription nobody opened for so many times the retention is forgotten.
 const FORGET_AFTER: u32 = 7;
 
@@ -43,6 +49,8 @@ const FORGET_AFTER: u32 = 7;
 pub struct EventLog {
     writer: Link,
     reader: Link,
+    /// For people's questions, which may walk the whole log: deliveries do not wait for them.
+    asker: Link,
     config: EventsConfig,
 }
 
@@ -110,6 +118,8 @@ pub enum LogWrite {
     Prune {
         /// Subscriptions that are open.
         active: Vec<String>,
+        /// Milliseconds that the clock went further than time did. In them nobody could be seen.
+        skipped_ms: i64,
     },
 }
 
@@ -133,6 +143,13 @@ pub enum Written {
     Schema(TopicSchema),
     /// How much it was: dead letters that made room, rows that went.
     Count(u64),
+    /// What went for its age.
+    Pruned {
+        /// Events.
+        events: u64,
+        /// Subscriptions that nobody opened for so long.
+        forgotten: Vec<String>,
+    },
 }
 
 /// One transaction at work.
@@ -145,15 +162,23 @@ struct Work<'a> {
 // === impl EventLog ===
 
 impl EventLog {
-    /// Opens or makes the file.
+    /// Opens or makes the file. The time since it was written last does not count for subscriptions: while nobody had it open, nobody could be seen.
     ///
     /// # Errors
     /// What the disk says; `Corrupt`, `TooNew`.
-    pub fn open(path: &Path, config: EventsConfig) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, at: SystemTime, config: EventsConfig) -> Result<Self, StoreError> {
         let database = Database::open(path, EVENTS)?;
+        let writer = database.first();
+        writer.write_to_survive(Survives::Crash, "write to", |db| {
+            let last: Option<i64> =
+                db.query_row("SELECT max(seen_ms) FROM subscriptions", [], |row| row.get(0))?;
+            let off = last.map_or(0, |last| signed(unix_ms(at)).saturating_sub(last));
+            see_later(db, off)
+        })?;
         Ok(Self {
             reader: database.connect()?,
-            writer: database.first(),
+            asker: database.connect()?,
+            writer,
             config,
         })
     }
@@ -203,9 +228,15 @@ impl EventLog {
                 let mut found = db.prepare_cached(
                     "SELECT * FROM events WHERE topic = ? AND seq > ? ORDER BY seq LIMIT ?",
                 )?;
-                let events = found.query_map(params![topic.as_str(), signed(after), limit], event_of)?;
-                let events: Vec<Event> = events.collect::<Result<_, _>>()?;
-                let whole = events.len() < limit as usize;
+                let mut rows = found.query(params![topic.as_str(), signed(after), limit])?;
+                let mut events = Look::up_to(limit);
+                while events.has_room()
+                    && let Some(row) = rows.next()?
+                {
+                    events.push(event_of(row)?);
+                }
+                let whole = events.has_room();
+                let events = events.taken;
                 let to = events.last().map_or(after, |it| it.seq);
                 return Ok((events, if whole { to.max(last) } else { to }));
             }
@@ -213,11 +244,10 @@ impl EventLog {
                 db.prepare_cached("SELECT seq, topic FROM events WHERE seq > ? ORDER BY seq LIMIT ?")?;
             let mut rows = rows.query(params![signed(after), SCAN_MAX])?;
             let mut one = db.prepare_cached("SELECT * FROM events WHERE seq = ?")?;
-            let (mut events, mut to) = (Vec::new(), after);
-            while let Some(row) = rows.next()? {
-                if events.len() >= limit as usize {
-                    break;
-                }
+            let (mut events, mut to) = (Look::up_to(limit), after);
+            while events.has_room()
+                && let Some(row) = rows.next()?
+            {
                 let seq: i64 = row.get(0)?;
                 let topic = row.get_ref(1)?.as_str().unwrap_or_default();
                 if pattern.is_none_or(|it| it.matches(topic)) {
@@ -225,7 +255,7 @@ impl EventLog {
                 }
                 to = unsigned(seq);
             }
-            Ok((events, to))
+            Ok((events.taken, to))
         })
     }
 
@@ -234,21 +264,21 @@ impl EventLog {
     /// # Errors
     /// What the disk says.
     pub fn newest(&self, pattern: Option<&TopicPattern>, limit: u32) -> Result<Vec<Event>, StoreError> {
-        self.reader.read("read", |db| {
+        self.asker.read("read", |db| {
             let mut rows = db.prepare_cached("SELECT seq, topic FROM events ORDER BY seq DESC LIMIT ?")?;
             let mut rows = rows.query([SCAN_MAX])?;
             let mut one = db.prepare_cached("SELECT * FROM events WHERE seq = ?")?;
-            let mut events = Vec::new();
-            while let Some(row) = rows.next()?
-                && events.len() < limit as usize
+            let mut events = Look::up_to(limit);
+            while events.has_room()
+                && let Some(row) = rows.next()?
             {
                 let topic = row.get_ref(1)?.as_str().unwrap_or_default();
                 if pattern.is_none_or(|it| it.matches(topic)) {
                     events.push(one.query_row([row.get::<_, i64>(0)?], event_of)?);
                 }
             }
-            events.reverse();
-            Ok(events)
+            events.taken.reverse();
+            Ok(events.taken)
         })
     }
 
@@ -288,7 +318,7 @@ impl EventLog {
     /// # Errors
     /// What the disk says.
     pub fn topics(&self) -> Result<Vec<TopicInfo>, StoreError> {
-        self.reader.read("read", |db| {
+        self.asker.read("read", |db| {
             let mut found = db.prepare_cached(
                 "SELECT names.topic, COALESCE(schemas.type, ''), COALESCE(n, 0), COALESCE(b, 0), COALESCE(newest, 0)
                  FROM (SELECT topic FROM events UNION SELECT topic FROM schemas) AS names
@@ -315,24 +345,18 @@ impl EventLog {
     /// # Errors
     /// What the disk says.
     pub fn subscriptions(&self) -> Result<Vec<SubscriptionInfo>, StoreError> {
-        self.reader.read("read", |db| {
-            let last = last_seq(db)?;
+        self.asker.read("read", |db| {
+            let topics = topics_in(db)?;
             let mut found = db.prepare_cached(
                 "SELECT name, pattern, cursor, dead_dropped,
                    (SELECT count(*) FROM pending WHERE subscription = name), (SELECT count(*) FROM dead WHERE subscription = name)
                  FROM subscriptions ORDER BY name",
             )?;
-            let mut of_topic =
-                db.prepare_cached("SELECT count(*) FROM events WHERE topic = ? AND seq > ?")?;
             let mut rows = found.query([])?;
             let mut all = Vec::new();
             while let Some(row) = rows.next()? {
                 let (pattern, cursor): (String, i64) = (row.get(1)?, row.get(2)?);
-                let behind = if pattern.contains(['*', '>']) {
-                    last.saturating_sub(unsigned(cursor))
-                } else {
-                    unsigned(of_topic.query_row(params![pattern, cursor], |row| row.get(0))?)
-                };
+                let behind = behind(db, &topics, &pattern, cursor)?;
                 all.push(SubscriptionInfo {
                     name: row.get(0)?,
                     pattern,
@@ -353,12 +377,14 @@ impl EventLog {
     /// # Errors
     /// What the disk says.
     pub fn dead(&self, query: &DeadQuery) -> Result<Vec<DeadLetter>, StoreError> {
-        self.reader.read("read", |db| {
+        self.asker.read("read", |db| {
+            // In this order, and not the other way round: there are few dead letters and many events.
             let mut found = db.prepare_cached(
-                "SELECT events.*, dead.subscription, dead.attempts, dead.at_ms, dead.why FROM dead JOIN events USING (seq)
-                 WHERE (?1 IS NULL OR subscription = ?1) AND (?2 IS NULL OR seq = ?2) ORDER BY seq, subscription LIMIT ?3",
+                "SELECT events.*, dead.subscription, dead.attempts, dead.at_ms, dead.why FROM dead CROSS JOIN events USING (seq)
+                 WHERE (?1 IS NULL OR dead.subscription = ?1) AND (?2 IS NULL OR dead.seq = ?2)
+                 ORDER BY dead.seq, dead.subscription LIMIT ?3",
             )?;
-            let letter = |row: &Row<'_>| {
+            let letter = |row: &Row<'_>| -> rusqlite::Result<DeadLetter> {
                 let event = event_of(row)?;
                 Ok(DeadLetter {
                     subscription: row.get(8)?,
@@ -370,9 +396,16 @@ impl EventLog {
                 })
             };
             let seq = query.seq.map(signed);
-            found
-                .query_map(params![query.subscription, seq, query.limit], letter)?
-                .collect()
+            let mut rows = found.query(params![query.subscription, seq, query.limit])?;
+            let (mut letters, mut bytes) = (Vec::new(), 0);
+            while bytes < LOOK_BYTES_MAX
+                && let Some(row) = rows.next()?
+            {
+                let letter = letter(row)?;
+                bytes += letter.event.content.payload.len();
+                letters.push(letter);
+            }
+            Ok(letters)
         })
     }
 }
@@ -422,18 +455,38 @@ impl Work<'_> {
                 subscription,
                 letters,
             } => Written::Letters(self.take_dead(subscription, letters)?),
-            LogWrite::Schema { topic, schema } => {
-                let known = schema_in(self.db, topic)?;
-                if known.is_none() {
-                    self.db
-                        .prepare_cached("INSERT INTO schemas (topic, type, descriptor_set) VALUES (?, ?, ?)")?
-                        .execute(params![topic, schema.type_name, &*schema.descriptor_set])?;
-                }
-                Written::Schema(known.unwrap_or_else(|| schema.clone()))
-            }
+            LogWrite::Schema { topic, schema } => match schema_in(self.db, topic)? {
+                Some(known) => Written::Schema(known),
+                None => self.begin_topic(topic, schema)?,
+            },
             LogWrite::Forget { subscription } => Written::Count(self.forget(subscription)?),
-            LogWrite::Prune { active } => Written::Count(self.prune(active)?),
+            LogWrite::Prune { active, skipped_ms } => self.prune(active, *skipped_ms)?,
         })
+    }
+
+    fn begin_topic(&self, topic: &str, schema: &TopicSchema) -> Result<Written, WorkError> {
+        let (topics, bytes): (i64, i64) = self
+            .db
+            .prepare_cached("SELECT count(*), COALESCE(sum(length(descriptor_set)), 0) FROM schemas")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (topics, bytes) = (unsigned(topics), unsigned(bytes));
+        if topics >= TOPICS_MAX || bytes + schema.descriptor_set.len() as u64 > SCHEMAS_BYTES_MAX {
+            return Ok(Written::Refused(EventError::new(
+                EventErrorKind::Full,
+                format!(
+                    "topic `{topic}` would be one too many: there are {topics}, and the descriptors of what they carry have {} MiB",
+                    bytes >> 20
+                ),
+                format!(
+                    "put what differs from event to event into the message and not into the topic's name; there may be {TOPICS_MAX} topics and {} MiB",
+                    SCHEMAS_BYTES_MAX >> 20
+                ),
+            )));
+        }
+        self.db
+            .prepare_cached("INSERT INTO schemas (topic, type, descriptor_set) VALUES (?, ?, ?)")?
+            .execute(params![topic, schema.type_name, &*schema.descriptor_set])?;
+        Ok(Written::Schema(schema.clone()))
     }
 
     fn append(&self, event: &NewEvent) -> Result<Result<Published, EventError>, WorkError> {
@@ -494,7 +547,11 @@ impl Work<'_> {
     fn make_room(&self, bytes: u64) -> Result<Result<(), EventError>, WorkError> {
         let most = self.config.log_bytes_max;
         while self.used()? + bytes > most {
-            if self.prune_settled(self.now_ms.saturating_add(1))? == 0 {
+            if self.prune_settled(None)? > 0 {
+                continue;
+            }
+            self.pass_over()?;
+            if self.prune_settled(None)? == 0 {
                 return Ok(Err(self.full(most)?));
             }
         }
@@ -502,19 +559,20 @@ impl Work<'_> {
     }
 
     fn full(&self, most: u64) -> Result<EventError, WorkError> {
-        let last = last_seq(self.db)?;
-        let slowest: Option<(String, i64)> = self
+        let slowest: Option<(String, String, i64)> = self
             .db
-            .prepare_cached("SELECT name, cursor FROM subscriptions ORDER BY cursor LIMIT 1")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT name, pattern, cursor FROM subscriptions ORDER BY cursor LIMIT 1")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let behind = slowest.filter(|(_, cursor)| unsigned(*cursor) < last);
-        let (who, hint) = match behind {
-            Some((name, cursor)) => (
-                format!(
-                    "subscription `{name}` is {} events behind",
-                    last - unsigned(cursor)
-                ),
+        let behind = match slowest {
+            Some((name, pattern, cursor)) => {
+                Some((name, behind(self.db, &topics_in(self.db)?, &pattern, cursor)?))
+            }
+            None => None,
+        };
+        let (who, hint) = match behind.filter(|(_, behind)| *behind > 0) {
+            Some((name, behind)) => (
+                format!("subscription `{name}` is {behind} events behind"),
                 format!(
                     "load its plugin again or make it faster, have it forgotten with `mortise events forget {name}`, or raise `events.log_mib`"
                 ),
@@ -591,7 +649,8 @@ impl Work<'_> {
 
     fn begin(&self, subscription: &str, cursor: u64, starts: &[Start]) -> Result<(), WorkError> {
         self.db
-            .prepare_cached("UPDATE subscriptions SET cursor = ? WHERE name = ?")?
+            // It may have been passed over events of other topics meanwhile.
+            .prepare_cached("UPDATE subscriptions SET cursor = max(cursor, ?) WHERE name = ?")?
             .execute(params![signed(cursor), subscription])?;
         for start in starts {
             let kept = Kept {
@@ -690,7 +749,8 @@ impl Work<'_> {
         Ok(gone as u64)
     }
 
-    fn prune(&self, active: &[String]) -> Result<u64, WorkError> {
+    fn prune(&self, active: &[String], skipped_ms: i64) -> Result<Written, WorkError> {
+        see_later(self.db, skipped_ms)?;
         let mut seen = self
             .db
             .prepare_cached("UPDATE subscriptions SET seen_ms = ? WHERE name = ?")?;
@@ -712,21 +772,71 @@ impl Work<'_> {
         self.db
             .prepare_cached("DELETE FROM keys WHERE at_ms <= ?")?
             .execute([signed(self.now_ms.saturating_sub(millis(self.config.dedup)))])?;
-        self.prune_settled(self.now_ms.saturating_sub(retention))
+        self.pass_over()?;
+        let events = self.prune_settled(Some(self.now_ms.saturating_sub(retention)))?;
+        Ok(Written::Pruned {
+            events,
+            forgotten: abandoned,
+        })
     }
 
-    /// Has up to [`PRUNE_MAX`] events go that are older than this and that nobody needs (E1).
-    fn prune_settled(&self, before_ms: u64) -> Result<u64, WorkError> {
+    /// Moves cursors over events that their subscriptions are not about: one that nobody opens must not hold what is only others'.
+    fn pass_over(&self) -> Result<(), WorkError> {
+        let last = signed(last_seq(self.db)?);
+        let topics = topics_in(self.db)?;
+        let mut behind = self
+            .db
+            .prepare_cached("SELECT name, pattern, cursor FROM subscriptions WHERE cursor < ?")?;
+        let behind: Vec<(String, String, i64)> = behind
+            .query_map([last], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut first_of = self
+            .db
+            .prepare_cached("SELECT min(seq) FROM events WHERE topic = ? AND seq > ?")?;
+        let mut pass = self
+            .db
+            .prepare_cached("UPDATE subscriptions SET cursor = ? WHERE name = ?")?;
+        for (name, pattern, cursor) in behind {
+            // One that a newer host wrote is left alone.
+            let Ok(pattern) = pattern.parse::<TopicPattern>() else {
+                continue;
+            };
+            let mut to = last;
+            for topic in topics.iter().filter(|it| pattern.matches(it)) {
+                let first: Option<i64> = first_of.query_row(params![topic, cursor], |row| row.get(0))?;
+                to = to.min(first.map_or(to, |it| it - 1));
+                if to <= cursor {
+                    break;
+                }
+            }
+            if to > cursor {
+                pass.execute(params![to, name])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has up to [`PRUNE_MAX`] events go that nobody needs (E1): those before the first that is as young as this, or of any age. The log is in the order
+    /// of time but for jumps of the clock, so this does not look at all that is young.
+    fn prune_settled(&self, before_ms: Option<u64>) -> Result<u64, WorkError> {
+        let young: Option<i64> = match before_ms {
+            Some(before) => self
+                .db
+                .prepare_cached("SELECT seq FROM events WHERE at_ms >= ? ORDER BY seq LIMIT 1")?
+                .query_row([signed(before)], |row| row.get(0))
+                .optional()?,
+            None => None,
+        };
         let old: Vec<(i64, i64)> = self
             .db
             .prepare_cached(
                 "SELECT seq, bytes FROM events
-                 WHERE seq <= (SELECT COALESCE(MIN(cursor), 9223372036854775807) FROM subscriptions) AND at_ms < ?1
+                 WHERE seq <= (SELECT COALESCE(MIN(cursor), 9223372036854775807) FROM subscriptions) AND seq < ?1
                    AND NOT EXISTS (SELECT 1 FROM pending WHERE pending.seq = events.seq)
                    AND NOT EXISTS (SELECT 1 FROM dead WHERE dead.seq = events.seq)
                  ORDER BY seq LIMIT ?2",
             )?
-            .query_map(params![signed(before_ms), PRUNE_MAX], |row| {
+            .query_map(params![young.unwrap_or(i64::MAX), PRUNE_MAX], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })?
             .collect::<Result<_, _>>()?;
@@ -744,7 +854,67 @@ impl Work<'_> {
 /// However short the retention is, a subscription is not forgotten before.
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+/// What one look takes: so many events, and no more than memory should hold.
+struct Look {
+    taken: Vec<Event>,
+    limit: usize,
+    bytes: usize,
+}
+
+impl Look {
+    fn up_to(limit: u32) -> Self {
+        Self {
+            taken: Vec::new(),
+            limit: limit as usize,
+            bytes: 0,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.taken.len() < self.limit && self.bytes < LOOK_BYTES_MAX
+    }
+
+    fn push(&mut self, event: Event) {
+        self.bytes += event.content.payload.len();
+        self.taken.push(event);
+    }
+}
+
 // === rows ===
+
+/// Topics that have an event, by name: one seek for each, and not one row for each event.
+fn topics_in(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare_cached(
+        "WITH RECURSIVE names (topic) AS (
+           SELECT min(topic) FROM events
+           UNION ALL SELECT (SELECT min(topic) FROM events WHERE topic > names.topic) FROM names WHERE names.topic IS NOT NULL)
+         SELECT topic FROM names WHERE topic IS NOT NULL",
+    )?
+    .query_map([], |row| row.get(0))?
+    .collect()
+}
+
+/// Events after a cursor that a pattern means.
+fn behind(db: &Connection, topics: &[String], pattern: &str, cursor: i64) -> rusqlite::Result<u64> {
+    let mut of_topic = db.prepare_cached("SELECT count(*) FROM events WHERE topic = ? AND seq > ?")?;
+    let mut behind = 0;
+    // What a newer host wrote, nobody here can tell.
+    let pattern = pattern.parse::<TopicPattern>();
+    let meant = |it: &&String| pattern.as_ref().is_ok_and(|pattern| pattern.matches(it));
+    for topic in topics.iter().filter(meant) {
+        behind += unsigned(of_topic.query_row(params![topic, cursor], |row| row.get(0))?);
+    }
+    Ok(behind)
+}
+
+/// Has everybody be seen so much later (or earlier).
+fn see_later(db: &Connection, ms: i64) -> Result<(), WorkError> {
+    if ms != 0 {
+        db.prepare_cached("UPDATE subscriptions SET seen_ms = seen_ms + ?")?
+            .execute([ms])?;
+    }
+    Ok(())
+}
 
 /// A row of `events`, in its columns' order.
 fn event_of(row: &Row<'_>) -> rusqlite::Result<Event> {

@@ -88,26 +88,27 @@ pub struct DeadLetters {
     pub limit: Option<u32>,
 }
 
-/// Has dead letters delivered again, to their subscription alone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplayDead {
-    /// Whose.
-    pub subscription: String,
-    /// Which; none: all.
-    #[serde(default)]
-    pub letters: Vec<u64>,
+/// Questions about some dead letters of a subscription.
+macro_rules! some_letters {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            /// Whose.
+            pub subscription: String,
+            /// Which; none: all.
+            #[serde(default)]
+            pub letters: Vec<u64>,
+        }
+    )*};
 }
 
-/// Drops dead letters.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DropDead {
-    /// Whose.
-    pub subscription: String,
-    /// Which; none: all.
-    #[serde(default)]
-    pub letters: Vec<u64>,
+some_letters! {
+    /// Has dead letters delivered again, to their subscription alone.
+    ReplayDead;
+    /// Drops dead letters.
+    DropDead;
 }
 
 /// Forgets what a subscription has had, with its dead letters.
@@ -144,7 +145,7 @@ pub struct Subscription {
     pub active: bool,
     /// Everything up to this event was begun.
     pub cursor: u64,
-    /// Events that were not begun; for a pattern, those of other topics are among them.
+    /// Events of its topics that were not begun.
     pub behind: u64,
     /// Events that were begun and are not settled.
     pub pending: u64,
@@ -295,26 +296,16 @@ pub(super) async fn answer(host: &Host, request: &Request<'_>, out: &mut Vec<u8>
                 subscription,
                 letters,
             } = params(request)?;
-            let letters = host.replay_dead(&subscription, &letters).await;
-            write(
-                out,
-                &Letters {
-                    letters: letters.map_err(of_host)?,
-                },
-            )
+            let letters = host.replay_dead(&subscription, &letters).await.map_err(of_host)?;
+            write(out, &Letters { letters })
         }
         DropDead::METHOD => {
             let DropDead {
                 subscription,
                 letters,
             } = params(request)?;
-            let letters = host.drop_dead(&subscription, &letters).await;
-            write(
-                out,
-                &Letters {
-                    letters: letters.map_err(of_host)?,
-                },
-            )
+            let letters = host.drop_dead(&subscription, &letters).await.map_err(of_host)?;
+            write(out, &Letters { letters })
         }
         _ => {
             let ForgetSubscription { subscription } = params(request)?;

@@ -141,7 +141,9 @@ impl Configs {
     /// Lets be tried again what is due by now.
     pub(super) fn forgive_due(&self) {
         let now = Instant::now();
-        for it in self.lock().tried.values_mut() {
+        let mut state = self.lock();
+        state.proving = state.proving.filter(|at| *at > now);
+        for it in state.tried.values_mut() {
             if it.again.is_some_and(|at| at <= now) {
                 (it.again, it.forgiven) = (None, true);
             }
@@ -545,6 +547,13 @@ impl Configs {
         let mut state = self.lock();
         state.tried.remove(&*address.name);
         if life != LifeState::Active || address.is_beside() {
+            return;
+        }
+        let age = in_force.since.elapsed().unwrap_or_default();
+        if in_force.how == How::Hot && age < self.hot_proves_after {
+            // Its probation was with another one: with this it proves itself by living on.
+            let then = Instant::now() + (self.hot_proves_after - age);
+            state.proving = Some(state.proving.map_or(then, |at| at.min(then)));
             return;
         }
         let Some(plugin) = state.plugins.get_mut(address.base()) else {

@@ -1,18 +1,19 @@
 //! Listening to the sources, and bringing what runs to what is wanted.
 //!
 //! One task per source does nothing but listen; one task for all takes what they say, waits until it is quiet for a moment (a change of ten keys is one
-//! change), writes it down and reconciles what it is about.
+//! change), writes it down and has what it is about reconciled: each name in a task of its own, so that one plugin that is slow to start holds up no other, and
+//! no name twice at once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
 use mortise_config::{ConfigSource, Layer, Outage, Update};
 use tokio::{
     sync::{mpsc, watch},
+    task::{Id, JoinSet},
     time::Instant,
 };
 
@@ -98,20 +99,68 @@ async fn listen(
     }
 }
 
-/// Takes what is told, and reconciles.
+/// Names that are reconciled, and that are to be.
+#[derive(Default)]
+struct Work {
+    due: BTreeSet<String>,
+    tasks: JoinSet<()>,
+    busy: HashMap<Id, String>,
+}
+
+impl Work {
+    fn begin_due(&mut self, shared: &Arc<Shared>) {
+        let busy: HashSet<&String> = self.busy.values().collect();
+        let free = self.due.iter().filter(|it| !busy.contains(it));
+        let free: Vec<String> = free.cloned().collect();
+        for name in free {
+            self.due.remove(&name);
+            let (shared, of) = (shared.clone(), name.clone());
+            let handle = shared.tokio.clone();
+            let reconcile = async move { super::apply::reconcile(&shared, &of).await };
+            let id = self.tasks.spawn_on(reconcile, &handle).id();
+            self.busy.insert(id, name);
+        }
+    }
+
+    /// Waits for one to end; one that was told of meanwhile is due again. For ever if there is none.
+    async fn ended(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => drop(self.busy.remove(&id)),
+            Some(Err(error)) => {
+                let name = self.busy.remove(&error.id());
+                tracing::error!(target: "mortise::config", plugin = name, %error, "a configuration was not looked at to its end");
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Takes what is told, and has it reconciled.
 async fn run(
     shared: Weak<Shared>,
     mut inbox: mpsc::Receiver<Told>,
     mut bell: watch::Receiver<()>,
     mut closing: watch::Receiver<bool>,
 ) {
+    let mut work = Work::default();
     loop {
         let Some(held) = shared.upgrade() else { return };
+        work.begin_due(&held);
         let again = held.configs.next_try();
         drop(held);
+        // In no order: a source that never stops talking must keep nothing else from its turn.
         let first = tokio::select! {
-            biased;
-            _ = closing.wait_for(|it| *it) => return,
+            () = closed(&mut closing) => {
+                // What was begun is written down as it ends.
+                while work.tasks.join_next().await.is_some() {}
+                return;
+            }
+            () = work.ended() => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.keep_configs().await;
+                }
+                continue;
+            }
             told = inbox.recv() => match told {
                 Some(told) => Some(told),
                 None => return,
@@ -145,9 +194,13 @@ async fn run(
             Some(names) => names,
             None => shared.configs.names(&shared),
         };
-        join_all(names.iter().map(|name| super::apply::reconcile(&shared, name))).await;
-        shared.keep_configs().await;
+        work.due.extend(names);
     }
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // The host is gone if it errs, which is the same.
+    let _closed = closing.wait_for(|it| *it).await;
 }
 
 /// Waits until then, or for ever.
@@ -244,7 +297,8 @@ impl Configs {
     /// When something is to be tried again.
     fn next_try(&self) -> Option<Instant> {
         let state = self.lock();
-        state.tried.values().filter_map(|it| it.again).min()
+        let tried = state.tried.values().filter_map(|it| it.again);
+        tried.chain(state.proving).min()
     }
 
     /// Every name that a source or a plugin has.

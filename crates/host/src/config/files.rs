@@ -1,7 +1,7 @@
 //! A directory with a file for each plugin: `NAME.toml` or `NAME.json`.
 //!
 //! Looks come at a fixed pace and compare what the system says of each file; a file counts when two looks in a row find it the same, so one that is being
-//! written is not read halfway. One that does not read is told with its fault, and what was in force stays.
+//! written is not read halfway, and is gone when two looks do not find it. One that does not read is told with its fault, and what was in force stays.
 
 use std::{
     collections::BTreeMap,
@@ -69,20 +69,7 @@ impl FilesSource {
                 Err(_) => return Err(Outage::new("the look was given up")),
             };
             let first = !std::mem::replace(&mut self.began, true) || self.revision == 0;
-            let before = std::mem::replace(&mut self.seen, now.clone());
-            let settled = |(name, print): &(&String, &Print)| first || before.get(*name) == Some(*print);
-            let fresh: Vec<_> = now
-                .iter()
-                .filter(settled)
-                .filter(|(name, print)| self.read.get(*name) != Some(*print))
-                .map(|(name, print)| (name.clone(), print.clone()))
-                .collect();
-            let gone: Vec<_> = self
-                .read
-                .keys()
-                .filter(|name| !now.contains_key(*name))
-                .cloned()
-                .collect();
+            let (fresh, gone) = self.compare(now, first);
             if fresh.is_empty() && gone.is_empty() && !first {
                 continue;
             }
@@ -105,6 +92,23 @@ impl FilesSource {
                 plugins: self.told(),
             });
         }
+    }
+
+    /// What has come or changed, and what has gone, as two looks in a row agree; the first look is believed.
+    fn compare(&mut self, now: BTreeMap<String, Print>, first: bool) -> (Vec<(String, Print)>, Vec<String>) {
+        let before = std::mem::replace(&mut self.seen, now);
+        let now = &self.seen;
+        let settled = |(name, print): &(&String, &Print)| first || before.get(*name) == Some(*print);
+        let fresh = now
+            .iter()
+            .filter(settled)
+            .filter(|(name, print)| self.read.get(*name) != Some(*print))
+            .map(|(name, print)| (name.clone(), print.clone()))
+            .collect();
+        let names = self.read.keys();
+        // Who replaces a file may take it away first.
+        let gone = names.filter(|name| !now.contains_key(*name) && !before.contains_key(*name));
+        (fresh, gone.cloned().collect())
     }
 
     fn set(&mut self, file: &str, value: Result<Value, String>) {
@@ -166,8 +170,12 @@ fn look(dir: &Path) -> std::io::Result<BTreeMap<String, Print>> {
             continue;
         }
         // Through links: what a name leads to is what it has.
-        let Ok(metadata) = fs::metadata(entry.path()) else {
-            continue;
+        let metadata = match fs::metadata(entry.path()) {
+            Ok(metadata) => metadata,
+            // It went meanwhile, or leads nowhere.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            // Not to be seen is not to be gone.
+            Err(error) => return Err(std::io::Error::new(error.kind(), format!("{name}: {error}"))),
         };
         if metadata.is_file() {
             found.insert(name, Print::of(&metadata));
@@ -208,5 +216,63 @@ impl Print {
             #[cfg(unix)]
             inode: (metadata.ino(), metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(bytes: u64) -> Print {
+        Print {
+            bytes,
+            modified: None,
+            #[cfg(unix)]
+            inode: (0, 0, 0),
+        }
+    }
+
+    #[test]
+    fn two_looks_in_a_row_have_to_agree() {
+        let look = |files: &[(&str, u64)]| -> BTreeMap<String, Print> {
+            let file = |(name, bytes): &(&str, u64)| ((*name).to_owned(), print(*bytes));
+            files.iter().map(file).collect()
+        };
+        let mut source = FilesSource::new(PathBuf::new());
+        let compare = |source: &mut FilesSource, files: &[(&str, u64)], first| {
+            let (fresh, gone) = source.compare(look(files), first);
+            source.read.extend(fresh.iter().cloned());
+            source.read.retain(|name, _| !gone.contains(name));
+            (fresh.into_iter().map(|it| it.0).collect::<Vec<_>>(), gone)
+        };
+        let nothing = || (Vec::<String>::new(), Vec::<String>::new());
+        let a = || vec!["a.toml".to_owned()];
+        assert_eq!(compare(&mut source, &[("a.toml", 1)], true), (a(), vec![]));
+        // Taken away and put back.
+        assert_eq!(compare(&mut source, &[], false), nothing());
+        assert_eq!(compare(&mut source, &[("a.toml", 1)], false), nothing());
+        // Replaced, and seen half written.
+        assert_eq!(compare(&mut source, &[], false), nothing());
+        assert_eq!(compare(&mut source, &[("a.toml", 2)], false), nothing());
+        assert_eq!(compare(&mut source, &[("a.toml", 3)], false), nothing());
+        assert_eq!(compare(&mut source, &[("a.toml", 3)], false), (a(), vec![]));
+        // Gone.
+        assert_eq!(compare(&mut source, &[], false), nothing());
+        assert_eq!(compare(&mut source, &[], false), (vec![], a()));
+        assert_eq!(compare(&mut source, &[], false), nothing());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_seen_is_not_taken_for_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("echo.toml");
+        // A link to itself: it is there, and nobody can say what it is.
+        std::os::unix::fs::symlink(&place, &place).expect("links");
+        let error = look(folder.path()).expect_err("it is told");
+        assert!(error.to_string().starts_with("echo.toml: "), "{error}");
+        fs::remove_file(&place).expect("removes");
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &place).expect("links");
+        assert!(look(folder.path()).expect("reads").is_empty());
     }
 }

@@ -22,15 +22,17 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use mortise_events::{Delivered, Event, EventErrorKind, Inbox, Outcome, RetryPolicy, SubscriptionTerms};
+use mortise_events::{
+    Delivered, Event, EventError, EventErrorKind, Inbox, Outcome, RetryPolicy, SubscriptionTerms,
+};
 use mortise_manifest::{SubscribeEntry, TopicPattern};
-use mortise_runtime::{CallError, CallErrorKind};
+use mortise_runtime::{CallError, CallErrorKind, Retry};
 use mortise_wire::{Code, Header};
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{EVENT_HEADERS, patience};
 use crate::{
-    call::{self, Origin},
+    call::{self, Failed, Origin},
     host::Shared,
     table::Target,
 };
@@ -51,6 +53,7 @@ struct Subscriber {
     /// The plugin's plain name.
     plugin: Arc<str>,
     entry: SubscribeEntry,
+    pattern: TopicPattern,
     /// Deliveries in a row that found nobody.
     misses: AtomicU32,
 }
@@ -146,18 +149,19 @@ fn start(shared: &Arc<Shared>, name: String, plugin: Arc<str>, entry: SubscribeE
         shared: Arc::downgrade(shared),
         plugin,
         entry: entry.clone(),
+        pattern,
         misses: AtomicU32::new(0),
     });
-    let task = shared.tokio.spawn(subscriber.run(name, pattern, stopped));
+    let task = shared.tokio.spawn(subscriber.run(name, stopped));
     Some(Running { entry, stop, task })
 }
 
 impl Subscriber {
-    async fn run(self: Arc<Self>, name: String, pattern: TopicPattern, mut stopped: watch::Receiver<bool>) {
+    async fn run(self: Arc<Self>, name: String, mut stopped: watch::Receiver<bool>) {
         let stop = stopped.wait_for(|it| *it).map(drop).fuse();
         let mut stop = std::pin::pin!(stop);
         let mut inbox = tokio::select! {
-            inbox = self.open(&name, pattern) => match inbox {
+            inbox = self.open(&name) => match inbox {
                 Some(inbox) => inbox,
                 None => return,
             },
@@ -169,7 +173,7 @@ impl Subscriber {
             tokio::select! {
                 () = &mut stop => break,
                 Some(()) = deliveries.next(), if !deliveries.is_empty() => {}
-                next = inbox.next(), if deliveries.len() < most => match next {
+                next = self.when_somebody_is_there(&mut *inbox), if deliveries.len() < most => match next {
                     Ok(delivered) => deliveries.push(self.clone().deliver(delivered)),
                     Err(error) if self.shared.strong_count() == 0 || error.kind() == EventErrorKind::Invalid => break,
                     Err(error) => {
@@ -182,12 +186,23 @@ impl Subscriber {
         while deliveries.next().await.is_some() {}
     }
 
+    /// The next delivery; after some that found nobody, not at once: the others would find nobody either, and each costs two writes.
+    ///
+    /// Cancel safe: nothing is taken before the last line.
+    async fn when_somebody_is_there(&self, inbox: &mut dyn Inbox) -> Result<Delivered, EventError> {
+        let misses = self.misses.load(Ordering::Relaxed);
+        if misses > 0 {
+            tokio::time::sleep(patience(misses)).await;
+        }
+        inbox.next().await
+    }
+
     /// `None`: it can never be opened.
-    async fn open(&self, name: &str, pattern: TopicPattern) -> Option<Box<dyn Inbox>> {
+    async fn open(&self, name: &str) -> Option<Box<dyn Inbox>> {
         let entry = &self.entry;
         let terms = SubscriptionTerms {
             name: name.to_owned(),
-            pattern,
+            pattern: self.pattern.clone(),
             from: entry.from,
             retry: RetryPolicy {
                 attempts_max: entry.attempts,
@@ -230,6 +245,14 @@ impl Subscriber {
             why,
             wait: patience(self.misses.load(Ordering::Relaxed)),
         };
+        // What is pending, or replayed, may be of earlier terms: its bytes are another message's.
+        let topic = &event.content.topic;
+        if !self.pattern.matches(topic) {
+            let now = &self.entry.topic;
+            return Outcome::Never(format!(
+                "it is of topic `{topic}`, and the subscription is about `{now}` now"
+            ));
+        }
         let headers = self.headers(event, attempt);
         let target = match self.target(&headers) {
             Ok(target) => target,
@@ -244,18 +267,27 @@ impl Subscriber {
             caller: content.publisher.as_str().into(),
             contract: None,
         };
-        let error = match call::call(&target, content.payload.clone(), origin).await {
+        let (error, got_in) = match call::attempt(&target, content.payload.clone(), origin).await {
             Ok(_) => return Outcome::Done,
-            Err(error) => error,
+            Err(Failed::Outside(error)) => (error, false),
+            Err(Failed::Inside(error)) => (error, true),
         };
-        let why = error.to_string();
+        let said = error.to_string();
+        let why = match call::serving(&target.address) {
+            Ok(generation) => generation.services.fit(&said),
+            // Whose secrets to look for is not known any more.
+            Err(gone) if got_in => format!("it failed, and then: {gone}"),
+            Err(_) => said,
+        };
         match error.kind() {
             // It did not get in: the plugin is down, on its way out, or has its hands full.
             CallErrorKind::Unavailable
             | CallErrorKind::Draining
             | CallErrorKind::NotFound
             | CallErrorKind::Cancelled => missed(why),
-            CallErrorKind::Exhausted if error.status().kind() != Code::DeadlineExceeded => missed(why),
+            CallErrorKind::Deadline if !got_in => missed(why),
+            // One that is too large never gets in: it counts, and ends.
+            CallErrorKind::Exhausted if !got_in && error.retry() != Retry::Never => missed(why),
             // The plugin says that these bytes will never do.
             CallErrorKind::Returned if error.status().kind() == Code::InvalidArgument => Outcome::Never(why),
             CallErrorKind::Incompatible | CallErrorKind::Malformed => Outcome::Never(why),

@@ -40,6 +40,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const PENDING_MAX: u32 = 1024;
 /// How often what is old goes.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// A clock that goes so much further than time does is corrected all the time, and no jump.
+const SKIP_MIN_MS: u64 = 5000;
 /// How long a cursor that passed events of other topics may be ahead of what is kept.
 const CURSOR_KEPT_AFTER: Duration = Duration::from_secs(5);
 /// Wait after a write that failed.
@@ -67,6 +69,8 @@ struct Engine {
     /// The number of the newest event.
     newest: watch::Sender<u64>,
     open: Mutex<BTreeMap<String, mpsc::UnboundedSender<Vec<u64>>>>,
+    /// Whether everything ends.
+    ends: watch::Sender<bool>,
 }
 
 /// What one asker wants written.
@@ -86,6 +90,7 @@ struct Driver {
     words: mpsc::UnboundedReceiver<Word>,
     revived: mpsc::UnboundedReceiver<Vec<u64>>,
     newest: watch::Receiver<u64>,
+    ends: watch::Receiver<bool>,
     /// Words that came and are not written down.
     heard: VecDeque<Word>,
     /// What could not be written; goes with the next write.
@@ -126,7 +131,7 @@ impl Embedded {
     async fn engine(&self) -> Result<&Arc<Engine>, EventError> {
         let open = async || {
             let (path, config) = (self.path.clone(), self.config.clone());
-            blocking(move || EventLog::open(&path, config))
+            blocking(move || EventLog::open(&path, SystemTime::now(), config))
                 .await
                 .and_then(Engine::start)
         };
@@ -255,6 +260,7 @@ impl Broker for Embedded {
             let write = LogWrite::Schema { topic, schema };
             match self.engine().await?.write_one(Survives::PowerCut, write).await? {
                 Written::Schema(schema) => Ok(schema),
+                Written::Refused(refused) => Err(refused),
                 _ => Err(out_of_step()),
             }
         })
@@ -325,6 +331,7 @@ impl Engine {
             thread: Mutex::new(Some(thread)),
             newest,
             open: Mutex::default(),
+            ends: watch::Sender::new(false),
         });
         tokio::spawn(prune_now_and_then(Arc::downgrade(&engine)));
         Ok(engine)
@@ -360,6 +367,10 @@ impl Engine {
         loop {
             let before = {
                 let mut open = self.open();
+                // Under the lock: `close` sets it, and then waits for those that are open.
+                if *self.ends.borrow() {
+                    return Err(closed());
+                }
                 match open.get(&terms.name) {
                     Some(before) if !before.is_closed() => before.clone(),
                     _ => {
@@ -408,6 +419,7 @@ impl Engine {
             words,
             revived,
             newest: self.newest.subscribe(),
+            ends: self.ends.subscribe(),
             heard: VecDeque::new(),
             ahead_since: None,
             chance: RandomState::new(),
@@ -417,7 +429,11 @@ impl Engine {
     }
 
     async fn close(&self) {
-        let waiting: Vec<_> = self.open().values().cloned().collect();
+        let waiting: Vec<_> = {
+            let open = self.open();
+            self.ends.send_replace(true);
+            open.values().cloned().collect()
+        };
         for driver in waiting {
             let _ = tokio::time::timeout(ENDS_WITHIN, driver.closed()).await;
         }
@@ -485,18 +501,39 @@ fn size(job: &Job) -> usize {
 }
 
 async fn prune_now_and_then(engine: Weak<Engine>) {
+    let (mut last, mut last_time) = (Instant::now(), now_ms());
     loop {
         tokio::time::sleep(PRUNE_EVERY).await;
         let Some(engine) = engine.upgrade() else { return };
+        let (now, time) = (Instant::now(), now_ms());
+        let passed = i64::try_from(now.duration_since(last).as_millis()).unwrap_or(i64::MAX);
+        let mut skipped_ms = time
+            .cast_signed()
+            .wrapping_sub(last_time.cast_signed())
+            .saturating_sub(passed);
+        (last, last_time) = (now, time);
+        if skipped_ms.unsigned_abs() < SKIP_MIN_MS {
+            skipped_ms = 0;
+        }
         let active = || -> Vec<String> {
             let open = engine.open();
             let open = open.iter().filter(|(_, it)| !it.is_closed());
             open.map(|(name, _)| name.clone()).collect()
         };
         loop {
-            let prune = LogWrite::Prune { active: active() };
+            let prune = LogWrite::Prune {
+                active: active(),
+                skipped_ms: std::mem::take(&mut skipped_ms),
+            };
             match engine.write_one(Survives::Crash, prune).await {
-                Ok(Written::Count(1..)) => {}
+                Ok(Written::Pruned { events, forgotten }) => {
+                    for subscription in forgotten {
+                        tracing::warn!(target: "mortise::events", subscription, "a subscription that nobody opened for so long is forgotten, with what it has not had and its dead letters");
+                    }
+                    if events == 0 {
+                        break;
+                    }
+                }
                 Ok(_) => break,
                 Err(error) if error.kind() == EventErrorKind::Unavailable => return,
                 Err(error) => {
@@ -512,7 +549,7 @@ async fn prune_now_and_then(engine: Weak<Engine>) {
 
 impl Driver {
     async fn run(mut self) {
-        while !self.out.is_closed() {
+        while !self.out.is_closed() && !*self.ends.borrow() {
             let again = self.turn().await;
             if again.is_some_and(|it| it.is_zero()) {
                 continue;
@@ -686,6 +723,7 @@ impl Driver {
         let has_room = !failed && self.machine.room(0) > 0;
         tokio::select! {
             () = self.out.closed() => {}
+            _ = self.ends.wait_for(|it| *it) => {}
             word = self.words.recv() => self.heard.extend(word),
             letters = self.revived.recv() => {
                 self.machine.revive(letters.into_iter().flatten(), now_ms());

@@ -171,7 +171,7 @@ fn trace_id(traceparent: &str) -> &str {
 }
 
 /// At most [`TEXT_BYTES_MAX`] bytes, cut at a character, with what is missing. Control characters could forge a second line.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let end = text.floor_char_boundary(TEXT_BYTES_MAX);
     let mut kept: String = text[..end]
         .chars()

@@ -30,7 +30,7 @@ use mortise_wire::{
 };
 use prost::Message as _;
 use prost_types::{
-    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MethodDescriptorProto,
     ServiceDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
@@ -64,6 +64,12 @@ pub struct Program {
     pub refuses: AtomicBool,
     /// Code with which every `Call` fails; 0 = it answers.
     pub broken: Mutex<Option<Code>>,
+    /// What every `Call` says that fails.
+    pub says: Mutex<String>,
+    /// `start` waits while this is so.
+    pub held: watch::Sender<bool>,
+    /// `start`s that wait.
+    pub starting: AtomicUsize,
     /// How long `Call` takes.
     pub slow: Mutex<Duration>,
     /// How saving and loading goes.
@@ -111,6 +117,9 @@ impl Program {
             healthy: AtomicBool::new(true),
             refuses: AtomicBool::new(false),
             broken: Mutex::new(None),
+            says: Mutex::new("broken".to_owned()),
+            held: watch::Sender::new(false),
+            starting: AtomicUsize::new(0),
             slow: Mutex::new(Duration::ZERO),
             lifecycle: Mutex::default(),
             asked: Mutex::default(),
@@ -229,6 +238,12 @@ impl Runtime for Closures {
                     "write another",
                 ));
             }
+            program.starting.fetch_add(1, Ordering::SeqCst);
+            let mut held = program.held.subscribe();
+            held.wait_for(|it| !*it)
+                .await
+                .expect("the program outlives its copies");
+            program.starting.fetch_sub(1, Ordering::SeqCst);
             program.configs.lock().unwrap().push(config);
             program.started.fetch_add(1, Ordering::SeqCst);
             program.live.fetch_add(1, Ordering::SeqCst);
@@ -263,7 +278,14 @@ impl Copy {
                     std::thread::sleep(slow);
                 }
                 match *self.program.broken.lock().unwrap() {
-                    Some(code) => Err(CallError::returned(Status::new(code, "broken"))),
+                    // As a runtime says it of a guest that is out of memory.
+                    Some(Code::ResourceExhausted) => {
+                        Err(CallError::new(CallErrorKind::Exhausted, "it ran out of memory"))
+                    }
+                    Some(code) => {
+                        let says = self.program.says.lock().unwrap().clone();
+                        Err(CallError::returned(Status::new(code, says)))
+                    }
                     None => Ok(payload),
                 }
             }

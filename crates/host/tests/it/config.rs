@@ -535,3 +535,95 @@ async fn what_is_tried_again_in_vain_is_on_record_once() {
     let rows = written(&host, 2).await;
     assert_eq!([&*rows[0].outcome, &*rows[1].outcome], ["done", "failed"]);
 }
+
+#[tokio::test]
+async fn one_that_is_slow_to_start_holds_up_nobody_else() {
+    let configured = Configured::new();
+    configured.put("echo.toml", "a = 1\n");
+    configured.put("slow.toml", "a = 1\n");
+    let host = configured.builder().start().await.unwrap();
+    configured.load(&host, HOT, "{}").await;
+    let (folder, slow) = configured.world.package("slow", "1.0.0", "");
+    host.load(request(&folder)).await.unwrap();
+    slow.held.send_replace(true);
+    configured.put("slow.toml", "a = 2\n");
+    until("a new instance is being started", || {
+        slow.starting.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    configured.put("echo.toml", "a = 2\n");
+    comes(&host, "a", "2").await;
+    assert_eq!(slow.starting.load(Ordering::SeqCst), 1, "it is still at it");
+    slow.held.send_replace(false);
+    until("it is in force there, too", || {
+        let values = host.config("slow").unwrap().values;
+        values.iter().any(|it| it.value == "2")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_taken_over_is_not_good_before_it_has_lasted() {
+    let configured = Configured::new();
+    configured.put("echo.toml", "a = 1\n");
+    let lasting = |time| mortise_host::ProbationPolicy {
+        time,
+        calls: 1,
+        calls_min: 1,
+        ..mortise_host::ProbationPolicy::default()
+    };
+    let host = configured
+        .builder()
+        .probation(lasting(std::time::Duration::ZERO))
+        .start()
+        .await
+        .unwrap();
+    let program = configured.load(&host, HOT, "{}").await;
+    until("it has proved itself", || host.config("echo").unwrap().proven).await;
+    host.shutdown().await;
+    drop(host);
+    let hour = std::time::Duration::from_secs(3600);
+    let host = crate::closures::start_again(|| configured.builder().probation(lasting(hour))).await;
+    for _ in 0..2000 {
+        if state(&host, "echo") == State::Active {
+            break;
+        }
+        call(&host, "plugin.echo.Call", "x").await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(state(&host, "echo"), State::Active);
+    // It takes it over, and nothing can be started with it.
+    configured.put("echo.toml", "a = \"no start\"\n");
+    comes(&host, "a", "\"no start\"").await;
+    written(&host, 1).await;
+    assert!(!host.config("echo").unwrap().proven);
+    program.crash();
+    comes(&host, "a", "1").await;
+    assert_eq!(seen(&host).await, json!({"a": 1}));
+}
+
+#[tokio::test]
+async fn a_large_configuration_is_remembered() {
+    let configured = Configured::new();
+    let large = "x".repeat(700 << 10);
+    configured.put("echo.json", &json!({ "a": large }).to_string());
+    let again = || {
+        let policy = mortise_host::ProbationPolicy {
+            time: std::time::Duration::ZERO,
+            ..mortise_host::ProbationPolicy::default()
+        };
+        configured
+            .builder()
+            .probation(policy)
+            .config_wait(std::time::Duration::from_millis(50))
+    };
+    let host = again().start().await.unwrap();
+    configured.load(&host, HOT, "{}").await;
+    // What it said and what was good: twice as much as a plugin may keep under one key.
+    until("it has proved itself", || host.config("echo").unwrap().proven).await;
+    host.shutdown().await;
+    drop(host);
+    fs::rename(&configured.dir, configured.world.dir.path().join("away")).unwrap();
+    let host = crate::closures::start_again(again).await;
+    assert_eq!(in_force(&host, "a"), Some(format!("\"{large}\"")));
+}

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use mortise_host::{
     CallOptions, EVENTS_HISTORY, Host, HostErrorKind, LoadRequest, Publication,
-    event::{DeadQuery, Outcome, ReadQuery, RetryPolicy, SubscriptionTerms},
+    event::{DeadLetter, DeadQuery, Outcome, ReadQuery, RetryPolicy, SubscriptionTerms},
 };
 use mortise_manifest::{HostConfig, Permissions, SubscribeFrom};
 use mortise_wire::{Code, Header, host as api};
@@ -405,6 +405,182 @@ async fn a_log_that_is_full_refuses_publishers_and_keeps_what_it_accepted() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("there is never room again");
+}
+
+/// The dead letters, when there are so many.
+async fn dead(host: &Host, number: usize) -> Vec<DeadLetter> {
+    let query = || DeadQuery {
+        limit: 100,
+        ..DeadQuery::default()
+    };
+    for _ in 0..4000 {
+        let letters = host.dead_letters(query()).await.unwrap();
+        if letters.len() == number {
+            return letters;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!(
+        "never {number} dead letters: {:?}, {:?}",
+        host.dead_letters(query()).await,
+        host.subscriptions().await
+    );
+}
+
+#[tokio::test]
+async fn an_attempt_is_what_got_to_the_plugin() {
+    let world = World::new();
+    let mut config = HostConfig::default();
+    config.events.payload_bytes_max = 4 << 20;
+    let host = world.builder().config(config).start().await.unwrap();
+    let more = "attempts = 2\n[limits]\nconcurrency = 1\npayload_mib = 1\n";
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", more).await;
+    // It exhausts its instance each time.
+    *program.broken.lock().unwrap() = Some(Code::ResourceExhausted);
+    host.publish(thing("greedy")).await.unwrap();
+    let letters = dead(&host, 1).await;
+    assert_eq!(letters[0].attempts, 2, "{letters:?}");
+    assert_eq!(seen(&program).len(), 2);
+    *program.broken.lock().unwrap() = None;
+    // Larger than the plugin takes: it never gets there, and that ends, too.
+    host.publish(thing(&"x".repeat(2 << 20))).await.unwrap();
+    let letters = dead(&host, 2).await;
+    assert!(letters[1].why.contains("may have 1048576"), "{}", letters[1].why);
+    assert_eq!(seen(&program).len(), 2);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn waiting_for_a_place_is_no_attempt() {
+    let world = World::new();
+    let host = world.host().await;
+    let more = "attempts = 1\n[limits]\nconcurrency = 1\ndeadline_ms = 100\n";
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", more).await;
+    let busy = {
+        let options = CallOptions {
+            deadline: Some(std::time::Instant::now() + Duration::from_secs(600)),
+            ..CallOptions::default()
+        };
+        let host = host.clone();
+        let nap = async move { host.call("plugin.sub.Nap", "3600000".into(), options).await };
+        tokio::spawn(nap)
+    };
+    until("it has its hands full", || {
+        program.napping.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    host.publish(thing("patient")).await.unwrap();
+    // Until it was turned away at least once, and waits for its next chance.
+    for _ in 0..400 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let info = host.subscriptions().await.unwrap().remove(0);
+        assert_eq!(info.dead, 0, "it never got there");
+    }
+    busy.abort();
+    until("it is delivered", || seen(&program) == ["patient"]).await;
+    assert_eq!(program.contexts.lock().unwrap().len(), 2);
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_of_earlier_terms_does_not_reach_the_new_method() {
+    let world = World::new();
+    let host = world.host().await;
+    let first = load_subscriber(&world, &host, "1.0.0", "Call", "attempts = 1\n").await;
+    *first.broken.lock().unwrap() = Some(Code::Internal);
+    let id = host.publish(thing("old")).await.unwrap().seq;
+    dead(&host, 1).await;
+    let manifest = subscribing("Call", "attempts = 1\n").replace("\"test.*\"", "\"test.other\"");
+    let (folder, second) = world.package("sub", "2.0.0", &manifest);
+    host.load(LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    })
+    .await
+    .unwrap();
+    for _ in 0..2000 {
+        let info = host.subscriptions().await.unwrap().remove(0);
+        if info.pattern == "test.other" && info.active {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(host.replay_dead("sub/g", &[id]).await.unwrap(), [id]);
+    let letters = dead(&host, 1).await;
+    assert!(
+        letters[0].why.contains("about `test.other` now"),
+        "{}",
+        letters[0].why
+    );
+    assert!(seen(&second).is_empty());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_of_a_failure_is_bounded_and_without_its_secrets() {
+    const SECRET: &str = "hunter2-of-the-database";
+    let world = World::new();
+    let host = world.host().await;
+    let place = world.dir.path().join("secret");
+    std::fs::write(&place, SECRET).unwrap();
+    let (folder, program) = world.package("sub", "1.0.0", &subscribing("Call", "attempts = 1\n"));
+    let own = format!(r#"{{"key": {{"secret": "file:{}"}}}}"#, place.display());
+    let load = LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    };
+    host.load(load.config_json(own)).await.unwrap();
+    subscribed(&host).await;
+    *program.says.lock().unwrap() = format!(
+        "cannot log in with {SECRET}\nERROR forged {}",
+        "x".repeat(1 << 20)
+    );
+    *program.broken.lock().unwrap() = Some(Code::Internal);
+    host.publish(thing("one")).await.unwrap();
+    let why = dead(&host, 1).await.remove(0).why;
+    assert!(why.contains("cannot log in with ***"), "{}", &why[..200]);
+    assert!(!why.contains(['\n', '\r']), "one line");
+    assert!(why.len() < 20_000, "{} bytes", why.len());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn while_a_plugin_is_down_its_backlog_is_not_tried_round_and_round() {
+    let world = World::new();
+    let host = world.host().await;
+    let program = load_subscriber(&world, &host, "1.0.0", "Call", "").await;
+    program.refuses.store(true, Ordering::SeqCst);
+    program.crash();
+    until("it is down", || !crate::closures::state(&host, "sub").is_routed()).await;
+    for number in 0..200 {
+        host.publish(thing(&number.to_string())).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let info = host.subscriptions().await.unwrap().remove(0);
+    assert!(info.pending < 100, "{info:?}");
+    assert_eq!(info.dead, 0);
+    program.refuses.store(false, Ordering::SeqCst);
+    host.load(LoadRequest {
+        grant: grant(may_subscribe()),
+        force: true,
+        ..request(&world.dir.path().join("sub-1.0.0"))
+    })
+    .await
+    .unwrap();
+    until("everything is delivered", || seen(&program).len() >= 200).await;
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_the_program_ends_with_its_host() {
+    let world = World::new();
+    let host = world.host().await;
+    let mut stream = host.subscribe(ours()).await.unwrap();
+    let ending = async { tokio::join!(stream.next(), host.shutdown()).0 };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ending).await;
+    let error = ended.expect("it ends").unwrap_err();
+    assert!(error.to_string().contains("shutting down"), "{error}");
+    assert!(host.subscribe(ours()).await.is_err());
 }
 
 // === the end of the host ===

@@ -4,6 +4,7 @@
 mod artifacts;
 mod changes;
 mod data_dir;
+mod events;
 mod fixture;
 mod journal;
 mod kv;
