@@ -44,7 +44,7 @@ impl DataDir {
             .map_err(|source| StoreError::io("find", path.as_ref(), source))?;
         make_private_dir(&path)?;
         let lock = lock(&path)?;
-        let database = Database::open(&path.join("mortise.db"), MAIN)?;
+        let database = Database::open(&path.join("mortise.db"), MAIN)?.checkpoint_apart()?;
         let artifacts = ArtifactCache::open(&path.join("artifacts"))?;
         let packages = Shelf::open(&path.join("packages"))?;
         Ok(Self {

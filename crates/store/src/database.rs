@@ -17,7 +17,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use crate::{StoreError, StoreErrorKind};
+use crate::{
+    StoreError, StoreErrorKind,
+    checkpoints::{Bounds, Checkpoints},
+};
 
 /// How long one connection waits for another's transaction.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -40,12 +43,14 @@ pub(crate) struct Database {
     path: PathBuf,
     /// The connection that did so. Closing the last one of a file deletes its log, and the next write would wait for the disk to begin a new one.
     first: Link,
+    /// Copies the log for all connections, if it is not to be done by their commits.
+    checkpoints: Option<Checkpoints>,
 }
 
 /// The worst that a transaction survives once it has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survives {
-    /// The end of this process, however it comes. Costs no wait for the disk.
+    /// The end of this process, however it comes. Costs no wait for the disk, but for the first transaction after the log was copied.
     Crash,
     /// The end of the machine. Costs one sync of the disk.
     PowerCut,
@@ -86,7 +91,18 @@ impl Database {
         Ok(Self {
             path: path.to_owned(),
             first,
+            checkpoints: None,
         })
+    }
+
+    /// From now on no commit waits for the log to be copied into the file, for as long as this value lives; afterwards only such a commit does as finds the
+    /// log far too long.
+    pub(crate) fn checkpoint_apart(mut self) -> Result<Self, StoreError> {
+        let named = |source| failure("open", &self.path, source);
+        let checkpoints = Checkpoints::start(&self.path, Bounds::default()).map_err(named)?;
+        checkpoints.hear(&mut self.first.lock()).map_err(named)?;
+        self.checkpoints = Some(checkpoints);
+        Ok(self)
     }
 
     /// The connection that is there from the beginning.
@@ -104,7 +120,12 @@ impl Database {
 
     /// Another connection.
     pub(crate) fn connect(&self) -> Result<Link, StoreError> {
-        Link::open(&self.path)
+        let link = Link::open(&self.path)?;
+        if let Some(checkpoints) = &self.checkpoints {
+            let heard = checkpoints.hear(&mut link.lock());
+            heard.map_err(|source| failure("open", &self.path, source))?;
+        }
+        Ok(link)
     }
 }
 

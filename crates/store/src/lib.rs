@@ -17,6 +17,7 @@
 
 mod artifacts;
 mod changes;
+mod checkpoints;
 mod data_dir;
 mod database;
 mod error;
