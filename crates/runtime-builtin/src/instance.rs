@@ -4,7 +4,8 @@
 //! - B1: a call holds a permit of `slots` for as long as its method runs, also when its caller is gone; so at most `Limits::concurrency`
 //!   methods run at once, and an instance has no call running when all permits are free.
 //! - B2: a panic ends the instance: its cause is told once, and no method is called after it.
-//! - B3: a method that runs `STUCK_GRACE` after its deadline ends the instance as stuck; its thread cannot be ended.
+//! - B3: a method that runs `STUCK_GRACE` after its deadline ends the instance as stuck; its thread cannot be ended. A caller in a hurry must not be able to
+//!   bring that about, so it is at least the deadline of the plugin's limits.
 
 use std::{
     any::Any,
@@ -293,6 +294,11 @@ impl Shared {
     }
 
     /// A method did not come back (B3).
+    /// When a call that begins now has to be over, whatever its caller's deadline is (B3).
+    pub(crate) fn latest(&self, deadline: Instant) -> Instant {
+        deadline.max(Instant::now() + self.limits.deadline)
+    }
+
     pub(crate) fn stuck(&self, method: MethodIndex) {
         self.end(EndCause::Stuck(self.method_name(method)));
     }
@@ -340,7 +346,7 @@ impl Shared {
         let mut watch = Watch {
             shared: self.clone(),
             method,
-            deadline,
+            deadline: self.latest(deadline),
             done: Arc::default(),
             over: false,
         };
@@ -460,6 +466,7 @@ impl Shared {
 struct Watch {
     shared: Arc<Shared>,
     method: MethodIndex,
+    /// The later one of its caller's and its own (B3).
     deadline: Instant,
     /// The method has returned.
     done: Arc<AtomicBool>,

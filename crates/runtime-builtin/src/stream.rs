@@ -43,6 +43,8 @@ struct Guard {
     shared: Arc<Shared>,
     method: MethodIndex,
     deadline: Instant,
+    /// The later one of its caller's and its own (B3).
+    latest: Instant,
     cancel: Cancel,
     requests: Abort,
     replies: Abort,
@@ -91,6 +93,7 @@ impl Shared {
             shared: self.clone(),
             method,
             deadline,
+            latest: self.latest(deadline),
             cancel,
             requests: guest_requests.abort_handle(),
             replies: guest_replies.abort_handle(),
@@ -165,7 +168,7 @@ impl Guard {
         self.replies.abort(why.clone());
         self.requests.abort(why);
         // A method whose caller is gone has until its deadline to notice.
-        let last = self.deadline.max(Instant::now()) + STUCK_GRACE;
+        let last = self.latest.max(Instant::now()) + STUCK_GRACE;
         if timeout_at(last.into(), over).await.is_err() {
             self.shared.stuck(self.method);
         }

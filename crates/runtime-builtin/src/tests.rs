@@ -327,8 +327,24 @@ async fn caller_that_goes_ends_the_plugins_own_calls() {
 }
 
 #[tokio::test]
-async fn method_that_does_not_come_back_is_stuck() {
+async fn a_caller_in_a_hurry_does_not_end_the_instance() {
     let (instance, _) = start().await;
+    let call = instance.call().unwrap();
+    let cx = within(Duration::from_millis(1));
+    let error = call.call(&cx, DO, Bytes::from("sleep 1300")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Deadline);
+    // Longer than the grace after the caller's deadline, and still within the plugin's own.
+    let ended = tokio::time::timeout(Duration::from_millis(1500), instance.ended()).await;
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn method_that_does_not_come_back_is_stuck() {
+    let limits = Limits {
+        deadline: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let (instance, _) = start_with(limits, "{}").await.unwrap();
     let call = instance.call().unwrap();
     let cx = within(Duration::from_millis(20));
     let error = call.call(&cx, DO, Bytes::from("sleep 3000")).await.unwrap_err();

@@ -61,7 +61,7 @@ impl Inner {
         let ticket = self
             .side
             .live
-            .enter(cx, &row.target, payload, deadline)
+            .enter(cx, &row.target, payload, deadline, now + self.limits.deadline)
             .ok_or_else(|| self.side.draining())?;
         // An async function of a method that may block at all is not trusted to return at once either.
         match (row.nonblocking, row.invoke, row.invoke_async) {
@@ -207,11 +207,13 @@ impl Drop for Waiting<'_> {
         let (inner, frame) = (self.inner.clone(), self.frame.clone());
         let target: Arc<str> = format!("cancel of {}", frame.target).into();
         // Without a ticket it is being stopped, and the stop tells the plugin.
-        let Some(ticket) = inner
-            .side
-            .live
-            .enter(&frame.cx, &target, Bytes::new(), frame.deadline)
-        else {
+        let Some(ticket) = inner.side.live.enter(
+            &frame.cx,
+            &target,
+            Bytes::new(),
+            frame.deadline,
+            Instant::now() + inner.limits.deadline,
+        ) else {
             return;
         };
         // On a thread of its own: the plugin's `cancel` may block as any function may.

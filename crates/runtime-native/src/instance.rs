@@ -508,12 +508,9 @@ impl Inner {
 
     fn ask(&self, health: Lifecycle) -> Result<Health, CallError> {
         let target: Arc<str> = "health".into();
-        let ticket = self.side.live.enter(
-            &CallContext::default(),
-            &target,
-            Bytes::new(),
-            Instant::now() + HEALTH,
-        );
+        let until = Instant::now() + HEALTH;
+        let cx = CallContext::default();
+        let ticket = self.side.live.enter(&cx, &target, Bytes::new(), until, until);
         let ticket = ticket.ok_or_else(|| self.side.draining())?;
         // SAFETY: [any], and there is a ticket.
         let (status, said) = unsafe { self.table.run(health) };

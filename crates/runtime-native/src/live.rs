@@ -26,6 +26,8 @@ pub(crate) struct Frame {
     pub(crate) target: Arc<str>,
     pub(crate) payload: Bytes,
     pub(crate) deadline: Instant,
+    /// When it has to be over: the deadline, or what the plugin's own limits give it if its caller is in more of a hurry.
+    latest: Instant,
     head: Vec<u8>,
     cancelled: AtomicU32,
     cancel: Notify,
@@ -63,13 +65,14 @@ unsafe impl Sync for Call {}
 // === impl Live ===
 
 impl Live {
-    /// Enters a call; `None` once closed.
+    /// Enters a call; `None` once closed. It counts as overdue after `latest`, and not before its deadline.
     pub(crate) fn enter(
         self: &Arc<Self>,
         cx: &CallContext,
         target: &Arc<str>,
         payload: Bytes,
         deadline: Instant,
+        latest: Instant,
     ) -> Option<Ticket> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut head = cx.head(Instant::now());
@@ -80,6 +83,7 @@ impl Live {
             target: target.clone(),
             payload,
             deadline,
+            latest: latest.max(deadline),
             head: head.encode_to_vec(),
             cancelled: AtomicU32::new(0),
             cancel: Notify::new(),
@@ -116,7 +120,7 @@ impl Live {
     /// A call that should have returned before `limit`, each one once.
     pub(crate) fn overdue(&self, limit: Instant) -> Option<Arc<Frame>> {
         let mut all = self.shards.iter().flat_map(|it| lock(it).clone());
-        all.find(|it| it.deadline < limit && !it.overdue.swap(true, Ordering::Relaxed))
+        all.find(|it| it.latest < limit && !it.overdue.swap(true, Ordering::Relaxed))
     }
 
     fn shard(&self, id: u64) -> MutexGuard<'_, Vec<Arc<Frame>>> {

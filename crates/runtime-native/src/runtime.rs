@@ -31,7 +31,7 @@ pub struct NativeConfig {
     pub cache_dir: PathBuf,
     /// How many libraries this process may map.
     pub generations: Generations,
-    /// How long after its deadline a call may go on before its instance counts as stuck. Default 2 s. A shorter one replaces instances whose
+    /// How long after its deadline (or that of the plugin's limits, if its caller's is earlier) a call may go on before its instance counts as stuck. Default 2 s. A shorter one replaces instances whose
     /// calls are merely slow to notice their cancellation; it does not free the stuck thread, nothing does.
     pub stuck_grace: Duration,
 }

@@ -10,6 +10,9 @@
 //!         `stuck_grace` after the deadline: the instance is stuck
 //! ```
 //!
+//! The deadline is then the caller's or the plugin's own (`Limits::deadline` after the call began), whichever is later: a caller in a hurry must not be able
+//! to have the process killed, with everybody's calls and its state.
+//!
 //! Invariants
 //! - C1: an id is used for one call only, and an answer to an id that is not open is a breach of the protocol.
 //! - C2: every open call is answered once, by the plugin or by [`Calls::close`].
@@ -40,6 +43,8 @@ const RECENT_MAX: usize = 256;
 pub(crate) struct Calls {
     table: Mutex<Table>,
     stuck_grace: Duration,
+    /// What the plugin's limits give a call.
+    allowed: Duration,
     /// The earliest time at which a call counts as stuck may have changed.
     due_changed: Notify,
     /// [`Calls::close`] was called.
@@ -62,6 +67,7 @@ enum Open {
         reply: oneshot::Sender<Result<Bytes, CallError>>,
         context: CallContext,
         method: MethodIndex,
+        began: Instant,
         _slot: OwnedSemaphorePermit,
     },
     Abandoned {
@@ -74,6 +80,7 @@ enum Open {
         incoming: Incoming,
         context: CallContext,
         method: MethodIndex,
+        began: Instant,
         _slot: OwnedSemaphorePermit,
     },
     Health {
@@ -104,10 +111,11 @@ pub(crate) enum NotOpen {
 // === impl Calls ===
 
 impl Calls {
-    pub(crate) fn new(stuck_grace: Duration) -> Self {
+    pub(crate) fn new(stuck_grace: Duration, allowed: Duration) -> Self {
         Self {
             table: Mutex::default(),
             stuck_grace,
+            allowed,
             due_changed: Notify::new(),
             closing: Notify::new(),
         }
@@ -126,6 +134,7 @@ impl Calls {
             reply,
             context,
             method,
+            began: Instant::now(),
             _slot: slot,
         })?;
         Ok((id, answer))
@@ -144,6 +153,7 @@ impl Calls {
             incoming,
             context,
             method,
+            began: Instant::now(),
             _slot: slot,
         })
     }
@@ -164,8 +174,15 @@ impl Calls {
     pub(crate) fn abandon(&self, id: u64, deadline: Instant) -> bool {
         let mut table = self.lock();
         match table.open.remove(&id) {
-            Some(Open::Waiting { method, _slot, .. } | Open::Streaming { method, _slot, .. }) => {
-                let due = deadline.max(Instant::now()) + self.stuck_grace;
+            Some(
+                Open::Waiting {
+                    method, began, _slot, ..
+                }
+                | Open::Streaming {
+                    method, began, _slot, ..
+                },
+            ) => {
+                let due = deadline.max(Instant::now()).max(began + self.allowed) + self.stuck_grace;
                 table.open.insert(id, Open::Abandoned { method, due, _slot });
                 drop(table);
                 self.due_changed.notify_one();

@@ -20,7 +20,7 @@ pub struct ProcessConfig {
     pub env: Vec<(OsString, OsString)>,
     /// Arguments of every plugin. Default none; plugins made with the SDK read none.
     pub args: Vec<OsString>,
-    /// How long after its deadline a call may go on before its process is killed. Default 1 s. Shorter frees a stuck plugin sooner; longer
+    /// How long after its deadline a call may go on before its process is killed: the caller's, or that of the plugin's limits if it is later. Default 1 s. Shorter frees a stuck plugin sooner; longer
     /// spares the other calls in a plugin that is merely slow to notice.
     pub stuck_grace: Duration,
     /// What carries the frames. Default [`ProcessLane::Auto`].

@@ -202,7 +202,7 @@ impl ProcessRuntime {
             metadata,
             limits: start.limits.clone(),
             services: start.services.clone(),
-            calls: Calls::new(self.config.stuck_grace),
+            calls: Calls::new(self.config.stuck_grace, start.limits.deadline),
             lane: lane::Sender::new(greeted.outlet, greeted.window),
             lane_name: greeted.lane,
             slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),

@@ -161,11 +161,29 @@ async fn a_dropped_call_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_call_that_does_not_end_is_reported() {
+async fn a_caller_in_a_hurry_does_not_have_the_instance_replaced() {
     if !has_compiler() {
         return;
     }
     let bench = Bench::with(|it| it.stuck_grace = Duration::from_millis(40));
+    let probe = bench.probe("hurry").await;
+    let error = call_within(&*probe, "Stick", b"", Duration::from_millis(1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Deadline);
+    let ended = tokio::time::timeout(Duration::from_millis(300), probe.ended()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    call(&*probe, "Release", b"").await.unwrap();
+    assert_eq!(probe.stop(LONG).await.forced, None);
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_end_is_reported() {
+    if !has_compiler() {
+        return;
+    }
+    let mut bench = Bench::with(|it| it.stuck_grace = Duration::from_millis(40));
+    bench.limits.deadline = Duration::from_millis(20);
     let probe = bench.probe("stuck").await;
     let error = call_within(&*probe, "Stick", b"", Duration::from_millis(20))
         .await

@@ -156,8 +156,24 @@ async fn host_calls_with_one_id() {
 }
 
 #[tokio::test]
-async fn call_that_never_answers_takes_its_process_with_it() {
+async fn a_caller_in_a_hurry_does_not_have_the_process_killed() {
     let bench = Bench::new(Begin::Well);
+    let instance = bench.start().await;
+    let hurried = instance.call().unwrap();
+    // The grace is 100 ms.
+    let error = hurried
+        .call(&within(1, Duration::from_millis(1)), DO, Bytes::from("sleep 400"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Deadline);
+    assert_eq!(ask(&*instance, "sleep 500").await.unwrap(), "slept");
+    assert!(runs(instance.usage().pid.unwrap()));
+}
+
+#[tokio::test]
+async fn call_that_never_answers_takes_its_process_with_it() {
+    let mut bench = Bench::new(Begin::Well);
+    bench.limits.deadline = Duration::from_millis(100);
     let instance: Arc<dyn Instance> = bench.start().await.into();
     let pid = instance.usage().pid.unwrap();
     let other = tokio::spawn({
