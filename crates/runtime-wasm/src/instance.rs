@@ -7,7 +7,8 @@
 //! - N4. A guest is told to `stop` when it was kept and is let go of in order. An ephemeral one has nothing to say goodbye to.
 //! - N5. A plugin with state has one guest, kept from the start to the stop whatever the configuration says; calls of it wait for each other.
 //!   A guest that is lost (N1) takes its state along, and with it the instance: `ended` says so, and no second one is made in its place. Its
-//!   calls are tasks of their own, so that a caller who goes away does not cost the state. Better code takes its state over by its own methods.
+//!   calls are tasks of their own, so that a caller who goes away does not cost the state, and it is ended at the deadline of the plugin's limits if its
+//!   caller's is earlier. Better code takes its state over by its own methods.
 
 use std::{
     sync::{
@@ -181,7 +182,11 @@ impl<A: Abi> Guests<A> {
         }
         let turn = self.turn(deadline).await.map_err(fail)?;
         let _running = self.code.engines().enter();
-        let mut lease = self.lease(cx, deadline).await.map_err(fail)?;
+        // A guest is ended at its deadline, and the only one takes the state along. That is not for a caller in a hurry to bring about: he goes at his own
+        // deadline (see `call`), and the guest has at least what the plugin's limits give it.
+        let own = || deadline.max(Instant::now() + self.shared.limits.deadline);
+        let until = self.only.as_ref().map_or(deadline, |_| own());
+        let mut lease = self.lease(cx, until).await.map_err(fail)?;
         let head = &mut lease.store.data_mut().scratch;
         head.clear();
         head::encode(cx, now, head);
@@ -443,6 +448,11 @@ impl<A: Abi> Guests<A> {
             }
         };
         let _running = self.code.engines().enter();
+        // However long it waited for its turn: a guest that is ended over the question takes its state along.
+        let deadline = self
+            .only
+            .as_ref()
+            .map_or(deadline, |_| Instant::now() + HEALTH_MAX);
         let mut lease = self.lease(&cx, deadline).await.map_err(fail)?;
         let answer = lease.linked.abi.health(&lease.guest, &mut lease.store).await;
         let health = match answer {
@@ -644,8 +654,19 @@ impl<A: Abi> Call for WasmInstance<A> {
         if self.0.only.is_none() {
             return Box::pin(self.0.answer(cx, method, payload));
         }
-        let (guests, cx) = (self.0.clone(), cx.clone());
-        Box::pin(apart(async move { guests.answer(&cx, method, payload).await }))
+        let (guests, due, cx) = (self.0.clone(), cx.deadline, cx.clone());
+        let answered = apart(async move { guests.answer(&cx, method, payload).await });
+        Box::pin(async move {
+            let Some(due) = due else { return answered.await };
+            match tokio::time::timeout_at(due.into(), answered).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let target = self.0.metadata.methods.get(method.0 as usize);
+                    let target = target.map(method_name).unwrap_or_default();
+                    Err(Fault::Deadline.of_call(&self.0.shared.plugin, &target))
+                }
+            }
+        })
     }
 }
 

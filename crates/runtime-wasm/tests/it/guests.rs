@@ -206,3 +206,13 @@ pub fn metadata(name: &str) -> mortise_wire::Metadata {
         ..Default::default()
     }
 }
+
+/// The same of a plugin with state.
+pub fn metadata_with_state(name: &str) -> mortise_wire::Metadata {
+    let mut metadata = metadata(name);
+    let reserved = mortise_wire::lifecycle::ReservedSet::STATE.iter();
+    metadata
+        .methods
+        .extend(reserved.map(mortise_wire::lifecycle::Reserved::row));
+    metadata
+}

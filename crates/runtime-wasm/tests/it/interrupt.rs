@@ -6,12 +6,12 @@ use std::{
 };
 
 use mortise_manifest::Limits;
-use mortise_runtime::{CallErrorKind, Instance, Runtime, RuntimeErrorKind};
+use mortise_runtime::{CallErrorKind, EndCause, Instance, Runtime, RuntimeErrorKind};
 use mortise_runtime_wasm::{Pooling, Reuse, Tiering};
 
 use crate::{
     guests::{ALL, BUSY, COUNT, ECHO, Guest, HOST, LATE, RECURSE, SPIN},
-    world::{call, call_within, refused, runtime, runtime_with, start, start_with, word},
+    world::{call, call_within, refused, runtime, runtime_with, start, start_stateful, start_with, word},
 };
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -50,6 +50,39 @@ async fn an_endless_loop_ends_at_its_deadline_and_the_only_thread_stays_alive() 
                 );
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_caller_in_a_hurry_does_not_cost_the_one_guest() {
+    // Better code would ask for the state, and these guests have none to give.
+    let runtime = runtime_with(|it| it.tiering = Tiering::OptimisedOnly);
+    for abi in ALL {
+        let guest = Guest::new(abi).build();
+        let started = start_stateful(&runtime, guest.clone(), Limits::default()).await;
+        let (instance, _) = started.expect("it starts");
+        assert_eq!(word(&call(&*instance, COUNT, "").await.expect("it counts")), 1);
+        let busy = 300_000_000_u32.to_le_bytes();
+        let error = call_within(&*instance, BUSY, busy.to_vec(), Duration::from_millis(5))
+            .await
+            .expect_err("it takes longer");
+        assert_eq!(error.kind(), CallErrorKind::Deadline, "{abi:?}: {error}");
+        let count = call(&*instance, COUNT, "").await.expect("it still counts");
+        assert_eq!(word(&count), 2, "{abi:?}");
+
+        // What never ends is ended by the plugin's own limit.
+        let limits = Limits {
+            deadline: 5 * SHORT,
+            ..Limits::default()
+        };
+        let (instance, _) = start_stateful(&runtime, guest, limits).await.expect("it starts");
+        let error = call_within(&*instance, SPIN, "", SHORT)
+            .await
+            .expect_err("it never answers");
+        assert_eq!(error.kind(), CallErrorKind::Deadline, "{abi:?}: {error}");
+        let ended = tokio::time::timeout(LONG, instance.ended()).await;
+        let ended = ended.expect("it is ended");
+        assert_eq!(ended, EndCause::Stuck("test.Guest/Spin".to_owned()), "{abi:?}");
     }
 }
 

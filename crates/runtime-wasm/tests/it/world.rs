@@ -144,6 +144,18 @@ pub async fn start_with(
     start_limited(runtime, &verified(bytes), limits).await
 }
 
+/// The same for a plugin with state. It must not be asked for that: these guests have no such methods.
+pub async fn start_stateful(
+    runtime: &WasmRuntime,
+    bytes: Vec<u8>,
+    limits: Limits,
+) -> Result<(Box<dyn Instance>, Arc<Services>), RuntimeError> {
+    let verified = artifact(bytes)
+        .verify(guests::metadata_with_state("guest"))
+        .expect("the metadata agrees");
+    start_limited(runtime, &verified, limits).await
+}
+
 pub async fn start_verified(
     runtime: &WasmRuntime,
     verified: &Verified,
