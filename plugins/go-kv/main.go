@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 )
 
@@ -41,7 +40,7 @@ func (kv) GRPCServer(broker *plugin.GRPCBroker, server *grpc.Server) error {
 	grpctest.RegisterTestServer(server, &test{broker: broker})
 	server.RegisterService(&pluginService, invoker{})
 	if reflects == "yes" {
-		reflection.Register(server)
+		reflect(server)
 	}
 	return nil
 }
@@ -52,6 +51,7 @@ func (kv) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (int
 
 // test serves grpctest.Test.
 type test struct {
+	newest
 	broker *plugin.GRPCBroker
 }
 
@@ -71,6 +71,8 @@ func (*test) PrintKV(ctx context.Context, request *grpctest.PrintKVRequest) (*gr
 		logger.Warn(text, "number", 7, "nested", map[string]interface{}{"a": []int{1, 2}}, "nothing", nil)
 	case "stdout":
 		fmt.Println(text)
+	case "stderr":
+		fmt.Fprintln(os.Stderr, text)
 	case "sleep":
 		select {
 		case <-time.After(time.Duration(number) * time.Millisecond):

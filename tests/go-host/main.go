@@ -3,14 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"sort"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/golang/protobuf/proto"
@@ -18,6 +22,7 @@ import (
 	"github.com/hashicorp/go-plugin"
 	grpctest "github.com/hashicorp/go-plugin/test/grpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 var (
@@ -30,7 +35,34 @@ var (
 	failed    = false
 	begun     time.Time
 	rpcClient *client
+	stdout    kept
+	stderr    kept
 )
+
+// kept is what the plugin printed.
+type kept struct {
+	sync.Mutex
+	text bytes.Buffer
+}
+
+func (k *kept) Write(text []byte) (int, error) {
+	k.Lock()
+	defer k.Unlock()
+	return k.text.Write(text)
+}
+
+// holds waits until a text was printed.
+func (k *kept) holds(text string) error {
+	for until := time.Now().Add(20 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		k.Lock()
+		found := strings.Contains(k.text.String(), text)
+		k.Unlock()
+		if found {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q did not come", text)
+}
 
 // client is what the plugin set dispenses.
 type client struct {
@@ -248,6 +280,112 @@ func refuse(ctx context.Context) (string, error) {
 	return fmt.Sprint(err), nil
 }
 
+// brokers goes through the broker several times at once, both ways.
+func brokers(ctx context.Context) (string, error) {
+	const callers = 16
+	outcomes := make(chan error)
+	for i := 0; i < callers; i++ {
+		go func() {
+			pong, err := broker(ctx)
+			if err == nil && pong != "pong from the plugin" {
+				err = fmt.Errorf("%q", pong)
+			}
+			outcomes <- err
+		}()
+	}
+	var err error
+	for i := 0; i < callers; i++ {
+		if failed := <-outcomes; failed != nil {
+			err = failed
+		}
+	}
+	return fmt.Sprint(callers), err
+}
+
+// print has the plugin write to its standard output and error, and sees both come.
+func print(ctx context.Context) (string, error) {
+	for _, channel := range []struct {
+		key  string
+		kept *kept
+	}{{"print", &stdout}, {"eprint", &stderr}} {
+		text := &grpctest.PrintKVRequest_ValueString{ValueString: "printed by " + channel.key}
+		if _, err := rpcClient.test.PrintKV(ctx, &grpctest.PrintKVRequest{Key: channel.key, Value: text}); err != nil {
+			return "", err
+		}
+		if err := channel.kept.holds("printed by " + channel.key + "\n"); err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// slay kills the plugin's process during a call.
+func slay(ctx context.Context, started *plugin.Client) (string, error) {
+	outcome := make(chan error)
+	go func() {
+		_, err := rpcClient.test.PrintKV(ctx, &grpctest.PrintKVRequest{Key: "sleep"})
+		outcome <- err
+	}()
+	// Another call on the same connection comes through, so the first has been sent.
+	if _, err := double(ctx); err != nil {
+		return "", err
+	}
+	if err := syscall.Kill(started.ReattachConfig().Pid, syscall.SIGKILL); err != nil {
+		return "", err
+	}
+	err := <-outcome
+	for !started.Exited() {
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("nobody saw that it has ended")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return status.Code(err).String(), nil
+}
+
+// reattach makes a second client for the process that runs, and calls through it.
+func reattach(ctx context.Context, started *plugin.Client, sets map[int]plugin.PluginSet) (string, error) {
+	second := plugin.NewClient(&plugin.ClientConfig{
+		Plugins:          sets[started.NegotiatedVersion()],
+		Reattach:         started.ReattachConfig(),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+	})
+	protocol, err := second.Client()
+	if err != nil {
+		return "", err
+	}
+	raw, err := protocol.Dispense("test")
+	if err != nil {
+		return "", err
+	}
+	reply, err := raw.(*client).test.Double(ctx, &grpctest.TestRequest{Input: 5})
+	return fmt.Sprint(reply.GetOutput()), err
+}
+
+// socket tells who may connect to the plugin: the mode and the group of its socket.
+func socket(started *plugin.Client) (string, error) {
+	address, is := started.ReattachConfig().Addr.(*net.UnixAddr)
+	if !is {
+		return "", fmt.Errorf("it listens at %v", started.ReattachConfig().Addr)
+	}
+	info, err := os.Stat(address.Name)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%o %d %s", info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid, address.Name), nil
+}
+
+// environment names the variables that the plugin was started with.
+func environment(started *plugin.Client) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", started.ReattachConfig().Pid))
+	var names []string
+	for _, variable := range strings.Split(strings.Trim(string(text), "\x00"), "\x00") {
+		names = append(names, strings.SplitN(variable, "=", 2)[0])
+	}
+	sort.Strings(names)
+	return strings.Join(names, ","), err
+}
+
 func say(step string, value interface{}, err error) {
 	if err != nil {
 		failed = true
@@ -267,15 +405,19 @@ func main() {
 		sets[number] = plugin.PluginSet{"test": kv{}}
 	}
 	begun = time.Now()
-	started := plugin.NewClient(&plugin.ClientConfig{
+	config := &plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{MagicCookieKey: pair[0], MagicCookieValue: pair[1]},
 		VersionedPlugins: sets,
 		Cmd:              exec.Command(*path),
 		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
 		AutoMTLS:         *mtls,
 		StartTimeout:     20 * time.Second,
+		SyncStdout:       &stdout,
+		SyncStderr:       &stderr,
 		Logger:           hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true}),
-	})
+	}
+	configure(config)
+	started := plugin.NewClient(config)
 	protocol, err := started.Client()
 	say("start", started.NegotiatedVersion(), err)
 	if err == nil {
@@ -320,6 +462,20 @@ func main() {
 			cancel()
 		case "broker":
 			value, err = broker(ctx)
+		case "brokers":
+			value, err = brokers(ctx)
+		case "print":
+			value, err = print(ctx)
+		case "slay":
+			value, err = slay(ctx, started)
+		case "reattach":
+			value, err = reattach(ctx, started, sets)
+		case "socket":
+			value, err = socket(started)
+		case "environment":
+			value, err = environment(started)
+		case "reflect":
+			value, err = reflect(ctx)
 		case "invoke":
 			value, err = invoke(ctx)
 		case "refuse":

@@ -49,6 +49,8 @@ use crate::{
 const OUTGOING_MAX: usize = 256;
 /// Connections to one id that nobody took yet.
 const BACKLOG: usize = 16;
+/// A Go host may hear a knock before it has a listener for it, although it was told to accept; then it is knocked again.
+const KNOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Longest name of a socket, plus the directory's, must fit `sun_path`.
 const SOCKET_PATH_BYTES_MAX: usize = 104;
 
@@ -359,9 +361,34 @@ impl Broker {
     }
 
     async fn knock_and_open(&self, id: u32) -> io::Result<Wire> {
+        let broker = self.clone();
+        // Once a knock is answered the next stream is that id's, wanted or not. Given up between the two, it would be the one of the next knock, if that were ever heard: a
+        // Go plugin hears none before it has seen the stream of the last.
+        let opening = tokio::spawn(async move { broker.knock_until_heard(id).await });
+        let wire = opening.await.map_err(io::Error::other)??;
+        wire.connect_tls(self.0.config.tls.as_ref()).await
+    }
+
+    async fn knock_until_heard(&self, id: u32) -> io::Result<Wire> {
+        let begun = Instant::now();
+        loop {
+            match self.knock(id).await? {
+                Ok(wire) => return Ok(wire),
+                Err(why) if begun.elapsed() >= CLAIM_WITHIN => {
+                    return Err(io::Error::other(format!(
+                        "the other side did not open id {id}: {why}"
+                    )));
+                }
+                Err(_) => tokio::time::sleep(KNOCK_AGAIN_AFTER).await,
+            }
+        }
+    }
+
+    /// Knocks once. Inside is why the other side did not open, in its words.
+    async fn knock(&self, id: u32) -> io::Result<Result<Wire, String>> {
         let mux = self.0.config.mux.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         // Streams have no names: between a knock and its stream there must be no other.
-        let turn = self.0.one_dialer.lock().await;
+        let _turn = self.0.one_dialer.lock().await;
         self.tell(ConnInfo {
             service_id: id,
             knock: Some(Knock {
@@ -373,21 +400,12 @@ impl Broker {
         .await?;
         let answer = self.claim(id).await.map_err(io::Error::other)?;
         match answer.knock {
-            Some(Knock { ack: true, error, .. }) if error.is_empty() => {}
-            Some(Knock { error, .. }) => {
-                return Err(io::Error::other(format!(
-                    "the other side did not open id {id}: {error}"
-                )));
-            }
-            None => {
-                return Err(io::Error::other(format!(
-                    "the other side answered a knock at id {id} with an address"
-                )));
-            }
+            Some(Knock { ack: true, error, .. }) if error.is_empty() => Ok(Ok(mux.open().await?)),
+            Some(Knock { error, .. }) => Ok(Err(error)),
+            None => Err(io::Error::other(format!(
+                "the other side answered a knock at id {id} with an address"
+            ))),
         }
-        let wire = mux.open().await?;
-        drop(turn);
-        wire.connect_tls(self.0.config.tls.as_ref()).await
     }
 
     async fn tell(&self, info: ConnInfo) -> io::Result<()> {
@@ -431,4 +449,75 @@ impl Drop for Accepted {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::{CallHeaders, mux::Side};
+
+    /// A broker on a session, and the streams that it opens.
+    fn multiplexed() -> (Broker, Mux, mpsc::Receiver<Wire>) {
+        let (left, right) = duplex(1 << 16);
+        let (mux, _) = Mux::start(Wire::new(left), Side::Host);
+        let (peer, streams) = Mux::start(Wire::new(right), Side::Plugin);
+        let broker = Broker::new(BrokerConfig {
+            directory: PathBuf::new(),
+            audience: Audience::Own,
+            policy: AddressPolicy::default(),
+            tls: None,
+            mux: Some(mux),
+        });
+        (broker, peer, streams)
+    }
+
+    fn answer(id: u32, error: &str) -> ConnInfo {
+        ConnInfo {
+            service_id: id,
+            knock: Some(Knock {
+                knock: true,
+                ack: true,
+                error: error.to_owned(),
+            }),
+            ..ConnInfo::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_after_its_knock_opens_its_stream_all_the_same() {
+        let (broker, _peer, mut streams) = multiplexed();
+        let told = broker.outgoing();
+        futures_util::pin_mut!(told);
+        let headers = CallHeaders::default();
+        for id in [7, 8] {
+            let client = broker.dial(id).await.unwrap();
+            let call = client.call("/a.B/C", &headers, Bytes::new());
+            let knock = tokio::select! {
+                outcome = call => panic!("{outcome:?}"),
+                knock = told.next() => ConnInfo::decode(knock.unwrap()).unwrap(),
+            };
+            // The call is dropped by now. A Go plugin that has answered hears no further knock before it sees a stream.
+            assert_eq!(knock.service_id, id);
+            broker.receive(answer(id, "")).await;
+            assert!(streams.recv().await.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_knock_that_is_refused_is_tried_again() {
+        let (broker, _peer, mut streams) = multiplexed();
+        let told = broker.outgoing();
+        futures_util::pin_mut!(told);
+        let dialling = broker.clone();
+        let opened = tokio::spawn(async move { dialling.knock_and_open(7).await.map(drop) });
+        for error in ["no listener for id 7", ""] {
+            let knock = ConnInfo::decode(told.next().await.unwrap()).unwrap();
+            assert!(knock.knock.is_some_and(|it| it.knock && !it.ack));
+            broker.receive(answer(7, error)).await;
+        }
+        assert!(streams.recv().await.is_some());
+        opened.await.unwrap().unwrap();
+    }
 }

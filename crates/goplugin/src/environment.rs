@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::version;
+use crate::{handshake, version};
 
 /// The host's versions.
 pub const VERSIONS: &str = "PLUGIN_PROTOCOL_VERSIONS";
@@ -68,8 +68,8 @@ pub struct Invitation {
     pub versions: Vec<u32>,
     /// The host's certificate, PEM; `None` for no TLS.
     pub certificate_pem: Option<String>,
-    /// Whether the host multiplexes, and so reads a seventh field.
-    pub multiplex: bool,
+    /// Whether the host multiplexes; `Some` if it reads a seventh field.
+    pub multiplex: Option<bool>,
     /// Where sockets belong.
     pub directory: PathBuf,
     /// A group, by number or name, that may connect to them too.
@@ -154,7 +154,8 @@ impl Invitation {
                 .map(|list| version::parse_list(&list))
                 .unwrap_or_default(),
             certificate_pem: text(CLIENT_CERT),
-            multiplex: text(MULTIPLEX).is_some(),
+            // Whatever stands there, the host knows the field; it multiplexes only if it says so.
+            multiplex: text(MULTIPLEX).map(|it| handshake::boolean(&it).is_ok_and(|it| it)),
             directory: path(SOCKET_DIR)
                 .or_else(|| path("TMPDIR"))
                 .unwrap_or_else(|| Path::new("/tmp").to_owned()),
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(plain.directory, Path::new("/run/x/7"));
         assert_eq!(
             (plain.certificate_pem, plain.multiplex, plain.group),
-            (None, false, None)
+            (None, None, None)
         );
         let all = read_back(&Offer {
             certificate_pem: Some("-----BEGIN\n".to_owned()),
@@ -209,7 +210,26 @@ mod tests {
             ..offer()
         });
         assert_eq!(all.certificate_pem.as_deref(), Some("-----BEGIN\n"));
-        assert!(all.multiplex);
+        assert_eq!(all.multiplex, Some(true));
+    }
+
+    #[test]
+    fn a_host_that_mentions_multiplexing_does_not_ask_for_it_yet() {
+        let cookie = Cookie::parse("BASIC_PLUGIN=hello").unwrap();
+        for (said, multiplex) in [
+            ("", None),
+            ("1", Some(true)),
+            ("T", Some(true)),
+            ("false", Some(false)),
+            ("maybe", Some(false)),
+        ] {
+            let invitation = Invitation::read(&cookie, |name| match name {
+                "BASIC_PLUGIN" => Some("hello".into()),
+                MULTIPLEX => Some(said.into()),
+                _ => None,
+            });
+            assert_eq!(invitation.unwrap().multiplex, multiplex, "{said}");
+        }
     }
 
     #[test]

@@ -372,7 +372,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// What Go's `strconv.ParseBool` takes.
-fn boolean(text: &str) -> Result<bool, HandshakeError> {
+pub(crate) fn boolean(text: &str) -> Result<bool, HandshakeError> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

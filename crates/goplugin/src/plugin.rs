@@ -213,14 +213,14 @@ impl Plugin {
                 protocol: "grpc".to_owned(),
                 certificate: identity.map(|(own, _)| own.der().to_vec()),
                 // A seventh field would confuse a host that did not ask.
-                multiplex: invitation.multiplex.then_some(true),
+                multiplex: invitation.multiplex.map(|_| true),
             },
             listener,
             path,
             tls,
             broker_directory: invitation.directory.clone(),
             audience,
-            multiplex: invitation.multiplex,
+            multiplex: invitation.multiplex == Some(true),
             orphan: options.orphan,
             parent: getppid(),
             printed: Printed::default(),
@@ -267,21 +267,32 @@ impl Plugin {
     pub async fn serve(self, make: impl FnOnce(Broker) -> Arc<dyn Service>) -> io::Result<()> {
         let (wires, incoming) = mpsc::channel(BACKLOG);
         let stop = watch::Sender::new(false);
-        let accepting = if self.multiplex {
+        let (mux, broker, accepting) = if self.multiplex {
             // The one connection is the session; everything comes out of it.
-            let (stream, _) = self.listener.accept().await?;
+            let orphaned = async {
+                match self.orphan {
+                    Orphan::Stay => std::future::pending().await,
+                    Orphan::Exit => gone(self.parent).await,
+                }
+            };
+            let stream = tokio::select! {
+                accepted = self.listener.accept() => accepted?.0,
+                () = orphaned => {
+                    let _ = std::fs::remove_file(&self.path);
+                    return Ok(());
+                }
+            };
             let (mux, streams) = Mux::start(Wire::new(stream), Side::Plugin);
             let broker = self.broker(Some(mux.clone()));
             let routing = broker.clone();
             let task = tokio::spawn(async move { routing.route_streams(streams, Some(wires)).await });
-            (broker, task)
+            (Some(mux), broker, task)
         } else {
             let broker = self.broker(None);
             let tls = self.tls.clone();
             let task = tokio::spawn(accept(self.listener, tls, wires));
-            (broker, task)
+            (None, broker, task)
         };
-        let (broker, accepting) = accepting;
         let core = Core {
             broker: broker.clone(),
             printed: self.printed.clone(),
@@ -316,6 +327,10 @@ impl Plugin {
         )
         .await;
         accepting.abort();
+        // The last replies are the session's by now, and not yet the socket's.
+        if let Some(mux) = mux {
+            mux.finish().await;
+        }
         let _ = std::fs::remove_file(&self.path);
         Ok(())
     }

@@ -31,6 +31,7 @@ mod double {
             };
             match &*request.key {
                 "print" => println!("{text}"),
+                "eprint" => eprintln!("{text}"),
                 "sleep" => {
                     if cx.sleep(Duration::from_secs(600)).is_err() {
                         warn!(cx, "sleep was cancelled");

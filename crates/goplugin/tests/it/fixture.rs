@@ -21,7 +21,10 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::messages::{DOUBLE, KvValue, PRINT_KV, PrintKvRequest, TestRequest, TestResponse};
+use crate::{
+    go,
+    messages::{DOUBLE, KvValue, PRINT_KV, PrintKvRequest, TestRequest, TestResponse},
+};
 
 /// Longer than anything here takes. Nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,13 +38,43 @@ pub(crate) fn pong() -> PathBuf {
     path
 }
 
+/// That plugin, and a Go plugin that knows as much where there is one.
+pub(crate) fn plugins() -> Vec<PathBuf> {
+    let go = go::is_recent().then(|| go::program("plugins/go-kv"));
+    [Some(pong()), go.flatten()].into_iter().flatten().collect()
+}
+
+/// Plain and TLS, multiplexed or not.
+pub(crate) fn all_ways() -> [How; 4] {
+    [(false, false), (false, true), (true, false), (true, true)].map(|(mtls, multiplex)| How {
+        mtls,
+        multiplex,
+        ..How::default()
+    })
+}
+
+/// A process's state letter; `None` once it is gone.
+pub(crate) fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Waits until a process that is not our child has ended. A zombie has; whoever inherits it may take its time to look.
+pub(crate) fn wait_for_end(pid: i32) {
+    let begun = std::time::Instant::now();
+    while state(pid).is_some_and(|state| state != 'Z') {
+        assert!(begun.elapsed() < PATIENCE, "process {pid} outlived its host");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// How a plugin is started.
 #[derive(Clone, Debug)]
 pub(crate) struct How {
     pub(crate) versions: Vec<u32>,
     pub(crate) mtls: bool,
     pub(crate) multiplex: bool,
-    pub(crate) extra_env: Vec<(&'static str, &'static str)>,
+    pub(crate) extra_env: Vec<(&'static str, String)>,
 }
 
 impl Default for How {
@@ -91,7 +124,7 @@ pub(crate) async fn invite(program: &Path, how: &How) -> Result<Answered, Handsh
     let mut child = Command::new(program)
         .env_clear()
         .envs(offer.environment())
-        .envs(how.extra_env.iter().copied())
+        .envs(how.extra_env.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -25,6 +25,14 @@ fn drive(arguments: &[&str]) -> Option<(BTreeMap<String, String>, String)> {
     ))
 }
 
+/// Debian's host does not multiplex.
+fn ways() -> Vec<&'static [&'static str]> {
+    let ways: [&[&str]; 4] = [&[], &["-mtls"], &["-multiplex"], &["-multiplex", "-mtls"]];
+    ways.into_iter()
+        .filter(|way| go::is_recent() || !way.contains(&"-multiplex"))
+        .collect()
+}
+
 const EXPECTED: [(&str, &str); 6] = [
     ("start", "ok 3"),
     ("ping", "ok "),
@@ -39,8 +47,8 @@ const EXPECTED: [(&str, &str); 6] = [
 
 #[test]
 fn an_unmodified_go_host_drives_it_plain_and_with_mutual_tls() {
-    for mtls in [&[][..], &["-mtls"]] {
-        let arguments = [mtls, &["-steps", "ping,double,invoke,refuse,kill"]].concat();
+    for way in ways() {
+        let arguments = [way, &["-steps", "ping,double,invoke,refuse,kill"]].concat();
         let Some((steps, log)) = drive(&arguments) else {
             return;
         };
@@ -48,7 +56,7 @@ fn an_unmodified_go_host_drives_it_plain_and_with_mutual_tls() {
             assert_eq!(
                 steps.get(step).map(String::as_str),
                 Some(outcome),
-                "{step} {mtls:?}\n{log}"
+                "{step} {way:?}\n{log}"
             );
         }
         // The host took its log line apart: that is hclog's JSON.
@@ -77,9 +85,9 @@ fn streams_of_all_three_kinds_under_an_unmodified_go_host() {
         ("cancel", "ok rpc error: code = Canceled desc = context canceled"),
         ("kill", "ok true"),
     ];
-    for mtls in [&[][..], &["-mtls"]] {
+    for way in ways() {
         let steps = format!("late,{}", EXPECTED.map(|(step, _)| step).join(","));
-        let arguments = [mtls, &["-steps", &steps]].concat();
+        let arguments = [way, &["-steps", &steps]].concat();
         let Some((steps, log)) = drive(&arguments) else {
             return;
         };
@@ -87,13 +95,13 @@ fn streams_of_all_three_kinds_under_an_unmodified_go_host() {
             assert_eq!(
                 steps.get(step).map(String::as_str),
                 Some(outcome),
-                "{step} {mtls:?}\n{log}"
+                "{step} {way:?}\n{log}"
             );
         }
         // Both sides have a clock, and whichever is first says it in its own words.
         let late = &steps["late"];
         let code = "ok rpc error: code = DeadlineExceeded desc = ";
-        assert!(late.starts_with(code), "{mtls:?} {late}\n{log}");
+        assert!(late.starts_with(code), "{way:?} {late}\n{log}");
         // The methods heard of it: of the deadline in the words of whoever was first, and of the caller that went, unless all was said by then.
         let codes_of = |message: &str| -> Vec<&str> {
             let message = format!(r#""@message":"{message}""#);
@@ -111,6 +119,28 @@ fn streams_of_all_three_kinds_under_an_unmodified_go_host() {
         assert!((1..=2).contains(&streams.len()), "{streams:?}\n{log}");
         assert_eq!(codes_of("the count broke off"), ["CANCELLED"], "{log}");
         assert!(!log.contains("exit status"), "{log}");
+    }
+}
+
+#[test]
+fn a_go_host_of_today_reads_what_it_prints_and_asks_what_it_serves() {
+    if !go::is_recent() {
+        return;
+    }
+    for way in ways() {
+        let arguments = [way, &["-steps", "print,reflect,slay"]].concat();
+        let (steps, log) = drive(&arguments).unwrap();
+        for (step, outcome) in [
+            ("print", "ok "),
+            ("reflect", "ok grpctest.Test true true"),
+            ("slay", "ok Unavailable"),
+        ] {
+            assert_eq!(
+                steps.get(step).map(String::as_str),
+                Some(outcome),
+                "{step} {way:?}\n{log}"
+            );
+        }
     }
 }
 
