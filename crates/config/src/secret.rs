@@ -100,6 +100,13 @@ impl Reference {
             })?,
             Self::File(path) => {
                 let mut bytes = Vec::new();
+                // To open a pipe would wait for its writer, and all of configuration with it.
+                if !std::fs::metadata(path)
+                    .map_err(|error| format!("{self}: {error}"))?
+                    .is_file()
+                {
+                    return Err(format!("{self} is no file"));
+                }
                 File::open(path)
                     .and_then(|it| it.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes))
                     .map_err(|error| format!("{self}: {error}"))?;

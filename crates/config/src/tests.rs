@@ -263,6 +263,8 @@ fn a_secret_is_read_without_its_line_end() {
         std::fs::write(&path, bytes).expect("writes");
         assert!(reference.read().expect_err("a fault").contains(why), "{why}");
     }
+    let directory = Reference::parse(&format!("file:{}", folder.path().display())).expect("a reference");
+    assert!(directory.read().expect_err("a fault").contains("is no file"));
     let missing = Reference::parse("env:MORTISE_NO_SUCH_VARIABLE").expect("a reference");
     assert!(
         missing

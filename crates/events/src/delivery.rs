@@ -26,6 +26,9 @@ use std::collections::BTreeMap;
 
 use crate::{RetryPolicy, broker::Outcome};
 
+/// Longest wait for a subscriber that is not reached, whatever its retries are, in milliseconds.
+const WAIT_MAX_MS: u64 = 60_000;
+
 /// What a subscription asks of its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -161,7 +164,10 @@ impl Delivery {
     #[must_use]
     pub fn plan_due(&self, now_ms: u64) -> Vec<Start> {
         let room = self.bounds.concurrency.saturating_sub(self.in_flight) as usize;
-        let is_due = |it: &Pending| it.due_ms.is_some_and(|due| due <= now_ms);
+        // One that is further away than any wait is of before the clock was set back.
+        let longest = u64::try_from(self.bounds.retry.backoff_max.as_millis()).unwrap_or(u64::MAX);
+        let latest = now_ms.saturating_add(longest.max(WAIT_MAX_MS));
+        let is_due = |it: &Pending| it.due_ms.is_some_and(|due| due <= now_ms || due > latest);
         self.pending
             .iter()
             .filter(|(_, it)| is_due(it))

@@ -264,3 +264,30 @@ fn what_waits_is_due_at_its_time_and_not_before() {
         [Start { seq: 1, attempt: 2 }]
     );
 }
+
+#[test]
+fn a_clock_that_is_set_back_delays_no_retry() {
+    let mut bounds = bounds(false, 1, 1, 8);
+    bounds.retry.backoff_max = Duration::from_secs(3600);
+    let (now, hour) = (1_700_000_000_000, 3_600_000);
+    for (due, is_due) in [
+        (now, true),
+        (now + 1, false),
+        (now + hour, false),
+        (now + hour + 1, true),
+        (now + 24 * hour, true),
+    ] {
+        let kept = Kept {
+            seq: 1,
+            attempts: 1,
+            due_ms: Some(due),
+        };
+        let (machine, _) = Delivery::resume(bounds, 1, [kept], now);
+        assert_eq!(
+            machine.plan_due(now).len(),
+            usize::from(is_due),
+            "{} ms away",
+            due - now
+        );
+    }
+}

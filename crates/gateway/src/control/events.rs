@@ -331,10 +331,13 @@ fn query(asked: ReadEvents) -> Result<ReadQuery, RpcError> {
 async fn publish(host: &Host, publish: Publish) -> Result<PublishedEvent, RpcError> {
     let of_host = |error| RpcError::from(&error);
     let mut messages = Messages::new(host);
-    let payload = match messages.transcoder(&publish.topic).await? {
-        Some(transcoder) => transcoder.request(publish.message.as_ref().map(|it| it.get()))?,
-        // The host says what is missing.
-        None => Bytes::new(),
+    let (payload, type_name) = match messages.transcoder(&publish.topic).await? {
+        Some(transcoder) => (
+            transcoder.request(publish.message.as_ref().map(|it| it.get()))?,
+            None,
+        ),
+        // The host says what is missing. Should somebody else say just now what the topic carries, it is not nothing.
+        None => (Bytes::new(), Some(String::new())),
     };
     let header = |(name, value): (String, String)| Header {
         name: name.to_ascii_lowercase(),
@@ -343,6 +346,7 @@ async fn publish(host: &Host, publish: Publish) -> Result<PublishedEvent, RpcErr
     let publication = Publication {
         topic: publish.topic,
         payload,
+        type_name,
         key: publish.key,
         headers: publish.headers.into_iter().map(header).collect(),
         ..Publication::default()

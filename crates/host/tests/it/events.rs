@@ -282,7 +282,11 @@ async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replaye
 async fn a_subscriber_that_never_answers_holds_up_nobody() {
     let world = World::new();
     let host = world.host().await;
-    let program = load_subscriber(&world, &host, "1.0.0", "Nap", "concurrency = 3\n").await;
+    let program = {
+        // Longer than a busy machine takes for what follows.
+        let more = "concurrency = 3\n[limits]\ndeadline_ms = 600000\n";
+        load_subscriber(&world, &host, "1.0.0", "Nap", more).await
+    };
     // Each delivery naps for an hour, or until its deadline.
     for _ in 0..300 {
         host.publish(thing("3600000")).await.unwrap();
