@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Say what each runtime can do on this machine, and how the host is
     Doctor(Doctor),
     /// Make the running host read its configuration again, as SIGHUP does
-    Reload(Remote),
+    Reload(Reload),
     /// Stop the running host after the calls in flight
     Shutdown(Remote),
     /// Write completions for a shell
@@ -563,6 +563,14 @@ pub(crate) struct Config {
 pub(crate) enum ConfigTask {
     /// Show a plugin's configuration as it is in force; of secrets, where they are
     Show(OnePlugin),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// Plugins that become what their entries name, also where an operator or a canary had a word since
+    pub(crate) plugins: Vec<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
 }
 
 #[derive(Debug, Args)]

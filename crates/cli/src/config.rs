@@ -84,11 +84,11 @@ impl ConfigFile {
 // === impl Live ===
 
 impl Live {
-    /// Reads the file again and brings the plugins to what it says. A file with a fault changes nothing.
+    /// Reads the file again and brings the plugins to what it says; of those in `taking` whoever had a word since. A file with a fault changes nothing.
     ///
     /// # Errors
     /// Every fault in the file.
-    pub(crate) async fn reload(&self) -> Result<Reloaded, Failure> {
+    pub(crate) async fn reload(&self, taking: &[String]) -> Result<Reloaded, Failure> {
         let config = self.file.read().map_err(Failure::of_any)?;
         let needs_restart = self.needs_restart(&config);
         // Routes may lead to what is loaded only now; until then they lead nowhere, and calls go where they went.
@@ -96,7 +96,7 @@ impl Live {
             .configure_routes("reload", config.routes)
             .await
             .map_err(|error| Failure::of_host(&error))?;
-        let mut report = self.host.reload(config.plugins).await;
+        let mut report = self.host.reload_taking(config.plugins, taking).await;
         report.merge(self.host.watch(config.watch).await);
         let mut reloaded = Reloaded::from(report);
         reloaded.needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
@@ -104,8 +104,8 @@ impl Live {
     }
 
     /// The same for the control socket.
-    pub(crate) async fn reload_for_client(&self) -> Result<Reloaded, RpcError> {
-        self.reload().await.map_err(|failure| {
+    pub(crate) async fn reload_for_client(&self, taking: &[String]) -> Result<Reloaded, RpcError> {
+        self.reload(taking).await.map_err(|failure| {
             log_refusal(&failure);
             let reason = |it: &Fault| Reason {
                 what: it
@@ -126,12 +126,15 @@ impl Live {
 
     /// The same for SIGHUP, whose sender reads the log.
     pub(crate) async fn reload_for_log(&self) {
-        match self.reload().await {
+        match self.reload(&[]).await {
             Err(failure) => log_refusal(&failure),
             Ok(Reloaded {
                 loaded,
                 swapped,
                 unchanged,
+                canaries,
+                // Each is told where it is left alone.
+                kept: _,
                 unloaded,
                 failed,
                 needs_restart,
@@ -146,6 +149,7 @@ impl Live {
                 tracing::info!(
                     ?loaded,
                     ?swapped,
+                    ?canaries,
                     ?unloaded,
                     unchanged = unchanged.len(),
                     "configuration read again"

@@ -46,6 +46,7 @@
 /// On `POST /stream/{target}` of the control socket: the headers of the call, as a JSON object of strings.
 const HEADERS_HEADER: &str = "x-mortise-headers";
 
+mod canary;
 mod client;
 mod configuration;
 mod events;
@@ -53,6 +54,7 @@ mod methods;
 mod socket;
 mod types;
 
+pub use canary::{Canary, CanaryDecision, CanaryNumbers, CanarySide};
 pub use client::{Client, ClientError};
 pub use configuration::{Config, ConfigSourceState, Configuration, ConfiguredValue};
 pub use events::{
@@ -62,10 +64,10 @@ pub use events::{
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};
 pub use types::{
-    Adapted, Ask, Call, Canaries, Canary, CanaryAnalysis, CanaryDecision, CanaryNumbers, CanarySide,
-    CarriedState, Change, Changes, Denial, Diff, Difference, Differences, Doctor, DoctorReport, Explain,
-    Explained, Grant, Graph, History, Inspect, Lack, Layer, Limits, List, Load, LoadAll, Method, Move,
-    NotReloaded, Plugin, PluginDetail, Reload, Reloaded, RemoveRoute, Resolve, Resolved, Rollback,
-    RouteCandidate, RouteLine, RouteList, Routes, RuntimeSupport, SetRoute, Shutdown, StartCanary, Stopping,
-    StreamCall, Supports, TellCanary, Unload, Unloaded,
+    Adapted, Ask, Call, Canaries, CanaryAnalysis, CarriedState, Change, Changes, Denial, Diff, Difference,
+    Differences, Doctor, DoctorReport, Explain, Explained, Grant, Graph, History, Inspect, Lack, Layer,
+    Limits, List, Load, LoadAll, Method, Move, NotReloaded, Overruled, Plugin, PluginDetail, Reload,
+    Reloaded, RemoveRoute, Resolve, Resolved, Rollback, RouteCandidate, RouteLine, RouteList, Routes,
+    RuntimeSupport, SetRoute, Shutdown, StartCanary, Stopping, StreamCall, Supports, TellCanary, Unload,
+    Unloaded,
 };

@@ -20,10 +20,11 @@ use mortise_store::{DataDir, EmbeddedPackage, Journal, KvLimits, Package, StoreE
 use crate::{
     Host, HostError, HostErrorKind, Webhook, canary,
     config::{Configs, FilesSource},
+    entries,
     events::{Embedded, Events},
     history,
     host::{self, Runtimes},
-    reload::load_remembered,
+    reload::{Moment, load_remembered},
     remember,
     routes::{HOST_KEYSPACE, Routing},
     services::{NameLookup, SystemLookup},
@@ -312,12 +313,15 @@ impl HostBuilder {
             // Before a plugin can be called.
             host.shared().recall_routes().await?;
         }
-        host.reload(config.plugins).await;
+        let mut words = Vec::new();
+        if remembers {
+            words = host.shared().with_journal(Journal::watched).await?;
+        }
+        let (of_entries, watched) = words.into_iter().partition(entries::is_of_entry);
+        host.shared().entries.recall(of_entries);
+        host.bring_to(config.plugins, Moment::Start, &[]).await;
         if let Some(watch) = config.watch {
-            if remembers {
-                let watched = host.shared().with_journal(Journal::watched).await?;
-                host.shared().brought.recall(watched);
-            }
+            host.shared().brought.recall(watched);
             host.watch(Some(watch)).await;
         }
         if remembers {

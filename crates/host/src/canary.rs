@@ -12,9 +12,12 @@
 //! - **D3** Whoever decides never waits for whoever is told ([`crate::webhook`]).
 //! - **D4** A host that remembers loads finds its canaries again: at the beginning of the step that they were in, with a fresh window. One whose package serves
 //!   under the plain name by then is promoted; one that cannot be started is rolled back, and that is told.
+//! - **D5** Each decision is a change of the plugin in the history, with the number that decided, written in one transaction with its move.
 
+pub(crate) mod come;
 mod info;
 pub(crate) mod kept;
+mod notes;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -41,7 +44,7 @@ use tokio::{
 use crate::{
     Host, HostError, HostErrorKind, LoadRequest, PluginInfo, call,
     generation::{Address, Generation},
-    history::Word as Order,
+    history::{Decided, Giver, Word as Order},
     host::Shared,
     load::{self, Entrance},
     stats::Mark,
@@ -94,6 +97,17 @@ pub(crate) struct Canaries {
 struct Handle {
     words: mpsc::Sender<Word>,
     info: Arc<ArcSwap<CanaryInfo>>,
+    commission: Commission,
+}
+
+/// Who had a canary begun, and of what.
+#[derive(Clone)]
+struct Commission {
+    giver: Giver,
+    /// Digest of the package.
+    package: String,
+    /// What the configuration's entry said, if it was that.
+    word: Option<String>,
 }
 
 /// What an operator says.
@@ -108,6 +122,7 @@ struct Driver {
     shared: Arc<Shared>,
     canary: Canary,
     request: CanaryRequest,
+    commission: Commission,
     plugin: String,
     address: Arc<Address>,
     /// What is compared.
@@ -123,6 +138,11 @@ struct Driver {
     swap: Option<BoxFuture<'static, Result<PluginInfo, HostError>>>,
     began: Instant,
     said: VecDeque<CanaryEntry>,
+    notes: Vec<String>,
+    /// Where it stood when it was last written down, as JSON.
+    stood: String,
+    /// Whoever began it wants something else now.
+    withdrawn: bool,
     words: mpsc::Receiver<Word>,
     closing: watch::Receiver<bool>,
     info: Arc<ArcSwap<CanaryInfo>>,
@@ -156,17 +176,53 @@ impl Host {
             HostError::new(HostErrorKind::Invalid, error.to_string())
                 .with_hint(error.hint().unwrap_or_default())
         })?;
+        let commission = Commission {
+            giver: Giver::Operator,
+            package: package.digest().to_string(),
+            word: None,
+        };
+        self.begun(actor, commission, plugin, &package, request).await
+    }
+
+    /// The same for whoever has read the package.
+    async fn begin_canary(
+        &self,
+        actor: &str,
+        commission: Commission,
+        plugin: String,
+        package: &Package,
+        request: CanaryRequest,
+    ) -> Result<CanaryInfo, HostError> {
+        let _one_at_a_time = self.shared().canaries.starting.lock().await;
+        self.begun(actor, commission, plugin, package, request).await
+    }
+
+    async fn begun(
+        &self,
+        actor: &str,
+        commission: Commission,
+        plugin: String,
+        package: &Package,
+        request: CanaryRequest,
+    ) -> Result<CanaryInfo, HostError> {
+        let shared = self.shared();
         check(shared, &plugin, &request)?;
         let (canary, effects) = Canary::start(request.plan.clone(), Duration::ZERO);
-        let (driver, handle) = Driver::load(shared, plugin, &package, request, canary).await?;
+        let (driver, handle) = Driver::load(shared, plugin, package, request, commission, canary).await?;
         driver.begin(handle, effects, actor).await
     }
 
     /// All canaries, by plugin: those that run, and of the others the last of each plugin.
     #[must_use]
     pub fn canaries(&self) -> Vec<CanaryInfo> {
-        let all = self.shared().canaries.all();
-        all.values().map(|it| (**it.info.load()).clone()).collect()
+        let all = self.shared().canaries.all().clone();
+        let overruled: BTreeMap<_, _> = self.overruled().into_iter().collect();
+        let told = |(plugin, it): (String, Handle)| {
+            let mut info = (**it.info.load()).clone();
+            info.notes.extend(overruled.get(&plugin).cloned());
+            info
+        };
+        all.into_iter().map(told).collect()
     }
 
     /// Holds a canary where it is. Numbers that are too bad take it back all the same.
@@ -204,7 +260,7 @@ impl Host {
 
     async fn say(&self, actor: &str, plugin: &str, event: CanaryEvent) -> Result<CanaryInfo, HostError> {
         let handle = self.shared().canaries.all().get(plugin).cloned();
-        let Some(Handle { words, info }) = handle else {
+        let Some(Handle { words, info, .. }) = handle else {
             let what = format!("plugin `{plugin}` has no canary");
             return Err(HostError::new(HostErrorKind::NotFound, what)
                 .with_plugin(plugin)
@@ -268,6 +324,16 @@ impl Canaries {
     fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The canary of a plugin, or its last one.
+    fn find(&self, plugin: &str) -> Option<Handle> {
+        self.all().get(plugin).cloned()
+    }
+
+    /// Whether a plugin has a canary that is not over.
+    pub(crate) fn runs(&self, plugin: &str) -> bool {
+        self.find(plugin).is_some_and(|it| !it.info.load().is_over())
+    }
 }
 
 // === impl Driver ===
@@ -279,8 +345,10 @@ impl Driver {
         plugin: String,
         package: &Package,
         request: CanaryRequest,
+        commission: Commission,
         canary: Canary,
     ) -> Result<(Self, Handle), HostError> {
+        let notes = notes::about(shared, &plugin, package, &request);
         let load = LoadRequest {
             name: Some(plugin.clone()),
             beside: true,
@@ -290,7 +358,12 @@ impl Driver {
         let loaded = shared
             .load_unrecorded(&beside, package, &load, Entrance::Alone)
             .await?;
-        let made = Self::new(shared, plugin, &loaded.name, request, canary);
+        let made = Self::new(shared, plugin, &loaded.name, request, commission, canary).map(
+            |(mut driver, handle)| {
+                driver.notes = notes;
+                (driver, handle)
+            },
+        );
         if made.is_err()
             && let Ok(address) = shared.find(&loaded.name)
         {
@@ -304,6 +377,7 @@ impl Driver {
         plugin: String,
         address: &str,
         request: CanaryRequest,
+        commission: Commission,
         canary: Canary,
     ) -> Result<(Self, Handle), HostError> {
         let gone = |error: mortise_runtime::CallError| {
@@ -318,6 +392,7 @@ impl Driver {
         let handle = Handle {
             words,
             info: info.clone(),
+            commission: commission.clone(),
         };
         let now = Instant::now();
         let driver = Self {
@@ -325,6 +400,7 @@ impl Driver {
             shared: shared.clone(),
             canary,
             request,
+            commission,
             plugin,
             crashes: address.status.load().crashes,
             address,
@@ -339,6 +415,9 @@ impl Driver {
             swap: None,
             began: now,
             said: VecDeque::new(),
+            notes: Vec::new(),
+            stood: String::new(),
+            withdrawn: false,
             words: inbox,
             info,
         };
@@ -411,10 +490,27 @@ impl Driver {
         }
         self.words.close();
         self.base.stats.sample_all(false);
+        self.stays_away().await;
         if let Err(error) = self.shared.forget_canary(&self.plugin).await {
             tracing::error!(target: "mortise::life", plugin = self.plugin, %error, "a canary that is over could not be forgotten");
         }
         self.publish();
+    }
+
+    /// One that was taken back does not come again because a file still names it: not by a reload, and not when the host starts again.
+    async fn stays_away(&mut self) {
+        if self.canary.state() != CanaryState::RolledBack || self.withdrawn {
+            return;
+        }
+        let Commission { giver, package, word } = &self.commission;
+        let held = match (giver, word) {
+            (Giver::Config, Some(word)) => self.shared.entries.hold_if(&self.plugin, word),
+            (Giver::Directory, _) => Some(self.shared.brought.hold_at(&self.plugin, package)),
+            _ => None,
+        };
+        if let Some(held) = held {
+            self.shared.note_word(held).await;
+        }
     }
 
     /// What the numbers, and the two addresses, say now.
@@ -500,9 +596,11 @@ impl Driver {
     /// Gives an event to the machine, writes down what it decides, and does it.
     async fn take(&mut self, event: CanaryEvent, actor: &str) -> Result<(), HostError> {
         let before = self.canary.clone();
+        let is_abort = matches!(event, CanaryEvent::Abort { .. });
         let effects = self.canary.on(event, self.began.elapsed()).map_err(|refused| {
             HostError::new(HostErrorKind::Conflict, refused.to_string()).with_plugin(&*self.plugin)
         })?;
+        self.withdrawn |= is_abort && *actor == **Order::of(self.commission.giver).actor();
         let takes_away = self.canary.state() == CanaryState::RollingBack;
         if takes_away {
             // D1.
@@ -561,7 +659,8 @@ impl Driver {
             ..self.request.load.clone()
         };
         let (runtime, digest) = (self.own.runtime, self.own.digest);
-        let word = Order::by(actor);
+        let giver = self.commission.giver;
+        let word = Order::promotion(giver, actor);
         Box::pin(async move {
             let package = load::fetch(&shared, &request.source).await?;
             // Only what was measured is promoted.
@@ -572,9 +671,14 @@ impl Driver {
                     .with_hint("start a canary of what is there now"));
             }
             let name = request.name.clone().unwrap_or_default();
-            shared
+            let (again, asked) = (package.clone(), request.clone());
+            let promoted = shared
                 .load_at(&name, package, request, Entrance::Alone, &word)
-                .await
+                .await;
+            if promoted.is_ok() && giver == Giver::Directory {
+                shared.brought.set(&name, &again, &asked);
+            }
+            promoted
         })
     }
 
@@ -651,6 +755,23 @@ impl Driver {
             return Ok(());
         };
         let texts: Vec<_> = decisions.iter().map(ToString::to_string).collect();
+        let stands = self.stands();
+        let mut before = self.stood.clone();
+        let decided: Vec<_> = texts
+            .iter()
+            .map(|text| {
+                let decided = Decided {
+                    actor: actor.to_owned(),
+                    plugin: self.plugin.clone(),
+                    version: self.own.plugin.version.to_string(),
+                    digest: self.commission.package.clone(),
+                    before: std::mem::replace(&mut before, stands.clone()),
+                    after: stands.clone(),
+                    detail: text.clone(),
+                };
+                decided.change()
+            })
+            .collect();
         let row = Transition {
             plugin: self.plugin.clone(),
             version: self.own.plugin.version.to_string(),
@@ -661,13 +782,43 @@ impl Driver {
             to: format!("canary {}", self.canary.state().as_str()),
             detail: texts.join("; "),
         };
-        self.shared.journal(vec![row]).await?;
+        self.shared.decide(row, decided).await?;
+        self.stood = stands;
         if self.shared.parts.remembers && !self.canary.state().is_at_rest() {
             self.shared
-                .keep_canary(&self.plugin, &self.request, &self.canary, self.own.digest)
+                .keep_canary(
+                    &self.plugin,
+                    &self.request,
+                    &self.canary,
+                    self.own.digest,
+                    &self.commission,
+                )
                 .await?;
         }
         Ok(())
+    }
+
+    /// Where it stands, for the history.
+    fn stands(&self) -> String {
+        let traffic = self.canary.traffic();
+        let headers: Vec<_> = traffic
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        let state = match self.canary.state() {
+            // What is left of it is to unload.
+            CanaryState::RollingBack => CanaryState::RolledBack,
+            other => other,
+        };
+        let stands = serde_json::json!({
+            "version": self.own.plugin.version.to_string(),
+            "beside": self.base.plugin.version.to_string(),
+            "state": state.as_str(),
+            "weight": traffic.weight,
+            "headers": headers,
+        });
+        stands.to_string()
     }
 
     fn publish(&self) -> CanaryInfo {
@@ -677,7 +828,7 @@ impl Driver {
     }
 
     fn describe(&self) -> CanaryInfo {
-        CanaryInfo::of(
+        let info = CanaryInfo::of(
             &self.plugin,
             &self.address.name,
             (&self.own.plugin.version, &self.base.plugin.version),
@@ -685,11 +836,26 @@ impl Driver {
             &self.look,
             self.began.elapsed(),
             &self.said,
-        )
+        );
+        CanaryInfo {
+            notes: self.notes.clone(),
+            ..info
+        }
     }
 }
 
 impl Shared {
+    /// Writes a move of a canary down, and what was decided.
+    async fn decide(
+        &self,
+        row: Transition,
+        decided: Vec<(mortise_store::Change, String)>,
+    ) -> Result<(), HostError> {
+        let at = std::time::SystemTime::now();
+        self.with_journal(move |journal| journal.append_decided(at, &[row], &decided))
+            .await
+    }
+
     /// Tells that a canary of an earlier life of the host cannot go on.
     async fn tell_of_lost_canary(&self, plugin: &str, why: &str) {
         let decision = CanaryDecision::RolledBack(CanaryTrigger::Overtaken {
@@ -706,7 +872,16 @@ impl Shared {
             detail: text.clone(),
             ..Transition::default()
         };
-        if let Err(error) = self.journal(vec![row]).await {
+        let decided = Decided {
+            actor: row.actor.clone(),
+            plugin: row.plugin.clone(),
+            version: String::new(),
+            digest: String::new(),
+            before: String::new(),
+            after: serde_json::json!({ "state": rolled_back }).to_string(),
+            detail: row.detail.clone(),
+        };
+        if let Err(error) = self.decide(row, vec![decided.change()]).await {
             tracing::error!(target: "mortise::life", plugin, %error, "a canary's end is not in the journal");
         }
         let info = CanaryInfo {
@@ -720,6 +895,11 @@ impl Shared {
         let handle = Handle {
             words: mpsc::channel(1).0,
             info: Arc::new(ArcSwap::from_pointee(info)),
+            commission: Commission {
+                giver: Giver::Recalled,
+                package: String::new(),
+                word: None,
+            },
         };
         self.canaries.all().insert(plugin.to_owned(), handle);
     }

@@ -8,6 +8,7 @@
 //! - Between directory and operators the last word counts. A package that the directory did not have before is a word: it is loaded, whatever an
 //!   operator had done. So is a load, an unload or a rollback by an operator: it stands, also when the host starts again, until the directory has
 //!   another package under that name. Taking a folder away unloads what the directory brought, not what an operator put in its place.
+//! - A package that was taken back as a canary has had its word: it does not come again until the directory has another one.
 //!
 //! # Invariants
 //! - D1: what serves goes on serving until its successor does. A folder that cannot be read any more, or whose package is refused, changes nothing but
@@ -16,6 +17,7 @@
 //! - D3: of several folders with one plugin the highest version counts (of equal ones that which serves, else the first by name). If it cannot be loaded
 //!   and nothing serves, the next one is tried, and at last the package that served last.
 //! - D4: changes are applied one batch after another, and never during a reload.
+//! - D5: with a plan for canaries, another package comes as one whenever something serves. A host that starts brings that back first.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,7 +26,7 @@ use std::{
     sync::{Mutex, PoisonError, Weak},
 };
 
-use mortise_manifest::{PluginTerms, WatchConfig};
+use mortise_manifest::{CanaryEntry, PluginTerms, WatchConfig};
 use mortise_runtime::{Digest, Refusal};
 use mortise_store::{Package, WatchedName};
 use mortise_watch::{Change, Settled, Watch, WatchOptions};
@@ -35,11 +37,13 @@ use tokio::{
 };
 
 use crate::{
-    Host, HostError, HostErrorKind, LoadRequest, ReloadReport, Source, call, depend,
-    history::{Giver, Word},
+    Host, HostError, HostErrorKind, LoadRequest, ReloadReport, Source,
+    canary::come::{Coming, Offer},
+    depend,
+    history::{self, Giver, Word},
     host::{Owner, is_well},
     load,
-    reload::{Configured, Entry, Outcome, load_in_levels, reasons},
+    reload::{Configured, Entry, Outcome, load_in_levels, reasons, runs},
 };
 
 /// Batches of changes that wait while one is applied; the watch waits when there are more.
@@ -59,7 +63,7 @@ pub(crate) struct Directory {
 #[derive(Default)]
 pub(crate) struct Brought(Mutex<BTreeMap<String, Bringing>>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Bringing {
     digest: String,
     /// What it was loaded with; `None` for what an earlier life of the host brought.
@@ -137,12 +141,13 @@ impl Host {
         let ReloadReport {
             loaded,
             swapped,
+            canaries,
             unloaded,
             failed,
             ..
         } = report;
         let failed: Vec<_> = failed.into_iter().map(|it| it.0).collect();
-        tracing::info!(target: "mortise::life", ?loaded, ?swapped, ?unloaded, ?failed, "the watched directory changed");
+        tracing::info!(target: "mortise::life", ?loaded, ?swapped, ?canaries, ?unloaded, ?failed, "the watched directory changed");
     }
 
     /// Tries again what could not be loaded, after others were.
@@ -236,20 +241,36 @@ impl Host {
         directory.failed.retain(|name, _| offers.contains_key(name));
         // By plugin: which of its offers is tried.
         let mut tried: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut again, mut coming) = (Vec::new(), Vec::new());
         for (name, offers) in &offers {
             let (head, _) = &offers[0];
             if configured.names(name) {
                 tracing::warn!(target: "mortise::life", plugin = name, "the configuration names this plugin with a source of its own; the package in the watched directory is left alone");
                 continue;
             }
+            let digest = head.digest.to_string();
+            // One that is over in this moment is over.
+            let _ = self.end_other_canary(Giver::Directory, name, &digest).await;
+            again.extend(self.comes_back(directory, head).await);
+            let comes_back = again.last().is_some_and(|it: &Entry| it.name == *name);
             if self.is_as_brought(directory, head) {
                 report.unchanged.push(name.clone());
                 if directory.failed.remove(name).is_some() {
                     self.unlist(Some(name.clone())).await;
                 }
             } else if !directory.stays_failed(head) {
-                tried.insert(name.clone(), 0);
+                if directory.plan(name).is_some() && (comes_back || self.serves_another(head)) {
+                    coming.push(name.clone());
+                } else {
+                    tried.insert(name.clone(), 0);
+                }
             }
+        }
+        load_in_levels(self, again).await;
+        for name in coming {
+            let (head, path) = &offers[&name][0];
+            self.come(directory, head, path, packages.remove(&head.digest), report)
+                .await;
         }
         let mut first_errors: BTreeMap<String, (Source, HostError)> = BTreeMap::new();
         while !tried.is_empty() {
@@ -268,14 +289,10 @@ impl Host {
                 {
                     let request = directory.request(name, source);
                     heads.insert(name.clone(), (head.clone(), package.clone(), request.clone()));
-                    entries.push(Entry {
-                        name: name.clone(),
-                        package,
-                        request,
-                    });
+                    entries.push(Entry::new(name, package, request, Giver::Directory));
                 }
             }
-            let outcomes = load_in_levels(self, entries, &Word::of(Giver::Directory)).await;
+            let outcomes = load_in_levels(self, entries).await;
             let mut next = BTreeMap::new();
             for Outcome { name, served, loaded } in outcomes {
                 let (head, package, request) = &heads[&name];
@@ -363,13 +380,88 @@ impl Host {
         let word = self.shared().brought.get(&head.name);
         word.is_some_and(|it| {
             let is_same = it.digest == head.digest.to_string();
-            is_same && (it.held || it.terms == Some(directory.terms(&head.name)))
+            // How the next one comes in is no term of this one.
+            let terms = PluginTerms {
+                canary: None,
+                ..directory.terms(&head.name)
+            };
+            is_same && (it.held || it.terms == Some(terms))
         })
     }
 
-    fn serves(&self, name: &str) -> bool {
-        let address = self.shared().find(name);
-        address.is_ok_and(|it| call::serving(&it).is_ok())
+    /// Whether something of this name serves that the directory's package is not.
+    fn serves_another(&self, head: &Head) -> bool {
+        let brought = self.shared().brought.get(&head.name);
+        self.serves(&head.name) && brought.is_none_or(|it| it.digest != head.digest.to_string())
+    }
+
+    /// What comes back first when the host starts: what served last, where that is not what the directory has now and would otherwise not be loaded, or not
+    /// before its canary.
+    async fn comes_back(&self, directory: &Directory, head: &Head) -> Option<Entry> {
+        let (shared, name) = (self.shared(), &head.name);
+        let word = shared.brought.get(name).filter(|it| it.terms.is_none())?;
+        let is_same = word.digest == head.digest.to_string();
+        let wanted = if is_same {
+            word.held
+        } else {
+            directory.plan(name).is_some()
+        };
+        if !wanted || self.serves(name) {
+            return None;
+        }
+        let (package, request) = history::served_last(shared, name).await?;
+        if !word.held && package.digest().to_string() == word.digest {
+            shared.brought.set(name, &package, &request);
+        }
+        Some(Entry::new(name, package, request, Giver::Recalled))
+    }
+
+    /// Lets a package come as a canary.
+    async fn come(
+        &self,
+        directory: &mut Directory,
+        head: &Head,
+        path: &std::path::Path,
+        read: Option<Package>,
+        report: &mut ReloadReport,
+    ) {
+        let (name, source) = (&head.name, Source::Folder(path.to_owned()));
+        let Some(plan) = directory.plan(name).cloned() else {
+            return;
+        };
+        let package = match read {
+            Some(package) => Ok(package),
+            None => load::fetch(self.shared(), &source).await,
+        };
+        // It changed since it was read: that will be told.
+        let Some(package) = package.ok().filter(|it| it.digest() == head.digest) else {
+            return;
+        };
+        let request = directory.request(name, source.clone());
+        if runs(self.shared(), name, &package) {
+            // The directory has again what never went.
+            self.shared().brought.set(name, &package, &request);
+            report.unchanged.push(name.clone());
+            return;
+        }
+        let offer = Offer {
+            giver: Giver::Directory,
+            name,
+            package: &package,
+            request: &request,
+            plan: &plan,
+            word: None,
+            insists: false,
+        };
+        match self.come_as_canary(offer).await {
+            Ok(Coming::There) => report.canaries.push(name.clone()),
+            Ok(Coming::GivenUp(why)) => report.kept.push((name.clone(), why)),
+            Err(error) => {
+                directory.failed.insert(name.clone(), (head.digest, error.kind()));
+                report.failed.push((name.clone(), reasons(&error)));
+                self.complain(name, &source, &error).await;
+            }
+        }
     }
 
     /// Lists reasons under a name: of what serves there, or of what does not.
@@ -477,6 +569,11 @@ impl Directory {
         config.map(|it| it.terms(name).clone()).unwrap_or_default()
     }
 
+    /// How another package of a plugin comes in; `None` is at once.
+    fn plan(&self, name: &str) -> Option<&CanaryEntry> {
+        self.config.as_ref()?.terms(name).canary.as_ref()
+    }
+
     fn request(&self, name: &str, source: Source) -> LoadRequest {
         let PluginTerms {
             runtime,
@@ -484,6 +581,7 @@ impl Directory {
             restart,
             limits,
             config_json,
+            canary: _,
         } = self.terms(name);
         LoadRequest {
             runtime,
@@ -550,6 +648,7 @@ impl Brought {
             restart: request.restart,
             limits: request.limits,
             config_json: request.config_json,
+            canary: None,
         };
         let word = Bringing {
             digest: package.digest().to_string(),
@@ -578,6 +677,23 @@ impl Brought {
     pub(crate) fn forget(&self, name: &str) -> bool {
         let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         words.remove(name).is_some()
+    }
+
+    /// This package of the directory was taken back as a canary. The word that is to be kept.
+    pub(crate) fn hold_at(&self, name: &str, digest: &str) -> WatchedName {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let terms = words.get(name).and_then(|it| it.terms.clone());
+        let word = Bringing {
+            digest: digest.to_owned(),
+            terms,
+            held: true,
+        };
+        words.insert(name.to_owned(), word);
+        WatchedName {
+            name: name.to_owned(),
+            digest: Some(digest.to_owned()),
+            held: true,
+        }
     }
 
     /// An operator had a word about this name. The word that is to be kept, if the directory brought it.

@@ -31,6 +31,10 @@ use crate::{
 
 /// The action of a change of configuration.
 const CONFIG: &str = "config";
+/// The action of a decision about a canary.
+const CANARY: &str = "canary";
+/// The action of a canary's last load: under the plain name.
+const PROMOTE: &str = "promote";
 /// The action of a change of the routes.
 const ROUTES: &str = "routes";
 /// Most bytes of the packages that are kept of one plugin; the one that serves is kept however large it is.
@@ -47,7 +51,7 @@ pub struct ChangeInfo {
     pub actor: String,
     /// The plugin's address; [`ROUTES_HISTORY`] for the routes.
     pub name: String,
-    /// `load`, `unload`, `rollback`, `config` or `routes`.
+    /// `load`, `unload`, `rollback`, `promote`, `config`, `routes`, or `canary` for a decision about one.
     pub action: String,
     /// The version it was to end with; empty for none.
     pub version: String,
@@ -55,7 +59,7 @@ pub struct ChangeInfo {
     pub digest: String,
     /// `begun`, `done`, `failed`, or `interrupted` by the end of the host.
     pub outcome: String,
-    /// Why.
+    /// Why; of a decision about a canary, with the number that decided.
     pub detail: String,
     /// Whether the package is still kept, so that a rollback can go there.
     pub kept: bool,
@@ -148,6 +152,11 @@ impl Word {
         }
     }
 
+    /// His name.
+    pub(crate) fn actor(&self) -> &Arc<str> {
+        &self.actor
+    }
+
     /// Who asks.
     pub(crate) fn giver(&self) -> Giver {
         self.giver
@@ -158,6 +167,16 @@ impl Word {
         Self {
             actor: actor.into(),
             ..Self::of(Giver::Operator)
+        }
+    }
+
+    /// The end of a canary, which somebody of this kind had begun.
+    pub(crate) fn promotion(giver: Giver, actor: &str) -> Self {
+        Self {
+            giver,
+            actor: actor.into(),
+            action: PROMOTE,
+            back_to: None,
         }
     }
 
@@ -185,6 +204,11 @@ impl Described {
             self.request.source = Source::Kept(self.package.clone()).to_string();
         }
         self
+    }
+
+    /// Whether this is what a load of the package with these terms ends with, wherever the package comes from.
+    pub(crate) fn is_of(&self, package: &Package, request: &LoadRequest) -> bool {
+        self.is_same_state(&Self::of(package, request, None))
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -306,6 +330,61 @@ pub(crate) async fn begin_routes(
     })
 }
 
+/// What is told of a decision about a canary: to the journal, and to the history.
+pub(crate) struct Decided {
+    pub(crate) actor: String,
+    pub(crate) plugin: String,
+    pub(crate) version: String,
+    /// Of the package.
+    pub(crate) digest: String,
+    /// Where the canary stood, as JSON; empty before it began.
+    pub(crate) before: String,
+    pub(crate) after: String,
+    /// In words, with the number that decided.
+    pub(crate) detail: String,
+}
+
+impl Decided {
+    /// As a change, which is made as soon as it is on record.
+    pub(crate) fn change(self) -> (Change, String) {
+        let change = Change {
+            actor: self.actor,
+            name: self.plugin,
+            action: CANARY.to_owned(),
+            version: self.version,
+            digest: self.digest,
+            before: self.before,
+            after: self.after,
+        };
+        (change, self.detail)
+    }
+}
+
+/// What was loaded last under a name, as the history has it; `None` if that was an unload, or nothing.
+pub(crate) async fn last_load(shared: &Shared, name: &str) -> Option<Described> {
+    let name = name.to_owned();
+    let last = shared.with_journal(move |it| last_done(it, &name)).await;
+    let last = last.ok().flatten()?;
+    (last.change.action != "unload").then(|| Described::parse(&last.change.after))?
+}
+
+/// The package that was loaded last under a name, and its terms, from where it was or from what is kept.
+pub(crate) async fn served_last(shared: &Shared, name: &str) -> Option<(Package, LoadRequest)> {
+    let last = last_load(shared, name).await?;
+    let shelf = shared.parts.data.packages();
+    let was = last.package.clone();
+    for described in [last.clone(), last.resting_on(shelf)] {
+        let mut request = LoadRequest::from(described.request);
+        request.name = Some(name.to_owned());
+        if let Ok(package) = load::fetch(shared, &request.source).await
+            && package.digest().to_string() == was
+        {
+            return Some((package, request));
+        }
+    }
+    None
+}
+
 fn last_done(
     journal: &mortise_store::Journal,
     name: &str,
@@ -366,6 +445,10 @@ impl Begun {
         if !shared.parts.remembers {
             if self.word.giver == Giver::Operator {
                 let _ = shared.brought.hold(&self.name);
+                let _ = match self.described {
+                    Some(_) => shared.entries.hold(&self.name),
+                    None => shared.entries.release(&self.name),
+                };
             }
             return Aftermath::default();
         }
@@ -379,12 +462,12 @@ impl Begun {
             (Giver::Operator, Some(_)) => Aftermath {
                 desire,
                 forget: None,
-                watched: shared.brought.hold(name),
+                watched: shared.entries.hold(name).or_else(|| shared.brought.hold(name)),
             },
             (Giver::Operator, None) => Aftermath {
                 desire: None,
                 forget,
-                watched: shared.brought.hold(name),
+                watched: shared.entries.release(name).or_else(|| shared.brought.hold(name)),
             },
             (Giver::Directory, described) => Aftermath {
                 desire: None,
@@ -614,7 +697,7 @@ impl Host {
     }
 
     /// Goes back: loads the package, with grants, limits and configuration, that a plugin had at the end of change `to`; without one, what it had before what
-    /// it has now (and, after a rollback, before that). The package comes from the host's own keeping, wherever it was loaded from then. It is a load like any
+    /// it has now (and, after a rollback, before that); without one while a canary of it runs, that is taken back, and nothing is loaded. The package comes from the host's own keeping, wherever it was loaded from then. It is a load like any
     /// other: no call is lost, and on any failure what serves serves on.
     ///
     /// # Errors
@@ -630,6 +713,12 @@ impl Host {
                 "`mortise history @routes` shows what they were; `mortise route set` and `remove` change them",
             ));
         }
+        if to.is_none() && shared.canaries.runs(plugin) {
+            // What was changed last is the canary, and what it had of the calls is to go back.
+            self.abort_canary(self.actor(), plugin, "`mortise rollback`")
+                .await?;
+            return Ok(shared.find(plugin)?.info());
+        }
         let query = ChangeQuery {
             name: Some(plugin.to_owned()),
             done: true,
@@ -638,6 +727,9 @@ impl Host {
             ..ChangeQuery::default()
         };
         let rows = shared.with_journal(move |it| it.changes(&query)).await?;
+        if let Some(to) = to {
+            is_no_decision(shared, plugin, to).await?;
+        }
         let target = target(plugin, &rows, to)?;
         let described = Described::parse(&target.change.after).ok_or_else(|| {
             HostError::new(
@@ -755,6 +847,20 @@ async fn recorded(shared: &Shared, seq: u64) -> Result<Change, HostError> {
     })
 }
 
+/// A decision about a canary is nothing that could be loaded.
+async fn is_no_decision(shared: &Shared, plugin: &str, to: u64) -> Result<(), HostError> {
+    let row = shared.with_journal(move |it| it.change(to)).await?;
+    if row.is_none_or(|it| it.change.action != CANARY) {
+        return Ok(());
+    }
+    let what = format!("change {to} is a decision about a canary of plugin `{plugin}`, not a load");
+    Err(HostError::new(HostErrorKind::NotFound, what)
+        .with_plugin(plugin)
+        .with_hint(format!(
+            "without `--to`, a canary that runs is taken back; go back to a `load` or `promote` of `mortise history {plugin}`"
+        )))
+}
+
 /// The change that a rollback goes back to.
 fn target<'a>(
     plugin: &str,
@@ -826,6 +932,7 @@ fn kind(action: &str) -> &'static str {
     match action {
         ROUTES => "routes",
         CONFIG => "a configuration",
+        CANARY => "a canary",
         _ => "a plugin",
     }
 }
@@ -834,7 +941,8 @@ fn kind(action: &str) -> &'static str {
 fn differences(action: &str, before: &str, after: &str) -> Vec<Difference> {
     match action {
         ROUTES => compare::routes(before, after),
-        CONFIG => compare::configs(before, after),
+        CONFIG => compare::values("config", before, after),
+        CANARY => compare::values("canary", before, after),
         _ => {
             let (before, after) = (Described::parse(before), Described::parse(after));
             compare::differences(before.as_ref(), after.as_ref())

@@ -37,6 +37,7 @@ use crate::{
     config::Configs,
     depend,
     directory::{Brought, Directory},
+    entries::Entries,
     events::Events,
     generation::{Address, Generation},
     history::{self, Word},
@@ -104,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) directory: tokio::sync::Mutex<Directory>,
     /// What the directory brought, and where an operator had a word since.
     pub(crate) brought: Brought,
+    /// What the configuration's entries said, and where somebody had a word since.
+    pub(crate) entries: Entries,
     /// What is to run when its providers do.
     pub(crate) waiting: Waiting,
     /// Held while several plugins are loaded together: two such loads could wait for each other.
@@ -528,6 +531,7 @@ impl Shared {
             configured: tokio::sync::Mutex::default(),
             directory: tokio::sync::Mutex::default(),
             brought: Brought::default(),
+            entries: Entries::default(),
             waiting: Waiting::new(),
             together: tokio::sync::Mutex::default(),
             addresses: Mutex::default(),
@@ -829,16 +833,18 @@ impl Shared {
 
     /// Notes what the watched directory has under a name, for the host's next life.
     pub(crate) async fn note_watched(&self, name: &str, digest: Option<String>, held: bool) {
+        let name = name.to_owned();
+        self.note_word(WatchedName { name, digest, held }).await;
+    }
+
+    /// The same, also of an entry of the configuration.
+    pub(crate) async fn note_word(&self, word: WatchedName) {
         if !self.parts.remembers {
             return;
         }
-        let watched = WatchedName {
-            name: name.to_owned(),
-            digest,
-            held,
-        };
-        if let Err(error) = self.with_journal(move |it| it.note_watched(&watched)).await {
-            tracing::warn!(target: "mortise::life", plugin = name, %error, "the next life of this host will not know what the directory had");
+        let name = word.name.clone();
+        if let Err(error) = self.with_journal(move |it| it.note_watched(&word)).await {
+            tracing::warn!(target: "mortise::life", plugin = name, %error, "the next life of this host will not know what was said last of it");
         }
     }
 
@@ -847,7 +853,6 @@ impl Shared {
         self.parts.runtimes.get(&name)?.as_ref().ok()
     }
 
-    /// Works with the journal on a thread that may block.
     /// Puts the digest of a generation into quarantine. A disk that does not take that is told of, and nothing else: what is bad goes all the same.
     pub(crate) async fn quarantine(&self, plugin: &str, generation: &Generation, reason: &str) {
         let (digest, of, reason) = (generation.digest, generation.plugin.clone(), reason.to_owned());
@@ -859,6 +864,7 @@ impl Shared {
         }
     }
 
+    /// Works with the journal on a thread that may block.
     pub(crate) async fn with_journal<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Journal) -> Result<T, StoreError> + Send + 'static,

@@ -12,7 +12,7 @@
 //!   (`generation`). They never wait for a supervisor.
 //!
 //! Reading order: `request` and `info` (what goes in and comes out), `host`, `routes`, `table`, `methods`, `generation`, `admission`, `call`, `bound`,
-//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `directory`, `config`, `history`, `events`, `services`.
+//! `load`, `depend`, `life`, `supervisor`, `together`, `waiting`, `canary`, `webhook`, `reload`, `entries`, `directory`, `config`, `history`, `events`, `services`.
 #![forbid(unsafe_code)]
 
 mod adapt;
@@ -26,6 +26,7 @@ mod client;
 mod config;
 mod depend;
 mod directory;
+mod entries;
 mod error;
 mod events;
 mod gate;

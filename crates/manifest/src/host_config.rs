@@ -50,6 +50,7 @@
 //! grant = { kv = true, net.connect = ["api.example.com:443"] }
 //! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32, cpu_percent = 50, stop_ms = 5000, term_ms = 2000 }
 //! config = { quality = 80 }
+//! canary = { steps = ["5%", "50%", "promote"] }  # a new version comes beside the old one, see `CanaryEntry`
 //! ```
 //!
 //! Paths are text here. A relative one is relative to the folder of the file, which only its reader knows.
@@ -57,6 +58,7 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use crate::{
+    canary::{CanaryEntry, read_canary},
     diagnostic::Diagnostics,
     events::{EventsConfig, read_events},
     limits::LimitsOverride,
@@ -71,7 +73,7 @@ use crate::{
 };
 
 /// A checked `mortise.toml`. The default is what an empty file means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HostConfig {
     /// `[host]`.
     pub host: HostSettings,
@@ -192,7 +194,7 @@ pub struct RoutingConfig {
 }
 
 /// `[watch]`: a directory whose package folders are loaded, swapped and unloaded as they come, change and go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WatchConfig {
     /// `dir`: the directory that the package folders stand in.
     pub dir: String,
@@ -208,7 +210,7 @@ pub struct WatchConfig {
 }
 
 /// How a plugin is loaded, wherever its package is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PluginTerms {
     /// The runtime to use; `None` follows `runtime.prefer`.
     pub runtime: Option<RuntimeName>,
@@ -220,6 +222,8 @@ pub struct PluginTerms {
     pub limits: LimitsOverride,
     /// Its configuration as a JSON object.
     pub config_json: Option<String>,
+    /// How a new version comes in; `None` swaps at once.
+    pub canary: Option<CanaryEntry>,
 }
 
 /// `[config]`: where plugins' configuration comes from, beside what stands at the plugin itself. What comes later here wins.
@@ -280,7 +284,7 @@ pub enum WebhookForm {
 }
 
 /// `[[plugin]]`: one plugin to load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PluginEntry {
     /// The name it is registered under. Default: the name in its manifest.
     pub name: Option<String>,
@@ -296,6 +300,8 @@ pub struct PluginEntry {
     pub limits: LimitsOverride,
     /// Its configuration as a JSON object.
     pub config_json: Option<String>,
+    /// How a new version comes in; `None` swaps at once.
+    pub canary: Option<CanaryEntry>,
 }
 
 /// Where a package is found: `builtin:NAME`, `embedded:NAME`, anything else is a folder.
@@ -580,6 +586,7 @@ fn read_plugins(
                 restart: terms.restart,
                 limits: terms.limits,
                 config_json: terms.config_json,
+                canary: terms.canary,
             }),
             (None, Some(name)) if is_of_directory => {
                 unsourced.insert(name, terms);
@@ -611,12 +618,15 @@ fn read_terms(fields: &mut Fields<'_>, runtimes: &[RuntimeName], faults: &mut Fa
         .map(|fields| LimitsOverride::read(fields, faults))
         .unwrap_or_default();
     let config_json = fields.json("config", faults);
+    let canary = fields.table("canary", faults);
+    let canary = canary.map(|fields| read_canary(fields, faults));
     PluginTerms {
         runtime,
         grant: Grant { permissions, jail },
         restart,
         limits,
         config_json,
+        canary,
     }
 }
 

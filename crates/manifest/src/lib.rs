@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod adapt;
+mod canary;
 mod diagnostic;
 mod dialect;
 mod endpoint;
@@ -28,6 +29,7 @@ mod suggest;
 mod topic;
 
 pub use adapt::{Adapt, AdaptMessage};
+pub use canary::CanaryEntry;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};

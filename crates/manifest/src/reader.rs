@@ -253,6 +253,45 @@ impl<'a> Fields<'a> {
         as_integer(value, key, range, faults)
     }
 
+    /// A number, whole or not.
+    pub(crate) fn number(
+        &mut self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<f64>,
+        faults: &mut Faults,
+    ) -> Option<f64> {
+        let value = self.find(key)?;
+        let written = match value.get_ref() {
+            DeValue::Float(float) => float.as_str(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            _ => {
+                wrong_type(value, &format!("`{key}`"), "a number", faults);
+                return None;
+            }
+        };
+        let number = written.parse().ok().filter(|it| range.contains(it));
+        if number.is_none() {
+            let (least, most) = (range.start(), range.end());
+            let message = format!("`{key}` is {written}, and it must be from {least} to {most}");
+            faults.add(value.span(), message, None);
+        }
+        number
+    }
+
+    /// A list of strings that may repeat, with their places.
+    pub(crate) fn texts(&mut self, key: &'static str, faults: &mut Faults) -> Vec<Text<'a>> {
+        let Some(value) = self.find(key) else {
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            wrong_type(value, &format!("`{key}`"), "a list of strings", faults);
+            return Vec::new();
+        };
+        let what = format!("an entry of `{key}`");
+        let texts = array.iter();
+        texts.filter_map(|item| as_text(item, &what, faults)).collect()
+    }
+
     /// A list of at most `max` numbers, at least one, none twice. `None` if anything is wrong with it, or it is not there.
     pub(crate) fn integers(
         &mut self,

@@ -1447,3 +1447,84 @@ fn a_table_becomes_json() {
         .to_string();
     assert!(faults.contains("p.toml:1"), "{faults}");
 }
+
+#[test]
+fn reads_how_a_new_version_comes_in() {
+    let text = r#"
+[watch]
+dir = "plugins"
+[watch.defaults]
+canary = {}
+[[plugin]]
+name = "small"
+source = "small"
+canary = { steps = ["header x-canary=1", "pause", "5%", "pause", "promote"], sticky = "X-User", window_ms = 1000, requests_min = 0, error_ratio = 0.05, error_factor = 3, p95_step_ms = 2.5, p95_factor = 1, p95_rise_min_ms = 0, bad_healths_max = 3 }
+[[plugin]]
+name = "large"
+source = "large"
+[plugin.canary]
+steps = ["10%"]
+"#;
+    let config = HostConfig::parse(text, "mortise.toml").unwrap_or_else(|faults| panic!("{faults}"));
+    let steps = ["header x-canary=1", "pause", "5%", "pause", "promote"];
+    let whole = CanaryEntry {
+        steps: steps.map(str::to_owned).to_vec(),
+        sticky: Some("x-user".to_owned()),
+        window_ms: Some(1000),
+        requests_min: Some(0),
+        error_ratio: Some(0.05),
+        error_factor: Some(3.0),
+        p95_step_ms: Some(2.5),
+        p95_factor: Some(1.0),
+        p95_rise_min_ms: Some(0.0),
+        bad_healths_max: Some(3),
+    };
+    assert_eq!(config.plugins[0].canary, Some(whole));
+    assert_eq!(
+        config.plugins[1].canary.as_ref().map(|it| it.steps.len()),
+        Some(1)
+    );
+    let defaults = config.watch.expect("is there").defaults;
+    assert_eq!(defaults.canary, Some(CanaryEntry::default()));
+}
+
+#[cfg(feature = "patterns")]
+#[test]
+fn what_is_wrong_with_a_canary_is_told_with_its_place() {
+    let cases = [
+        ("steps = [\"5\"]", "did you mean `5%`?", 10),
+        ("steps = [\"5%\", \"promot\"]", "did you mean `promote`?", 16),
+        ("steps = [\"paus 10m\"]", "did you mean `pause 10m`?", 10),
+        ("steps = [\"140%\"]", "`140%` is no step of a canary", 10),
+        (
+            "steps = [\"promote\", \"5%\"]",
+            "what stands behind `promote` never comes",
+            21,
+        ),
+        ("steps = []", "a canary without a step gets no calls", 9),
+        ("steps = [5]", "an entry of `steps` is an integer", 10),
+        ("step = [\"5%\"]", "did you mean `steps`?", 1),
+        ("sticky = \"x user\"", "`x user` is not a header's name", 10),
+        (
+            "error_ratio = 2",
+            "`error_ratio` is 2, and it must be from 0 to 1",
+            15,
+        ),
+        (
+            "p95_factor = nan",
+            "`p95_factor` is nan, and it must be from 1 to 1000000",
+            14,
+        ),
+        ("p95_step_ms = \"15\"", "and it must be a number", 15),
+        ("window_ms = 0", "`window_ms` is 0", 13),
+    ];
+    for (line, wanted, column) in cases {
+        let text = format!("[[plugin]]\nname = \"small\"\nsource = \"small\"\n[plugin.canary]\n{line}\n");
+        let told = host_faults(&text);
+        assert!(told.contains(wanted), "{line}: {told}");
+        let place = format!("mortise.toml:5:{column}\n");
+        assert!(told.contains(&place), "{line}: {place} in {told}");
+    }
+    let told = host_faults("[[plugin]]\nname = \"small\"\nsource = \"small\"\ncanary = \"5%\"\n");
+    assert!(told.contains("is a string, and it must be a table"), "{told}");
+}

@@ -24,7 +24,7 @@ pub struct Change {
     pub actor: String,
     /// What it is about: the address of a plugin.
     pub name: String,
-    /// What is asked: `load`, `unload`, `rollback`, `config`.
+    /// What is asked: `load`, `unload`, `rollback`, `promote`, `config`, or `canary` for a decision about one.
     pub action: String,
     /// Version of the plugin that it is to end with; empty if with none.
     pub version: String,
@@ -75,12 +75,12 @@ pub struct Aftermath {
     pub watched: Option<WatchedName>,
 }
 
-/// The last word of the watched directory about a name.
+/// The last word of the watched directory, or of an entry of the configuration, about a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedName {
     /// The plugin's name.
     pub name: String,
-    /// The package that the directory had then; `None` if it has none any more.
+    /// What it had then: the package of the directory, or whatever the host writes for an entry; `None` if nothing any more.
     pub digest: Option<String>,
     /// An operator had a word since; it stands until the directory has another package.
     pub held: bool,
@@ -95,7 +95,7 @@ pub struct ChangeQuery {
     pub before: Option<u64>,
     /// Only those that were made.
     pub done: bool,
-    /// Only those that say what runs: no changes of configuration.
+    /// Only those that say what runs: no changes of configuration, and no decisions about canaries.
     pub loads: bool,
     /// At most so many.
     pub limit: u32,
@@ -113,6 +113,8 @@ impl Default for ChangeQuery {
     }
 }
 
+/// What a change is about, as a number.
+const KIND: &str = "CASE action WHEN 'config' THEN 1 WHEN 'canary' THEN 2 ELSE 0 END";
 const COLUMNS: &str = "seq, at_ms, actor, name, action, version, digest, outcome, detail, before, after";
 
 // === impl ChangeOutcome ===
@@ -142,21 +144,26 @@ impl Journal {
     /// What the disk says; nothing must be done then.
     pub fn begin(&self, at: SystemTime, change: &Change) -> Result<u64, StoreError> {
         self.link.write_to_survive(Survives::Crash, "append to", |db| {
-            db.prepare_cached(
-                "INSERT INTO changes (at_ms, actor, name, action, version, digest, outcome, detail, before, after)
-                 VALUES (?, ?, ?, ?, ?, ?, 'begun', '', ?, ?)",
-            )?
-            .execute(params![
-                millis(at),
-                change.actor,
-                change.name,
-                change.action,
-                change.version,
-                change.digest,
-                change.before,
-                change.after
-            ])?;
-            Ok(u64::try_from(db.last_insert_rowid()).unwrap_or(0))
+            Ok(record(db, at, change, ChangeOutcome::Begun, "")?)
+        })
+    }
+
+    /// Writes transitions down, and with them decisions, each with its reason: changes that are made as soon as they are on record.
+    ///
+    /// # Errors
+    /// What the disk says; none of it must happen then.
+    pub fn append_decided(
+        &self,
+        at: SystemTime,
+        transitions: &[Transition],
+        decided: &[(Change, String)],
+    ) -> Result<(), StoreError> {
+        self.link.write_to_survive(Survives::Crash, "append to", |db| {
+            insert(db, at, transitions)?;
+            for (change, detail) in decided {
+                record(db, at, change, ChangeOutcome::Done, detail)?;
+            }
+            Ok(())
         })
     }
 
@@ -240,7 +247,7 @@ impl Journal {
         self.link.read("read", |db| {
             db.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM changes WHERE seq < ?1 AND (?2 IS NULL OR name = ?2) AND (NOT ?3 OR outcome = 'done')
-                 AND (NOT ?5 OR action <> 'config') ORDER BY seq DESC LIMIT ?4"
+                 AND (NOT ?5 OR action NOT IN ('config', 'canary')) ORDER BY seq DESC LIMIT ?4"
             ))?
             .query_map(
                 params![before, query.name, query.done, query.limit, query.loads],
@@ -262,14 +269,16 @@ impl Journal {
         })
     }
 
-    /// Name and package of every change that was made, or is being made, and ends with one, newest first.
+    /// Name and package of every change that was made, or is being made, and ends with one, newest first; those that only say what was decided about a
+    /// canary come last.
     ///
     /// # Errors
     /// What the disk says.
     pub fn packages_used(&self) -> Result<Vec<(String, String)>, StoreError> {
         self.link.read("read", |db| {
             db.prepare_cached(
-                "SELECT name, digest FROM changes WHERE outcome IN ('done', 'begun') AND digest <> '' ORDER BY seq DESC",
+                "SELECT name, digest FROM changes WHERE outcome IN ('done', 'begun') AND digest <> ''
+                 ORDER BY action = 'canary', seq DESC",
             )?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()
@@ -283,13 +292,16 @@ impl Journal {
     /// What the disk says.
     pub fn prune_changes(&self, keep: u32) -> Result<usize, StoreError> {
         self.link.write_to_survive(Survives::Crash, "prune", |db| {
+            // Changes of configuration and decisions about canaries push out no loads.
             let mut gone = 0;
-            for of_config in [false, true] {
+            for kind in 0..3 {
                 gone += db.execute(
-                    "DELETE FROM changes WHERE (action = 'config') = ?1
-                     AND seq <= (SELECT seq FROM changes WHERE (action = 'config') = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)
-                     AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name, action = 'config')",
-                    params![of_config, keep],
+                    &format!(
+                        "DELETE FROM changes WHERE {KIND} = ?1
+                         AND seq <= (SELECT seq FROM changes WHERE {KIND} = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)
+                         AND seq NOT IN (SELECT max(seq) FROM changes GROUP BY name, {KIND})"
+                    ),
+                    params![kind, keep],
                 )?;
             }
             Ok(gone)
@@ -323,6 +335,32 @@ impl Journal {
     }
 }
 
+fn record(
+    db: &Transaction<'_>,
+    at: SystemTime,
+    change: &Change,
+    outcome: ChangeOutcome,
+    detail: &str,
+) -> rusqlite::Result<u64> {
+    db.prepare_cached(
+        "INSERT INTO changes (at_ms, actor, name, action, version, digest, outcome, detail, before, after)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        millis(at),
+        change.actor,
+        change.name,
+        change.action,
+        change.version,
+        change.digest,
+        outcome.as_str(),
+        detail,
+        change.before,
+        change.after
+    ])?;
+    Ok(u64::try_from(db.last_insert_rowid()).unwrap_or(0))
+}
+
 fn conclude(
     db: &Transaction<'_>,
     at: SystemTime,
@@ -338,7 +376,8 @@ fn conclude(
     )?;
     let overtaken = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM changes later JOIN changes this ON later.name = this.name
-         WHERE this.seq = ?1 AND later.seq > ?1 AND later.outcome = 'done' AND later.action <> 'config')",
+         WHERE this.seq = ?1 AND later.seq > ?1 AND later.outcome = 'done'
+         AND later.action NOT IN ('config', 'canary'))",
         [seq],
         |row| row.get(0),
     )?;

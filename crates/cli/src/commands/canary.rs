@@ -111,6 +111,9 @@ fn one(it: &Canary) -> String {
         it.baseline_version,
         side(&it.numbers.baseline)
     );
+    for note in &it.notes {
+        let _ = write!(text, "\n  note: {note}");
+    }
     for decision in &it.decisions {
         let _ = write!(text, "\n  {}: {}", decision.actor, decision.text);
     }

@@ -1,6 +1,6 @@
 //! `mortise doctor`: what works on this machine, what does not, and what to do about it.
 
-use mortise_gateway::control::{self, Client, ClientError, DoctorReport, RuntimeSupport};
+use mortise_gateway::control::{self, Client, ClientError, DoctorReport, Overruled, RuntimeSupport};
 use serde::Serialize;
 
 use crate::{
@@ -177,6 +177,9 @@ fn text(report: &Report) -> String {
                     plugins.join(", ")
                 }
             );
+            for Overruled { name, why } in &report.overruled {
+                text += &format!("\n  {name}: {why}");
+            }
             parts.push(text);
         }
     }

@@ -44,7 +44,7 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
         Command::History(args) => remote::history(args, output),
         Command::Rollback(args) => remote::rollback(args, output),
         Command::Diff(args) => remote::diff(&args, output),
-        Command::Reload(args) => remote::reload(&args, output),
+        Command::Reload(args) => remote::reload(args, output),
         Command::Shutdown(args) => remote::shutdown(&args, output),
         Command::Call(args) => call::call(args, output),
         Command::Canary(args) => canary::canary(args.task, output),

@@ -10,7 +10,10 @@ use mortise_gateway::control::{self, Ask, Client};
 use serde_json::value::RawValue;
 
 use crate::{
-    args::{Diff, Drawing, Graph, History, Jail, Load, OnePlugin, Remote, Restart, Rollback, Terms, Unload},
+    args::{
+        Diff, Drawing, Graph, History, Jail, Load, OnePlugin, Reload, Remote, Restart, Rollback, Terms,
+        Unload,
+    },
     commands::{call, show},
     config,
     exit::{Exit, Failure, Fault},
@@ -150,8 +153,9 @@ pub(crate) fn diff(args: &Diff, output: &Output) -> anyhow::Result<()> {
     output.answer(&ask(&args.remote, &diff)?, show::differences)
 }
 
-pub(crate) fn reload(args: &Remote, output: &Output) -> anyhow::Result<()> {
-    let reloaded = ask(args, &control::Reload {})?;
+pub(crate) fn reload(args: Reload, output: &Output) -> anyhow::Result<()> {
+    let taking = args.plugins;
+    let reloaded = ask(&args.remote, &control::Reload { taking })?;
     output.answer(&reloaded, show::reloaded)?;
     if !reloaded.failed.is_empty() {
         // What could not be loaded stands in the answer.

@@ -91,9 +91,9 @@ async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Resu
     });
     let reloader = {
         let live = live.clone();
-        Reloader::new(move || {
+        Reloader::new(move |taking| {
             let live = live.clone();
-            async move { live.reload_for_client().await }
+            async move { live.reload_for_client(&taking).await }
         })
     };
     let reloads = tokio::spawn(async move {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use mortise_gateway::control::{
-    Adapted, CarriedState, Change, Difference, Differences, Layer, Move, Plugin, PluginDetail, Reloaded,
-    RuntimeSupport,
+    Adapted, CarriedState, Change, Difference, Differences, Layer, Move, Overruled, Plugin, PluginDetail,
+    Reloaded, RuntimeSupport,
 };
 use serde_json::Value;
 
@@ -229,6 +229,7 @@ pub(crate) fn differences(it: &Differences) -> String {
         Some(verdict) => {
             let _ = write!(text, "\n  contract: {verdict}");
         }
+        None if it.differences.iter().any(|it| it.what.starts_with("canary.")) => {}
         None => text += "\n  contract: not compared, because one of the packages is not kept any more",
     }
     for violation in &it.violations {
@@ -288,10 +289,14 @@ pub(crate) fn reloaded(it: &Reloaded) -> String {
         ("swapped", &it.swapped),
         ("unloaded", &it.unloaded),
         ("unchanged", &it.unchanged),
+        ("canary", &it.canaries),
     ] {
         if !names.is_empty() {
             let _ = writeln!(text, "{word}: {}", names.join(", "));
         }
+    }
+    for Overruled { name, why } in &it.kept {
+        let _ = writeln!(text, "kept: {name}\n  {why}");
     }
     for plugin in &it.failed {
         let _ = writeln!(text, "failed: {}", plugin.name);

@@ -49,15 +49,19 @@ pub struct HostFacts {
 
 /// Reads the program's configuration again and applies it. Only the program knows where it is.
 #[derive(Clone)]
-pub struct Reloader(Arc<dyn Fn() -> BoxFuture<'static, Result<Reloaded, RpcError>> + Send + Sync>);
+pub struct Reloader(Arc<Reloads>);
+
+/// Gets the names of plugins whose entries count although somebody had a word since.
+type Reloads = dyn Fn(Vec<String>) -> BoxFuture<'static, Result<Reloaded, RpcError>> + Send + Sync;
 
 impl Reloader {
-    /// `reload` either applies the whole configuration, or refuses it with every fault ([`RpcError::refused`]) and changes nothing.
-    pub fn new<F>(reload: impl Fn() -> F + Send + Sync + 'static) -> Self
+    /// `reload` either applies the whole configuration, or refuses it with every fault ([`RpcError::refused`]) and changes nothing. It gets the names of
+    /// plugins whose entries count although somebody had a word since.
+    pub fn new<F>(reload: impl Fn(Vec<String>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Reloaded, RpcError>> + Send + 'static,
     {
-        Self(Arc::new(move || Box::pin(reload())))
+        Self(Arc::new(move |taking| Box::pin(reload(taking))))
     }
 }
 
@@ -111,6 +115,7 @@ impl ControlMethods {
             data_dir: self.facts.data_dir.as_ref().map(|it| it.display().to_string()),
             listen: self.facts.listen.clone(),
             plugins,
+            overruled: self.host.overruled().into_iter().map(Into::into).collect(),
             runtimes: super::RuntimeSupport::all_of(&self.host),
         }
     }
@@ -313,8 +318,9 @@ impl Methods for ControlMethods {
                 write(out, &self.doctor())
             }
             Reload::METHOD => {
-                params::<Reload>(request)?;
+                let Reload { taking } = params(request)?;
                 tracing::info!(
+                    ?taking,
                     uid = peer.uid,
                     pid = peer.pid,
                     "reload asked for over the control socket"
@@ -327,7 +333,7 @@ impl Methods for ControlMethods {
                         &[],
                     ));
                 };
-                write(out, &reload().await?)
+                write(out, &reload(taking).await?)
             }
             Shutdown::METHOD => {
                 params::<Shutdown>(request)?;

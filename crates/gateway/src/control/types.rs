@@ -14,7 +14,10 @@ use mortise_runtime::{Enforcement, Interrupt, Isolation, Support};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use super::configuration::{Config, Configuration};
+use super::{
+    canary::Canary,
+    configuration::{Config, Configuration},
+};
 use crate::error::Reason;
 
 /// One method of the control socket.
@@ -349,9 +352,13 @@ pub struct Supports {}
 pub struct Doctor {}
 
 /// Reads the configuration again and brings the plugins to what it says.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reload {}
+pub struct Reload {
+    /// Plugins whose entries count although somebody had a word since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taking: Vec<String>,
+}
 
 /// Stops the host after the calls in flight.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -677,72 +684,6 @@ pub struct RouteCandidate {
     pub weight: u32,
 }
 
-/// A canary, as it is now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Canary {
-    /// The plugin's name.
-    pub plugin: String,
-    /// Where it runs: `name@version`.
-    pub address: String,
-    /// Its version.
-    pub version: String,
-    /// The version that it is compared with.
-    pub baseline_version: String,
-    /// `measuring`, `paused`, `promoting`, `promoted`, `rolling-back` or `rolled-back`.
-    pub state: String,
-    /// Number of the step, from 1.
-    pub step: usize,
-    /// All steps.
-    pub steps: Vec<String>,
-    /// Calls of a hundred that go to it.
-    pub weight: u32,
-    /// Headers with which a call goes to it.
-    pub headers: Vec<String>,
-    /// What it waits for.
-    pub waits_for: String,
-    /// What both did in the window.
-    pub numbers: CanaryNumbers,
-    /// What was decided, newest last.
-    pub decisions: Vec<CanaryDecision>,
-}
-
-/// What a canary and the version beside it did in a window.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CanaryNumbers {
-    /// The canary.
-    pub canary: CanarySide,
-    /// The version beside it.
-    pub baseline: CanarySide,
-}
-
-/// What one version did in a window.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CanarySide {
-    /// Calls.
-    pub calls: u64,
-    /// Errors that count against it.
-    pub faults: u64,
-    /// The one over the other.
-    pub error_ratio: f64,
-    /// Latency samples.
-    pub samples: u64,
-    /// 95th percentile of them, in milliseconds.
-    pub p95_ms: f64,
-}
-
-/// One decision about a canary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CanaryDecision {
-    /// When.
-    pub at_unix_ms: u64,
-    /// `step`, `paused`, `resumed`, `promoting`, `promoted` or `rolled_back`.
-    pub kind: String,
-    /// Who.
-    pub actor: String,
-    /// In words, with the number that decided.
-    pub text: String,
-}
-
 /// How an unload went.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unloaded {
@@ -768,12 +709,27 @@ pub struct Reloaded {
     pub swapped: Vec<String>,
     /// Serve as before.
     pub unchanged: Vec<String>,
+    /// Have another package, which came as a canary or is one still; what served does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<String>,
+    /// Serve something else than their entry names, because somebody had a word since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Overruled>,
     /// Are gone, because the configuration does not name them any more.
     pub unloaded: Vec<String>,
     /// Could not be brought to what the configuration says. What served under these names still does.
     pub failed: Vec<NotReloaded>,
     /// Settings that changed and are looked at only when a host starts, as `table.key`.
     pub needs_restart: Vec<String>,
+}
+
+/// An entry of the configuration that names something else than what serves, because somebody had a word since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overruled {
+    /// Its name.
+    pub name: String,
+    /// What serves, and what to do.
+    pub why: String,
 }
 
 /// An entry of the configuration that could not be loaded.
@@ -856,8 +812,17 @@ pub struct DoctorReport {
     pub listen: Option<String>,
     /// Number of plugins by state.
     pub plugins: BTreeMap<String, u32>,
+    /// Plugins that serve something else than the configuration names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overruled: Vec<Overruled>,
     /// What each runtime can do.
     pub runtimes: Vec<RuntimeSupport>,
+}
+
+impl From<(String, String)> for Overruled {
+    fn from((name, why): (String, String)) -> Self {
+        Self { name, why }
+    }
 }
 
 impl From<UnloadReport> for Unloaded {
@@ -910,6 +875,8 @@ impl From<ReloadReport> for Reloaded {
             loaded: report.loaded,
             swapped: report.swapped,
             unchanged: report.unchanged,
+            canaries: report.canaries,
+            kept: report.kept.into_iter().map(Overruled::from).collect(),
             unloaded: report.unloaded,
             failed: failed.collect(),
             needs_restart: Vec::new(),

@@ -39,6 +39,9 @@ pub struct CanaryInfo {
     pub numbers: CanaryNumbers,
     /// What was decided, newest last; the last 50.
     pub decisions: Vec<CanaryEntry>,
+    /// What an operator should know beside that: calls that cannot follow it, what would keep it from being promoted, a file that names something else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// What two versions did, and what is allowed, where that decided.
@@ -163,6 +166,7 @@ impl CanaryInfo {
                 ..CanaryNumbers::default()
             },
             decisions: said.iter().cloned().collect(),
+            notes: Vec::new(),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use mortise_lifecycle::{Canary, CanaryAnalysis, CanaryPlan, CanaryState, CanaryStep};
 use mortise_manifest::RuntimeName;
 use mortise_runtime::Digest;
+use mortise_store::Package;
 use serde::{Deserialize, Serialize};
 
-use super::{CanaryRequest, Driver};
-use crate::{Host, HostError, HostErrorKind, call, host::Shared, load, remember};
+use super::{CanaryRequest, Commission, Driver};
+use crate::{Host, HostError, HostErrorKind, call, history::Giver, host::Shared, load, remember};
 
 /// Version of [`Kept`]'s meaning.
 const FORMAT: u32 = 1;
@@ -35,6 +36,15 @@ struct Kept {
     held: bool,
     /// Digest of what is measured.
     digest: String,
+    /// Who had it begun: `config` or `directory`, else an operator.
+    #[serde(default)]
+    giver: String,
+    /// Digest of its package.
+    #[serde(default)]
+    package: String,
+    /// What the configuration's entry said.
+    #[serde(default)]
+    word: Option<String>,
 }
 
 impl Shared {
@@ -44,8 +54,9 @@ impl Shared {
         request: &CanaryRequest,
         canary: &Canary,
         digest: Digest,
+        commission: &Commission,
     ) -> Result<(), HostError> {
-        let kept = Kept::of(request, canary, digest);
+        let kept = Kept::of(request, canary, digest, commission);
         let text = serde_json::to_vec(&kept).expect("strings and numbers serialize");
         self.set_own_value(format!("{PREFIX}{plugin}"), text).await
     }
@@ -66,8 +77,12 @@ pub(crate) async fn recall(host: &Host) -> Result<(), HostError> {
             continue;
         };
         let plugin = key.strip_prefix(PREFIX).unwrap_or(&key);
+        if shared.canaries.runs(plugin) {
+            // A file that is read before this had it go on.
+            continue;
+        }
         let again = match serde_json::from_slice::<Kept>(&text) {
-            Ok(kept) if kept.format == FORMAT => start_again(shared, plugin, &kept).await,
+            Ok(kept) if kept.format == FORMAT => start_again(shared, plugin, &kept, kept.commission()).await,
             Ok(kept) => Err(invalid(format!("a newer host kept it, in form {}", kept.format))),
             Err(error) => Err(invalid(format!("what is kept of it does not read: {error}"))),
         };
@@ -80,7 +95,39 @@ pub(crate) async fn recall(host: &Host) -> Result<(), HostError> {
     Ok(())
 }
 
-async fn start_again(shared: &Arc<Shared>, plugin: &str, kept: &Kept) -> Result<(), HostError> {
+/// Goes on with the canary of this package that an earlier life of the host had. Whether there is one.
+pub(super) async fn go_on(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    package: &Package,
+    commission: &Commission,
+) -> Result<bool, HostError> {
+    if !shared.parts.remembers {
+        return Ok(false);
+    }
+    let Some(text) = shared.own_value(format!("{PREFIX}{plugin}")).await? else {
+        return Ok(false);
+    };
+    let kept = serde_json::from_slice::<Kept>(&text).ok();
+    let digest = package.digest().to_string();
+    let Some(kept) = kept.filter(|it| it.format == FORMAT && it.package == digest) else {
+        return Ok(false);
+    };
+    if kept.commission().giver != commission.giver {
+        return Ok(false);
+    }
+    let _one_at_a_time = shared.canaries.starting.lock().await;
+    start_again(shared, plugin, &kept, commission.clone())
+        .await
+        .map(|()| true)
+}
+
+async fn start_again(
+    shared: &Arc<Shared>,
+    plugin: &str,
+    kept: &Kept,
+    commission: Commission,
+) -> Result<(), HostError> {
     let (request, step, held) = kept.read()?;
     let package = load::fetch(shared, &request.load.source).await?;
     let base = shared.find(plugin)?;
@@ -101,7 +148,8 @@ async fn start_again(shared: &Arc<Shared>, plugin: &str, kept: &Kept) -> Result<
         )));
     }
     let (canary, effects) = Canary::resume(request.plan.clone(), step, held, Duration::ZERO);
-    let (driver, handle) = Driver::load(shared, plugin.to_owned(), &package, request, canary).await?;
+    let (driver, handle) =
+        Driver::load(shared, plugin.to_owned(), &package, request, commission, canary).await?;
     driver.begin(handle, effects, "host").await.map(drop)
 }
 
@@ -110,7 +158,20 @@ fn invalid(why: String) -> HostError {
 }
 
 impl Kept {
-    fn of(request: &CanaryRequest, canary: &Canary, digest: Digest) -> Self {
+    fn commission(&self) -> Commission {
+        let giver = match self.giver.as_str() {
+            "config" => Giver::Config,
+            "directory" => Giver::Directory,
+            _ => Giver::Operator,
+        };
+        Commission {
+            giver,
+            package: self.package.clone(),
+            word: self.word.clone(),
+        }
+    }
+
+    fn of(request: &CanaryRequest, canary: &Canary, digest: Digest, commission: &Commission) -> Self {
         let CanaryAnalysis {
             window,
             requests_min,
@@ -138,6 +199,13 @@ impl Kept {
             step: canary.step(),
             held: matches!(canary.state(), CanaryState::Paused { held: true, .. }),
             digest: digest.to_string(),
+            giver: match commission.giver {
+                Giver::Config => "config".to_owned(),
+                Giver::Directory => "directory".to_owned(),
+                Giver::Operator | Giver::Recalled => String::new(),
+            },
+            package: commission.package.clone(),
+            word: commission.word.clone(),
         }
     }
 
@@ -196,10 +264,21 @@ mod tests {
             sticky: Some("x-user".to_owned()),
         };
         let (canary, _) = Canary::resume(request.plan.clone(), 1, true, Duration::ZERO);
-        let text = serde_json::to_string(&Kept::of(&request, &canary, Digest::of(b""))).expect("serializes");
+        let commission = Commission {
+            giver: Giver::Config,
+            package: "p".to_owned(),
+            word: Some("w".to_owned()),
+        };
+        let kept = Kept::of(&request, &canary, Digest::of(b""), &commission);
+        let text = serde_json::to_string(&kept).expect("serializes");
         let kept: Kept = serde_json::from_str(&text).expect("reads");
         let (back, step, held) = kept.read().expect("is sound");
         assert_eq!((step, held), (1, true));
+        let again = kept.commission();
+        assert_eq!(
+            (again.giver, &*again.package, again.word.as_deref()),
+            (Giver::Config, "p", Some("w"))
+        );
         assert_eq!(format!("{back:?}"), format!("{request:?}"));
     }
 }

@@ -16,12 +16,12 @@ pub(super) fn differences(before: Option<&Described>, after: Option<&Described>)
     )
 }
 
-/// What differs between two configurations.
-pub(super) fn configs(before: &str, after: &str) -> Vec<Difference> {
+/// What differs between two JSON objects, under a name for the whole: configurations, or where a canary stood.
+pub(super) fn values(name: &str, before: &str, after: &str) -> Vec<Difference> {
     let facts = |text: &str| {
         let mut facts = BTreeMap::new();
         let value = serde_json::from_str::<Value>(text).unwrap_or_default();
-        flatten("config", &value, &mut facts);
+        flatten(name, &value, &mut facts);
         facts
     };
     between(facts(before), facts(after))

@@ -10,7 +10,7 @@ use mortise_host::{
     CallOptions, CanaryAnalysis, CanaryInfo, CanaryRequest, CanaryStep, Host, HostErrorKind, LoadRequest,
     RouteOrigin, State,
 };
-use mortise_manifest::RouteEntry;
+use mortise_manifest::{HostConfig, RouteEntry};
 use mortise_wire::{Code, Header};
 
 use crate::closures::{Program, World, call, info, request, start_again, until};
@@ -353,4 +353,52 @@ async fn a_host_that_starts_again_goes_on_with_its_canaries() {
     host.shutdown().await;
     drop(host);
     assert_eq!(start().await.canaries(), [], "and forgotten");
+}
+
+#[tokio::test]
+async fn plugins_calls_take_part_unless_the_canarys_version_is_not_what_they_require() {
+    let world = World::new();
+    let config = HostConfig::parse("[routing]\npropagate = [\"x-canary\"]\n", "mortise.toml").unwrap();
+    let host = world.builder().config(config).start().await.unwrap();
+    let (_, one) = world.load(&host, "echo", "1.0.0").await;
+    // They provide the service too, in a version that they do not require.
+    for (name, range) in [("open", "^1.0"), ("narrow", "~1.0.0")] {
+        let more = format!("[[requires]]\nservice = \"test.v1.Echo\"\nversion = \"{range}\"\n");
+        let (folder, _) = world.package(name, "9.0.0", &more);
+        host.load(request(&folder)).await.unwrap();
+    }
+    let (mut canary, two) = canary_of(&world, &["header x-canary=1", "40%", "pause", "promote"]);
+    canary.plan.analysis.window = Duration::from_millis(1);
+    canary.plan.analysis.requests_min = 0;
+    let started = host.start_canary("uid:1", canary).await.unwrap();
+    let notes = started.notes.join("\n");
+    assert!(
+        notes.contains("it cannot be promoted: plugin `narrow` requires")
+            && !notes.contains("routing.propagate"),
+        "{notes}"
+    );
+    until("it has its part", || now(&host).step == 3).await;
+    let through = async |plugin: &str, header: Option<&str>| {
+        let headers = header.map(|value| Header {
+            name: "x-canary".to_owned(),
+            value: value.to_owned(),
+        });
+        for _ in 0..200 {
+            let options = CallOptions {
+                headers: headers.clone().into_iter().collect(),
+                ..CallOptions::default()
+            };
+            let payload = Bytes::from_static(b"test.v1.Echo/Call x");
+            host.call(&format!("plugin.{plugin}.Relay"), payload, options)
+                .await
+                .unwrap();
+        }
+        (took(&one), took(&two))
+    };
+    assert_eq!(through("open", Some("1")).await, (0, 200), "the header travels");
+    let (stayed, moved) = through("open", None).await;
+    assert_eq!(stayed + moved, 200);
+    assert!((40..120).contains(&moved), "{moved} of 200 at 40 %");
+    assert_eq!(through("narrow", Some("1")).await, (200, 0), "not in its range");
+    assert_eq!(through("narrow", None).await, (200, 0));
 }

@@ -316,6 +316,7 @@ async fn a_plugin_waits_for_a_configuration_that_fits() {
         restart: mortise_manifest::Restart::default(),
         limits: mortise_manifest::LimitsOverride::default(),
         config_json: None,
+        canary: None,
     };
     let host = configured
         .builder_with(Vec::new(), vec![entry])

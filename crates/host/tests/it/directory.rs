@@ -359,3 +359,57 @@ async fn fifty_at_once_and_a_restart_with_all_of_them() {
     let changes = host.changes(None, None, 1000).await.unwrap();
     assert_eq!(changes.len(), 50, "coming back is no change");
 }
+
+#[tokio::test]
+async fn another_package_comes_as_a_canary_if_the_directory_has_a_plan() {
+    let watched = Watched::new();
+    let text = "[watch]\ndir = \"x\"\n[watch.defaults.canary]\nsteps = [\"50%\", \"pause\", \"promote\"]\nwindow_ms = 100\nrequests_min = 5\np95_rise_min_ms = 60000\n";
+    let config = HostConfig::parse(text, "mortise.toml").unwrap();
+    watched.put("a", "echo", "1.0.0");
+    let host = watched.host_with(config.clone()).await;
+    serves(&host, "echo", "1.0.0").await;
+    watched.put("a", "echo", "1.1.0");
+    until("it has a canary", || !host.canaries().is_empty()).await;
+    let state = |host: &Host| host.canaries()[0].state.clone();
+    assert_eq!(version(&host, "echo").as_deref(), Some("1.0.0"));
+    for _ in 0..400 {
+        call(&host, "test.v1.Echo/Call", "x").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    until("it waits", || state(&host) == "paused").await;
+    // What comes beside it does not disturb it.
+    watched.put("b", "other", "1.0.0");
+    serves(&host, "other", "1.0.0").await;
+    assert_eq!(state(&host), "paused");
+    host.shutdown().await;
+    drop(host);
+    let host = watched.host_with(config.clone()).await;
+    until("it is found again", || {
+        host.canaries().first().is_some_and(|it| it.step == 2)
+    })
+    .await;
+    serves(&host, "echo", "1.0.0").await;
+    host.resume_canary("uid:1", "echo").await.unwrap();
+    serves(&host, "echo", "1.1.0").await;
+    until("it is promoted", || state(&host) == "promoted").await;
+    // One that is given up stays away, until there is another package.
+    watched.put("a", "echo", "1.2.0");
+    until("the next one comes", || host.canaries()[0].version == "1.2.0").await;
+    host.abort_canary("uid:1", "echo", "no").await.unwrap();
+    watched.put("b", "other", "1.1.0");
+    until("another change is seen", || host.canaries().len() == 2).await;
+    let of_echo = |host: &Host| {
+        host.canaries()
+            .into_iter()
+            .find(|it| it.plugin == "echo")
+            .unwrap()
+    };
+    assert_eq!(of_echo(&host).state, "rolled-back");
+    assert_eq!(version(&host, "echo").as_deref(), Some("1.1.0"));
+    watched.put("a", "echo", "1.3.0");
+    until("another package comes", || of_echo(&host).version == "1.3.0").await;
+    // The directory has what serves again.
+    watched.put("a", "echo", "1.1.0");
+    until("it is withdrawn", || of_echo(&host).state == "rolled-back").await;
+    serves(&host, "echo", "1.1.0").await;
+}

@@ -9,6 +9,7 @@ mod config;
 mod crash;
 mod depend;
 mod directory;
+mod entries;
 mod events;
 mod full_disk;
 mod history;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mortise_store::{Aftermath, Change, ChangeOutcome, ChangeQuery, DataDir, Desired, Journal, WatchedName};
+use mortise_store::{
+    Aftermath, Change, ChangeOutcome, ChangeQuery, DataDir, Desired, History, Journal, Transition,
+    WatchedName,
+};
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -217,4 +220,52 @@ fn changes_of_configuration_push_out_no_load_and_one_that_is_withdrawn_is_gone()
     assert_eq!(journal.change(again).unwrap(), None);
     journal.withdraw(loads[0]).unwrap();
     assert!(journal.change(loads[0]).unwrap().is_some(), "it was concluded");
+}
+
+#[test]
+fn decisions_are_made_when_they_are_written_and_say_nothing_of_what_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    let journal = data.journal().unwrap();
+    let load = journal.begin(at(1), &change("a", "1")).unwrap();
+    let decision = Change {
+        action: "canary".to_owned(),
+        ..change("a", "2")
+    };
+    let row = Transition {
+        plugin: "a".to_owned(),
+        ..Transition::default()
+    };
+    let both = [
+        (decision.clone(), "first".to_owned()),
+        (decision.clone(), "second".to_owned()),
+    ];
+    journal.append_decided(at(2), &[row], &both).unwrap();
+    // A decision in between does not overtake a load.
+    journal
+        .conclude(at(3), load, ChangeOutcome::Done, "", &runs("a", "one"))
+        .unwrap();
+    assert_eq!(journal.desired().unwrap()[0].request_json, "one");
+    let all = journal.changes(&ChangeQuery::default()).unwrap();
+    let details: Vec<_> = all.iter().map(|it| (it.detail.as_str(), it.outcome)).collect();
+    let done = ChangeOutcome::Done;
+    assert_eq!(details, [("second", done), ("first", done), ("", done)]);
+    let loads = ChangeQuery {
+        loads: true,
+        ..ChangeQuery::default()
+    };
+    let versions: Vec<_> = journal.changes(&loads).unwrap();
+    assert_eq!(versions.len(), 1);
+    assert_eq!(
+        journal.packages_used().unwrap()[0].1,
+        "digest of 1",
+        "what serves is kept before what may"
+    );
+    assert_eq!(journal.history(&History::default()).unwrap().len(), 1);
+    journal.prune_changes(0).unwrap();
+    assert_eq!(
+        journal.changes(&ChangeQuery::default()).unwrap().len(),
+        2,
+        "the last load, and the last decision"
+    );
 }

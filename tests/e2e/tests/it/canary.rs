@@ -277,3 +277,90 @@ fn routes_are_set_explained_kept_and_removed() {
     assert_eq!(daemon.ask(&["route", "list"]).unwrap()["routes"], json!([]));
     assert_eq!(by_header(&daemon, "x-next=1.1.9"), "1.0.0");
 }
+
+/// The file's plan brings the new version in, through a kill of the host, and `mortise history` tells the whole story.
+#[test]
+fn a_reload_of_the_file_brings_the_new_version_as_a_canary() {
+    let plan = "[plugin.canary]\nsteps = [\"50%\", \"pause\", \"promote\"]\nwindow_ms = 300\nrequests_min = 30\np95_step_ms = 60000\np95_factor = 1000000\n";
+    let entry = |folder: &str| {
+        let folder = package(folder).unwrap();
+        format!("[[plugin]]\nsource = {folder:?}\nruntime = \"process\"\ngrant = {{ kv = true }}\n{plan}")
+    };
+    let mut daemon = Daemon::start(&entry("echo")).unwrap();
+    daemon.configure(&entry("echo-1.1")).unwrap();
+    let answer = daemon.ask(&["reload"]).unwrap();
+    assert_eq!(
+        (&answer["canaries"], &answer["swapped"]),
+        (&json!(["echo"]), &json!([])),
+        "{answer:#}"
+    );
+    let (_, calls, failed) = call_until(&daemon, "paused", "plugin.echo.Version", &json!({}));
+    assert_eq!(failed, 0, "of {calls}");
+    // A host that ends in the middle starts with the version that served, and goes on.
+    daemon.kill().unwrap();
+    daemon.start_again().unwrap();
+    let found = status(&daemon);
+    assert_eq!(
+        (&found["state"], &found["baseline_version"], &found["weight"]),
+        (&json!("paused"), &json!("1.0.0"), &json!(50)),
+        "{found:#}"
+    );
+    daemon.ask(&["canary", "resume", "echo"]).unwrap();
+    // Without calls: what its probation would say of a busy machine is not the matter here.
+    let patience = Instant::now() + Duration::from_secs(60);
+    while status(&daemon)["state"] != "promoted" {
+        assert!(Instant::now() < patience, "{:#}", status(&daemon));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(version(&daemon), "1.1.0");
+    let rows = daemon.ask(&["history", "echo"]).unwrap();
+    let rows: Vec<_> = rows.as_array().unwrap().iter().rev().collect();
+    let told: Vec<_> = rows
+        .iter()
+        .map(|it| {
+            let text = |key: &str| it[key].as_str().unwrap_or_default().to_owned();
+            let actor = text("actor");
+            let actor = actor.split(':').next().unwrap_or_default();
+            format!(
+                "{actor} {} {} {}",
+                text("action"),
+                text("version"),
+                text("outcome")
+            )
+        })
+        .collect();
+    assert_eq!(told[..2], ["config load 1.0.0 done", "config canary 1.1.0 done"]);
+    assert!(told.contains(&"host canary 1.1.0 done".to_owned()), "{told:?}");
+    assert!(
+        told.contains(&"uid promote 1.1.0 done".to_owned())
+            || told.contains(&"canary promote 1.1.0 done".to_owned()),
+        "{told:?}"
+    );
+    let passed = rows.iter().find(|it| it["actor"] == "canary").unwrap();
+    let detail = passed["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(" calls with ") && detail.contains("p95"),
+        "{detail}"
+    );
+    // What the operator goes back to stays, and the reload says what the file names.
+    daemon.ask(&["rollback", "echo"]).unwrap();
+    assert_eq!(version(&daemon), "1.0.0");
+    let answer = daemon.ask(&["reload"]).unwrap();
+    let why = answer["kept"][0]["why"].as_str().unwrap();
+    assert!(why.contains("names version 1.1.0, and 1.0.0 serves"), "{why}");
+    daemon.kill().unwrap();
+    daemon.start_again().unwrap();
+    assert_eq!(version(&daemon), "1.0.0", "also over the end of the host");
+    let doctor = daemon.run(&["doctor"]).unwrap();
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        said.contains("echo: its entry in the configuration names"),
+        "{said}"
+    );
+    // Whoever insists has the file's word, by the file's plan.
+    let answer = daemon.ask(&["reload", "echo"]).unwrap();
+    assert_eq!(answer["canaries"], json!(["echo"]), "{answer:#}");
+    daemon.ask(&["rollback", "echo"]).unwrap();
+    assert_eq!(status(&daemon)["state"], "rolled-back");
+    assert_eq!(version(&daemon), "1.0.0");
+}
