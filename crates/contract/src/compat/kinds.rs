@@ -78,6 +78,26 @@ fn wire_fit(writer: &Kind, reader: &Kind) -> Fit {
     }
 }
 
+/// Whether every whole number is still the same one, of types whose bytes can be read. Types that differ in nothing but a sign share an encoding, and buf
+/// lets them pass; -1 becomes 4294967295.
+pub(crate) fn keeps_sign(writer: &Kind, reader: &Kind) -> bool {
+    let signed = |it: &Kind| {
+        matches!(
+            it,
+            Kind::Int32
+                | Kind::Int64
+                | Kind::Sint32
+                | Kind::Sint64
+                | Kind::Sfixed32
+                | Kind::Sfixed64
+                | Kind::Enum(_)
+        )
+    };
+    signed(writer) == signed(reader)
+        || *writer == Kind::Bool
+        || matches!((writer, reader), (Kind::Uint32, Kind::Int64))
+}
+
 fn encoding(kind: &Kind) -> Encoding {
     match kind {
         Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Uint64 | Kind::Enum(_) => {

@@ -22,7 +22,7 @@ use crate::{
     Contract,
     compat::{
         Direction, Level, Rule, Violation,
-        kinds::{Fit, fit, type_name},
+        kinds::{Fit, fit, keeps_sign, type_name},
         walk::Walk,
     },
     defaults,
@@ -352,7 +352,7 @@ impl Compiler<'_> {
                 self.pairs.push((from.clone(), to.clone()));
                 Value::Node(self.node(&from, &to, Trie::default()))
             }
-            (from, to) if fit(&from, &to, Level::Wire) == Fit::Holds => Value::Copy,
+            (from, to) if fit(&from, &to, Level::Wire) == Fit::Holds && keeps_sign(&from, &to) => Value::Copy,
             (from, to) => match Convert::declared(&from, &to) {
                 Some(convert) => {
                     self.change(field, What::Converted(types.clone()));
@@ -461,7 +461,7 @@ impl Compiler<'_> {
                     self.newer_enum(from, to);
                 }
                 let fit = fit(&from, &to, Level::Wire);
-                if matches!(fit, Fit::Holds | Fit::Hides) {
+                if matches!(fit, Fit::Holds | Fit::Hides) && keeps_sign(&from, &to) {
                     return None;
                 }
                 let convert = Convert::automatic(&from, &to)?;

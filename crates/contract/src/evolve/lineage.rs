@@ -147,6 +147,14 @@ impl Lineage {
         &self.steps
     }
 
+    /// Whether one of its steps names this function.
+    #[must_use]
+    pub fn names(&self, function: &Target) -> bool {
+        let maps = self.steps.iter().flat_map(|it| &it.messages);
+        maps.flat_map(|it| it.up.iter().chain(&it.down))
+            .any(|it| it == function)
+    }
+
     fn check(&self, step: &Step, errors: &mut Vec<LineageError>) {
         if step.from == step.to {
             errors.push(LineageError::Loop {
@@ -212,6 +220,7 @@ impl MessageMap {
             faults.extend(path(&older, from).err());
             faults.extend(path(&newer, to).err());
         }
+        faults.extend(self.clashes());
         faults.extend(self.drop.iter().filter_map(|name| field(&older, name).err()));
         for (name, text) in &self.defaults {
             match field(&newer, name) {
@@ -225,6 +234,35 @@ impl MessageMap {
         }
         faults
     }
+
+    /// Rules that are about the same field, on either side: the one would undo what the other does, in one direction at least.
+    fn clashes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (index, (from, to)) in self.fields.iter().enumerate() {
+            for (other_from, other_to) in &self.fields[..index] {
+                for (message, one, other) in [(&self.older, other_from, from), (&self.newer, other_to, to)] {
+                    if overlap(one, other) {
+                        found.push(format!(
+                            "`{message}`: the rules `{other_from}` -> `{other_to}` and `{from}` -> `{to}` are both about `{}`; keep one of them, or use a function",
+                            if one.len() <= other.len() { one } else { other }
+                        ));
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whether one path is the other, or leads into what the other is about.
+fn overlap(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() <= other.len() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    long.strip_prefix(short)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The fields that a path leads through; all but the last are singular messages.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{
     value::{Convert, NotConverted},
-    wire::{Reader, WireType, put_length_before, put_tag},
+    wire::{Length, Reader, WireType, put_tag},
 };
 
 /// How deep embedded messages that have to be looked into may nest: what protobuf's own parsers allow.
@@ -42,7 +42,7 @@ pub enum AdaptError {
     Unfit {
         /// The field, as the writer knows it.
         field: Arc<str>,
-        /// The value, shortened.
+        /// The value; of a text only its length.
         value: String,
         /// From which type to which.
         types: Arc<str>,
@@ -295,7 +295,8 @@ impl Pass<'_> {
         let above = depth - place.up;
         let mut target = std::mem::take(&mut self.hoisted[above]);
         let put = self.put(action, place, field, &mut target);
-        self.check(target.len())?;
+        let waiting: usize = self.hoisted.iter().map(Vec::len).sum();
+        self.check(waiting + target.len())?;
         self.hoisted[above] = target;
         put.map(|_| true)
     }
@@ -307,12 +308,11 @@ impl Pass<'_> {
         field: &Field<'_>,
         out: &mut Vec<u8>,
     ) -> Result<bool, Fault> {
-        let begin = out.len();
-        // Lengths of what it is wrapped in are written last, from the inside out.
+        // Lengths of what it is wrapped in are known last, from the inside out.
         let mut open = Vec::with_capacity(place.wrap.len());
         for number in &place.wrap {
             put_tag(*number, WireType::Block, out);
-            open.push(out.len());
+            open.push(Length::before(field.whole.len(), out));
         }
         let differs = match &action.value {
             Value::Copy => {
@@ -322,19 +322,14 @@ impl Pass<'_> {
             }
             Value::Node(node) => self.enter(*node, action, place, field, out)?,
             Value::Convert(convert) => {
-                converted(convert, action, place.number, field, out)?;
+                self.converted(convert, action, place.number, field, out)?;
                 true
             }
         };
-        while let Some(from) = open.pop() {
-            put_length_before(from, out);
+        while let Some(length) = open.pop() {
+            length.close(out);
         }
-        if !differs && action.stays(field.number) {
-            out.truncate(begin);
-            out.extend_from_slice(field.whole);
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(differs || !action.stays(field.number))
     }
 
     fn enter(
@@ -351,16 +346,60 @@ impl Pass<'_> {
         };
         let body = body.ok_or(Fault::Malformed("a message was expected"))?;
         let begin = out.len();
-        put_tag(place.number, WireType::Block, out);
-        let from = out.len();
+        // What stays where it is keeps its tag and its length as they were written, so nothing is left to do if it turns out to be unchanged.
+        match action.stays(field.number) {
+            true => out.extend_from_slice(&field.whole[..field.whole.len() - field.value.len()]),
+            false => put_tag(place.number, WireType::Block, out),
+        }
+        let digits = &field.value[..field.value.len() - body.len()];
+        let length = Length::as_written(digits, body.len(), out);
         let differs = self.message(node, body, field.first, out)?;
-        let empty = out.len() == from && !body.is_empty();
+        let empty = out.len() == length.end() && !body.is_empty();
         if action.rest == Rest::Goes || (action.rest == Rest::GoesIfEmpty && empty) {
             out.truncate(begin);
             return Ok(true);
         }
-        put_length_before(from, out);
+        if differs {
+            length.close(out);
+        }
         Ok(differs)
+    }
+
+    /// Converts one value, or all that are packed into one field.
+    fn converted(
+        &self,
+        convert: &Convert,
+        action: &Action,
+        number: u32,
+        field: &Field<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let mut reader = Reader::new(field.value);
+        if field.kind == convert.wire_type() {
+            put_tag(number, convert.wire_type_out(), out);
+            return Ok(convert.one(&mut reader, out)?);
+        }
+        if field.kind != WireType::Block || !action.repeated {
+            return Err(Fault::Malformed("a value of another type was expected"));
+        }
+        let all = reader.block().ok_or(Fault::Malformed("a block was expected"))?;
+        let mut reader = Reader::new(all);
+        let length = convert.packs.then(|| {
+            put_tag(number, WireType::Block, out);
+            Length::before(all.len(), out)
+        });
+        while !reader.is_done() {
+            if !convert.packs {
+                put_tag(number, convert.wire_type_out(), out);
+            }
+            convert.one(&mut reader, out)?;
+            // One byte may become hundreds, so they are counted as they come and not when all are there.
+            self.check(out.len())?;
+        }
+        if let Some(length) = length {
+            length.close(out);
+        }
+        Ok(())
     }
 
     fn check(&self, bytes: usize) -> Result<(), AdaptError> {
@@ -369,40 +408,6 @@ impl Pass<'_> {
             false => Ok(()),
         }
     }
-}
-
-/// Converts one value, or all that are packed into one field.
-fn converted(
-    convert: &Convert,
-    action: &Action,
-    number: u32,
-    field: &Field<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
-    let mut reader = Reader::new(field.value);
-    if field.kind == convert.wire_type() {
-        put_tag(number, convert.wire_type_out(), out);
-        return Ok(convert.one(&mut reader, out)?);
-    }
-    if field.kind != WireType::Block || !action.repeated {
-        return Err(Fault::Malformed("a value of another type was expected"));
-    }
-    let all = reader.block().ok_or(Fault::Malformed("a block was expected"))?;
-    let mut reader = Reader::new(all);
-    if !convert.packs {
-        while !reader.is_done() {
-            put_tag(number, convert.wire_type_out(), out);
-            convert.one(&mut reader, out)?;
-        }
-        return Ok(());
-    }
-    put_tag(number, WireType::Block, out);
-    let from = out.len();
-    while !reader.is_done() {
-        convert.one(&mut reader, out)?;
-    }
-    put_length_before(from, out);
-    Ok(())
 }
 
 /// An error that does not know its place yet.

@@ -211,9 +211,11 @@ impl Convert {
                 real
             }
             Value::Text(b"") => 0.0,
-            Value::Text(it) => text(it)?
-                .parse()
-                .map_err(|_| unfit(format_args!("\"{}\"", it.escape_ascii())))?,
+            // The nearest that the type has, as for every number that is written in digits.
+            Value::Text(it) if self.to == Scalar::Float => {
+                text(it)?.parse::<f32>().map_err(|_| unfit_text(it))?.into()
+            }
+            Value::Text(it) => text(it)?.parse().map_err(|_| unfit_text(it))?,
         };
         if self.to == Scalar::Double {
             out.extend(real.to_le_bytes());
@@ -236,6 +238,11 @@ impl Convert {
                     text(it)?;
                 }
                 it
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "it was one")]
+            Value::Real(it) if self.from == Scalar::Float => {
+                written = (it as f32).to_string();
+                written.as_bytes()
             }
             Value::Real(it) => {
                 written = it.to_string();
@@ -275,9 +282,7 @@ impl Convert {
         match text {
             "true" if self.to == Scalar::Bool => Ok(1),
             "false" if self.to == Scalar::Bool => Ok(0),
-            _ => text
-                .parse()
-                .map_err(|_| unfit(format_args!("\"{}\"", bytes.escape_ascii()))),
+            _ => text.parse().map_err(|_| unfit_text(bytes)),
         }
     }
 }
@@ -343,9 +348,13 @@ fn text(bytes: &[u8]) -> Result<&str, NotConverted> {
     std::str::from_utf8(bytes).map_err(|_| unfit("bytes that are not UTF-8"))
 }
 
-fn unfit(value: impl std::fmt::Display) -> NotConverted {
-    // A text may be a megabyte; an error should not be.
-    NotConverted::Unfit(value.to_string().chars().take(64).collect())
+fn unfit(number: impl std::fmt::Display) -> NotConverted {
+    NotConverted::Unfit(number.to_string())
+}
+
+/// Errors go to logs. A text may be a megabyte, and it may be somebody's password.
+fn unfit_text(bytes: &[u8]) -> NotConverted {
+    NotConverted::Unfit(format!("a text of {} bytes", bytes.len()))
 }
 
 /// The whole number that a real one is.

@@ -138,10 +138,69 @@ pub(super) fn put_tag(number: u32, kind: WireType, out: &mut Vec<u8>) {
     put_varint(u64::from(number << 3 | kind.bits()), out);
 }
 
-/// Puts the length of `out[from..]` in front of it.
-pub(super) fn put_length_before(from: usize, out: &mut Vec<u8>) {
-    let length = out.len() - from;
-    put_varint(length as u64, out);
-    let digits = out.len() - from - length;
-    out[from..].rotate_right(digits);
+/// A length that stands in front of bytes that are still to be written.
+///
+/// It is written at once, as long as it is going to be as far as can be told, and corrected at the end. What it counts is moved only if its digits
+/// turn out to be more or fewer: a message in a hundred messages would else be moved a hundred times.
+#[must_use]
+pub(super) struct Length {
+    at: usize,
+    digits: usize,
+    /// Whoever wrote it used more digits than it takes.
+    padded: bool,
+}
+
+impl Length {
+    /// Before about so many bytes.
+    pub(super) fn before(expected: usize, out: &mut Vec<u8>) -> Self {
+        let at = out.len();
+        put_varint(expected as u64, out);
+        Self {
+            at,
+            digits: out.len() - at,
+            padded: false,
+        }
+    }
+
+    /// Of bytes that become others: as it was `written` before so many of them.
+    pub(super) fn as_written(written: &[u8], length: usize, out: &mut Vec<u8>) -> Self {
+        let at = out.len();
+        out.extend_from_slice(written);
+        Self {
+            at,
+            digits: written.len(),
+            padded: written.len() > varint_digits(length),
+        }
+    }
+
+    /// Where what it counts begins.
+    pub(super) fn end(&self) -> usize {
+        self.at + self.digits
+    }
+
+    /// Counts what stands behind it.
+    pub(super) fn close(self, out: &mut Vec<u8>) {
+        let length = out.len() - self.end();
+        let needed = varint_digits(length);
+        let mut digits = Vec::with_capacity(10);
+        put_varint(length as u64, &mut digits);
+        if self.padded && needed < self.digits {
+            for digit in &mut digits {
+                *digit |= 0x80;
+            }
+            digits.resize(self.digits - 1, 0x80);
+            digits.push(0);
+        }
+        if digits.len() == self.digits {
+            out[self.at..self.at + self.digits].copy_from_slice(&digits);
+        } else {
+            out.splice(self.at..self.at + self.digits, digits);
+        }
+    }
+}
+
+/// How many bytes a length takes.
+fn varint_digits(length: usize) -> usize {
+    let bits = (usize::BITS - length.leading_zeros()).max(1);
+    bits.div_ceil(7) as usize
 }

@@ -297,6 +297,71 @@ fn every_whole_number_becomes_every_other() {
     }
 }
 
+/// What every integer type has at its ends, and what another one of the same width has there.
+#[test]
+fn a_whole_number_arrives_as_itself_or_not_at_all() {
+    let kinds = [
+        "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
+        "sfixed64", "E",
+    ];
+    let numbers = [
+        -1,
+        i128::from(i32::MIN),
+        i128::from(i64::MIN),
+        1 << 31,
+        (1 << 32) - 1,
+        1 << 63,
+        i128::from(u64::MAX),
+    ];
+    let of = |ty: &str, number: u32| shop(&format!("{ty} n = {number};"), "enum E { ZERO = 0; }");
+    for from in kinds {
+        for to in kinds {
+            // Where it was, and under another number.
+            for moved in [1, 2] {
+                let (old, new) = (of(from, 1), of(to, moved));
+                let line = two(&old, &new, map(&[("n", "n")], &[], &[]));
+                let plan = if moved == 1 {
+                    plan(&old, &new)
+                } else {
+                    plan_with(&old, &new, &line).unwrap_or_else(|it| panic!("{from} -> {to}: {it}"))
+                };
+                let field = input(&old).get_field_by_name("n").expect("declared");
+                for number in numbers {
+                    let Some(value) = whole(&field.kind(), number) else {
+                        continue;
+                    };
+                    let mut message = DynamicMessage::new(input(&old));
+                    message.set_field_by_name("n", value);
+                    let adapted = plan.request(message.encode_to_vec().into(), MAX);
+                    let field = input(&new).get_field_by_name("n").expect("declared");
+                    match (whole(&field.kind(), number), adapted) {
+                        (Some(expected), Ok(bytes)) => {
+                            let read =
+                                DynamicMessage::decode(input(&new), bytes).expect("it is of the new type");
+                            let read = read.get_field_by_name("n").expect("declared").into_owned();
+                            assert_eq!(read, expected, "{from} -> {to}: {number}");
+                        }
+                        (None, Err(AdaptError::Unfit { value, .. })) => assert_eq!(value, number.to_string()),
+                        (_, other) => panic!("{from} -> {to}: {number} is {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The number in that type, if it has it.
+fn whole(kind: &Kind, number: i128) -> Option<Value> {
+    Some(match kind {
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(number.try_into().ok()?),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(number.try_into().ok()?),
+        Kind::Uint32 | Kind::Fixed32 => Value::U32(number.try_into().ok()?),
+        Kind::Uint64 | Kind::Fixed64 => Value::U64(number.try_into().ok()?),
+        Kind::Enum(_) => Value::EnumNumber(number.try_into().ok()?),
+        other => panic!("{other:?}"),
+    })
+}
+
 fn number(kind: &Kind, n: i32) -> Value {
     match kind {
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(n),
@@ -549,6 +614,70 @@ fn functions_stand_in_the_chain_and_lead_one_way() {
 }
 
 #[test]
+fn digits_become_the_nearest_number_and_come_back() {
+    let (old, new) = (shop("string n = 1;", ""), shop("float n = 1;", ""));
+    let rules = map(&[("n", "n")], &[], &[]);
+    let line = two(&old, &new, rules);
+    let up = plan_with(&old, &new, &line).unwrap_or_else(|it| panic!("{it}"));
+    let bytes = up
+        .request(written(&old, r#"{"n": "0.1"}"#), MAX)
+        .expect("it is a number");
+    let read = DynamicMessage::decode(input(&new), bytes.clone()).expect("it is of the new type");
+    assert_eq!(*read.get_field_by_name("n").expect("declared"), Value::F32(0.1));
+    let down = plan_with(&new, &old, &line).unwrap_or_else(|it| panic!("{it}"));
+    let back = down.request(bytes, MAX).expect("it is a text");
+    assert_eq!(seen(&old, &back)["n"], "0.1");
+}
+
+#[test]
+fn an_error_does_not_tell_a_text() {
+    for to in ["int32", "double", "float"] {
+        let (old, new) = (shop("string n = 1;", ""), shop(&format!("{to} n = 1;"), ""));
+        let line = two(&old, &new, map(&[("n", "n")], &[], &[]));
+        let plan = plan_with(&old, &new, &line).unwrap_or_else(|it| panic!("{it}"));
+        let error = plan
+            .request(written(&old, r#"{"n": "hunter2"}"#), MAX)
+            .expect_err("it is no number");
+        assert!(
+            error.to_string().starts_with("`p.M.n` is a text of 7 bytes, and"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn rules_about_the_same_field_are_refused_when_they_are_read() {
+    let more = "message A { string zip = 1; string city = 2; }";
+    let old = shop("A address = 1; string zip = 2; string post = 3;", more);
+    let new = shop("A home = 4; string code = 5; string other = 6;", more);
+    let faults = |rules: &[(&str, &str)]| {
+        let rules = map(rules, &[], &[]);
+        let made = lineage(&[("1", &old), ("2", &new)], vec![step("1", "2", vec![rules])]);
+        made.map_or_else(
+            |all| all.iter().map(ToString::to_string).collect(),
+            |_| Vec::new(),
+        )
+    };
+    for (rules, about) in [
+        ([("address", "home"), ("address.zip", "code")], "about `address`"),
+        ([("address.zip", "code"), ("address", "home")], "about `address`"),
+        ([("zip", "code"), ("post", "code")], "about `code`"),
+        ([("zip", "home.zip"), ("address", "home")], "about `home`"),
+    ] {
+        let all = faults(&rules);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].contains(about), "{all:?}");
+    }
+    let fine = faults(&[
+        ("zip", "home.zip"),
+        ("post", "home.city"),
+        ("address.zip", "code"),
+        ("address.city", "other"),
+    ]);
+    assert_eq!(fine, Vec::<String>::new());
+}
+
+#[test]
 fn rules_that_fit_nothing_are_refused_when_they_are_read() {
     let (old, new) = (shop(OLD, OLD_MORE), shop(NEW, NEW_MORE));
     let faults = |rules: MessageMap| {
@@ -796,4 +925,107 @@ fn many_small_messages_cannot_grow_without_end() {
     let empties = [0x0a, 0x00].repeat(10_000);
     let refused = plan.request(empties.into(), 1 << 20);
     assert_eq!(refused, Err(AdaptError::TooLarge { max: 1 << 20 }));
+}
+
+#[test]
+fn values_in_one_field_are_counted_as_they_come() {
+    // What is too long is noticed before the last value, which does not fit: nobody converts the whole to find that it is too long.
+    let (old, new) = (
+        shop("repeated int64 n = 1;", ""),
+        shop("repeated fixed32 n = 1;", ""),
+    );
+    let texts = shop("repeated string n = 2;", "");
+    let line = two(&old, &texts, map(&[("n", "n")], &[], &[]));
+    let to_texts = plan_with(&old, &texts, &line).unwrap_or_else(|it| panic!("{it}"));
+    let broken = [&b"\x0a\xe9\x07"[..], &[1; 1000], b"\xff"].concat();
+    for plan in [plan(&old, &new), to_texts] {
+        let whole = plan.request(broken.clone().into(), 1 << 20);
+        assert!(matches!(whole, Err(AdaptError::Malformed { .. })), "{whole:?}");
+        let bounded = plan.request(broken.clone().into(), 100);
+        assert_eq!(bounded, Err(AdaptError::TooLarge { max: 100 }));
+    }
+}
+
+#[test]
+fn lengths_are_right_whether_their_digits_change_or_not() {
+    let of = |ty: &str, default: &str| {
+        let note = format!("string note = 3 [(mortise.default) = \"{default}\"];");
+        let note = if default.is_empty() { String::new() } else { note };
+        shop(&format!("M next = 1; {ty} n = 2; string text = 4; {note}"), "")
+    };
+    let wide = of("int64", "");
+    let nested = |lengths: &[usize]| {
+        lengths
+            .iter()
+            .fold(DynamicMessage::new(input(&wide)), |inner, length| {
+                let mut outer = DynamicMessage::new(input(&wide));
+                outer.set_field_by_name("next", Value::Message(inner));
+                outer.set_field_by_name("n", Value::I64(3));
+                outer.set_field_by_name("text", Value::String("x".repeat(*length)));
+                outer
+            })
+    };
+    for new in [
+        of("int32", ""),
+        of("int64", "12345678"),
+        of("fixed64", "12345678"),
+        of("sint32", ""),
+    ] {
+        let plan = plan(&wide, &new);
+        for length in (0..20).chain(90..140).chain(16_350..16_400) {
+            let message = nested(&[length, length, 1]);
+            let bytes = message.encode_to_vec();
+            let adapted = plan
+                .request(bytes.into(), MAX)
+                .unwrap_or_else(|it| panic!("{it}"));
+            let read = DynamicMessage::decode(input(&new), adapted.clone()).expect("lengths are right");
+            // Whoever encodes it anew uses no more digits than it takes.
+            assert_eq!(read.encoded_len(), adapted.len(), "{length}");
+            let back = self::plan(&new, &wide)
+                .request(adapted, MAX)
+                .unwrap_or_else(|it| panic!("{it}"));
+            let mut back = seen(&wide, &back);
+            strip(&mut back);
+            assert_eq!(back, serde_json::to_value(&message).expect("it is JSON"));
+        }
+    }
+}
+
+/// The version that does not know `note` shows it nowhere; this only asserts so, all the way down.
+fn strip(message: &mut serde_json::Value) {
+    let mut at = Some(message);
+    while let Some(it) = at {
+        assert!(it.get("note").is_none());
+        at = it.get_mut("next");
+    }
+}
+
+#[test]
+fn a_length_with_more_digits_than_it_takes_keeps_them() {
+    let of = |ty: &str| shop(&format!("M next = 1; {ty} n = 2; string text = 4;"), "");
+    let (wide, narrow, fixed) = (of("int64"), of("int32"), of("fixed32"));
+    let cases = [
+        (
+            &narrow,
+            b"\x10\x05\x22\x02ok".to_vec(),
+            b"\x10\x05\x22\x02ok".to_vec(),
+        ),
+        // Nothing in it is touched.
+        (&narrow, b"\x22\x02ok".to_vec(), b"\x22\x02ok".to_vec()),
+        (
+            &fixed,
+            b"\x10\x05\x22\x02ok".to_vec(),
+            b"\x15\x05\0\0\0\x22\x02ok".to_vec(),
+        ),
+    ];
+    for (new, before, after) in cases {
+        // `next` with a tag of two bytes and a length of three, in one with a length of two.
+        let nested = |inner: &[u8]| {
+            let length = u8::try_from(inner.len()).expect("it is short");
+            let inner = [&[0x8a, 0, length | 0x80, 0x80, 0][..], inner].concat();
+            [&[0x0a, (length + 5) | 0x80, 0][..], &inner].concat()
+        };
+        let adapted = plan(&wide, new).request(nested(&before).into(), MAX);
+        assert_eq!(adapted.expect("it fits"), nested(&after));
+    }
 }
