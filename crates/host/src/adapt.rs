@@ -6,8 +6,14 @@
 //! the runtime, so it is the same in every runtime. A call that brings no contract pays one branch.
 //!
 //! # Functions
-//! A step may name methods of plugins that adapt messages. They are called like any method, with the deadline of the call they are part of. They are to
-//! be pure: a plugin that may do anything (it declares permissions, or requires others) is refused as an adapter, unless it is the provider itself.
+//! A step may name methods of plugins that adapt messages. They are called like any method, with the deadline of the call they are part of.
+//!
+//! - F1. They are to be pure: a plugin that may do anything (it declares permissions, or requires others) is refused as an adapter, unless it is the
+//!   provider itself and its own package names the function.
+//! - F2. What a calling plugin's package says never has the host call what the plugin may not call itself: a function that only its package names has
+//!   to be in its `[[requires]]`. This is looked at when a plan is made, so no plan that breaks it exists.
+//! - F3. A function of the provider itself runs in the place of the call that it is part of. It waits for no second one: the calls that hold one might
+//!   all be waiting for another.
 
 use std::{
     collections::HashMap,
@@ -24,6 +30,7 @@ use mortise_contract::{
     Contract, ContractError, Target as Method,
     evolve::{AdaptError, Lineage, Plan, Refusal, Side, Stage},
 };
+use mortise_manifest::Requirement;
 use mortise_runtime::{CallError, CallErrorKind};
 use mortise_store::Package;
 
@@ -48,6 +55,8 @@ struct Inner {
     name: Box<str>,
     /// `None`: the version of this name, as the provider's package has it.
     known: Option<(Arc<Contract>, Arc<Lineage>)>,
+    /// What it may have called for it; `None` for whoever may call everything.
+    requires: Option<Vec<Requirement>>,
 }
 
 /// By what plans are kept: versions of one name are the same caller.
@@ -102,14 +111,25 @@ impl CallerContract {
             key: Key::Version(version.into()),
             name: version.into(),
             known: None,
+            requires: None,
         }))
     }
 
-    pub(crate) fn of(name: &str, contract: Arc<Contract>, lineage: Arc<Lineage>) -> Self {
+    fn of(name: &str, contract: Arc<Contract>, lineage: Arc<Lineage>) -> Self {
+        Self::with(name, contract, lineage, None)
+    }
+
+    fn with(
+        name: &str,
+        contract: Arc<Contract>,
+        lineage: Arc<Lineage>,
+        requires: Option<Vec<Requirement>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             key: Key::Own(next_id()),
             name: name.into(),
             known: Some((contract, lineage)),
+            requires,
         }))
     }
 
@@ -126,10 +146,12 @@ impl CallerContract {
         address: &str,
         contract: &Contract,
         lineage: &Arc<Lineage>,
-        services: impl Iterator<Item = String>,
+        requires: &[Requirement],
     ) -> Option<Self> {
+        let services = requires.iter().map(|it| &it.service);
         let mut carried: Vec<String> = services
             .filter(|it| contract.pool().get_service_by_name(it).is_some())
+            .cloned()
             .collect();
         carried.sort_unstable();
         carried.dedup();
@@ -137,7 +159,12 @@ impl CallerContract {
             return None;
         }
         let of_services = Contract::from_descriptor_set(contract.descriptor_set_bytes(), &carried).ok()?;
-        Some(Self::of(address, Arc::new(of_services), lineage.clone()))
+        Some(Self::with(
+            address,
+            Arc::new(of_services),
+            lineage.clone(),
+            Some(requires.to_vec()),
+        ))
     }
 }
 
@@ -199,6 +226,12 @@ impl Generation {
         let planned = plan(contract, &self.contract, target, &lineages);
         match planned {
             Ok(plan) => {
+                if let Some(requires) = &caller.0.requires {
+                    let allows = |it: &Method| requires.iter().any(|own| own.allows(&it.service, &it.method));
+                    if let Some(function) = out_of_reach(&plan, &self.lineage, allows) {
+                        return Err(denied(caller, target, function));
+                    }
+                }
                 tracing::debug!(
                     target: "mortise::call", plugin = %self.plugin, method = %target.full, caller = %caller.0.name,
                     way = %plan.way(), via = ?plan.via(), "a caller was built against another contract"
@@ -262,6 +295,20 @@ fn plan(
     }
 }
 
+/// F2: the first function of a plan that neither the provider's package names nor the caller may call.
+fn out_of_reach<'a>(
+    plan: &'a Plan,
+    provider: &Lineage,
+    allows: impl Fn(&Method) -> bool,
+) -> Option<&'a Method> {
+    let stages = plan.request_stages().iter().chain(plan.response_stages());
+    let mut functions = stages.filter_map(|it| match it {
+        Stage::Function(function) => Some(function),
+        Stage::Rewrite(_) => None,
+    });
+    functions.find(|it| !provider.names(it) && !allows(it))
+}
+
 // === doing it ===
 
 /// What is done to one call.
@@ -278,14 +325,7 @@ impl Adapting<'_> {
     /// What does not fit, or that functions are part of it.
     pub(crate) fn at_once(&self, side: Side, message: Bytes) -> Result<Bytes, CallError> {
         if self.plan.has_functions() {
-            return Err(CallError::new(
-                CallErrorKind::Incompatible,
-                format!(
-                    "`{}` is adapted by functions, and these cannot adapt a stream",
-                    self.target.full
-                ),
-            )
-            .with_hint("declare field maps in place of the functions, or build the caller against the plugin's contract"));
+            return Err(no_stream(self.target));
         }
         let bytes_max = self.generation.limits.payload_bytes_max;
         let adapted = match side {
@@ -316,6 +356,12 @@ impl Adapting<'_> {
                 Stage::Function(function) => Box::pin(self.call(function, message, origin)).await?,
             };
         }
+        // A function's reply has the length that its plugin allows, which need not be what this one takes.
+        let what = match side {
+            Side::Request => "request",
+            Side::Response => "reply",
+        };
+        call::check_size(self.generation, what, message.len())?;
         Ok(message)
     }
 
@@ -332,7 +378,11 @@ impl Adapting<'_> {
             contract: None,
             ..origin.clone()
         };
-        call::call(&target, message, inner).await.map_err(|error| {
+        let answered = match Arc::ptr_eq(&target.address, &self.target.address) {
+            true => call::inside(self.generation, &target, message, inner).await,
+            false => call::call(&target, message, inner).await,
+        };
+        answered.map_err(|error| {
             CallError::new(
                 error.kind(),
                 format!(
@@ -347,9 +397,10 @@ impl Adapting<'_> {
     /// Who has the function, if he can do nothing else.
     fn pure(&self, shared: &Shared, function: &Method) -> Result<Arc<Target>, CallError> {
         let name = function.to_string();
-        let own = self.target.address.clone();
         let found = shared.table.load();
-        if let Some(own) = found.at(&own, &name) {
+        if self.generation.lineage.names(function)
+            && let Some(own) = found.at(&self.target.address, &name)
+        {
             return Ok(own.clone());
         }
         let missing = |why: String| {
@@ -432,6 +483,43 @@ fn refused(generation: &Generation, caller: &CallerContract, refusal: &Refusal) 
 }
 
 #[cold]
+fn no_stream(target: &Target) -> CallError {
+    CallError::new(
+        CallErrorKind::Incompatible,
+        format!(
+            "`{}` is adapted by functions, and these cannot adapt a stream",
+            target.full
+        ),
+    )
+    .with_hint(
+        "declare field maps in place of the functions, or build the caller against the plugin's contract",
+    )
+}
+
+#[cold]
+fn denied(caller: &CallerContract, target: &Target, function: &Method) -> CallError {
+    CallError::new(
+        CallErrorKind::Denied,
+        format!(
+            "calls of `{}` by plugin `{}` are {}",
+            target.full,
+            caller.0.name,
+            too_far(function)
+        ),
+    )
+    .with_hint(format!(
+        "declare `[[requires]]` with `service = \"{}\"` in its plugin.toml and build it again, or have the package of the plugin that answers name the function",
+        function.service
+    ))
+}
+
+fn too_far(function: &Method) -> String {
+    format!(
+        "adapted by `{function}`, which only its own package says, and it declares no `[[requires]]` for that"
+    )
+}
+
+#[cold]
 fn unknown_version(generation: &Generation, caller: &CallerContract, lineage: &Lineage) -> CallError {
     let mut known: Vec<String> = lineage.versions().map(|it| format!("`{it}`")).collect();
     if known.is_empty() {
@@ -452,17 +540,39 @@ fn unknown_version(generation: &Generation, caller: &CallerContract, lineage: &L
 /// What to do where two contracts do not fit.
 pub(crate) const ADVICE: &str = "build the caller against the plugin's contract, or say in an `[[adapt]]` of either package what became of the old version; `mortise contract diff` shows the difference";
 
-/// What speaks against calls of `consumer`, or nothing.
+/// What speaks against calls of a plugin, or nothing. `consumer` and `provider` each with what its package says of versions; `called` are the methods that
+/// it calls, and `allows` are those that it may.
 pub(crate) fn against(
-    consumer: &Contract,
-    provider: &Contract,
-    lineages: &[&Lineage],
+    (consumer, of_consumer): (&Contract, &Lineage),
+    (provider, of_provider): (&Contract, &Lineage),
     called: impl Fn(&str) -> bool,
+    allows: impl Fn(&Method) -> bool,
 ) -> Vec<Refusal> {
     let methods = consumer.methods().iter().filter(|it| called(it.name()));
     methods
-        .filter_map(|it| Plan::between(consumer, it, provider, lineages).err())
+        .filter_map(
+            |it| match Plan::between(consumer, it, provider, &[of_consumer, of_provider]) {
+                Ok(plan) => out_of_reach(&plan, of_provider, &allows).map(|function| Refusal {
+                    method: it.target(),
+                    violations: Vec::new(),
+                    faults: vec![format!("calls of it are {}", too_far(function))],
+                }),
+                Err(refusal) => Some(refusal),
+            },
+        )
         .collect()
+}
+
+/// As [`of_call`], for a stream that is about to be opened.
+pub(crate) fn of_stream(
+    generation: &Generation,
+    target: &Target,
+    origin: &Origin,
+) -> Result<Option<Arc<Plan>>, CallError> {
+    match of_call(generation, target, origin)? {
+        Some(plan) if plan.has_functions() => Err(no_stream(target)),
+        plan => Ok(plan),
+    }
 }
 
 /// The plan for a call that is about to be made, if it brings a contract.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mortise_contract::evolve::Side;
+use mortise_contract::evolve::{Plan, Side};
 use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, stream::not_unary};
 use mortise_wire::{Code, DEPTH_MAX, Header};
 use tracing::{Instrument as _, trace_span};
@@ -272,7 +272,13 @@ async fn serve(
         (adapting, origin)
     });
     let payload = match &adapting {
-        Some((it, origin)) => it.message(Side::Request, payload, origin).await?,
+        Some((it, origin)) => {
+            let adapted = it.message(Side::Request, payload, origin).await;
+            adapted.inspect_err(|_| {
+                generation.stats.begin();
+                generation.stats.refused();
+            })?
+        }
         None => payload,
     };
     let cx = admitted.context(origin);
@@ -282,13 +288,52 @@ async fn serve(
         plugin = %generation.plugin.name, version = %generation.plugin.version, instance = %generation.instance.id(), call = cx.call_id
     );
     let reply = facet.call(&cx, seat.index, payload).instrument(span).await;
-    drop(admitted.place);
+    // A function of the plugin's own that adapts the reply runs in the same place.
+    let place = plan
+        .as_deref()
+        .is_some_and(Plan::has_functions)
+        .then_some(admitted.place);
     let reply = reply.map_err(|error| overdue(error, target, admitted.deadline, began));
     let reply = account(generation, reply, sampled.then_some(began)).map_err(|error| seat.judge(error))?;
-    match &adapting {
-        Some((it, origin)) => it.message(Side::Response, reply, origin).await,
+    let reply = match &adapting {
+        Some((it, origin)) => {
+            let adapted = it.message(Side::Response, reply, origin).await;
+            // The call was accounted for as one that went well.
+            adapted.inspect_err(|error| generation.stats.failed(error))
+        }
         None => Ok(reply),
+    };
+    drop(place);
+    reply
+}
+
+/// Calls a method of a generation out of a call that is in it already, in that one's place.
+pub(crate) async fn inside(
+    generation: &Generation,
+    target: &Target,
+    payload: Bytes,
+    origin: Origin,
+) -> Result<Bytes, CallError> {
+    if origin.depth > DEPTH_MAX {
+        return Err(too_deep(&target.full, &origin.caller));
     }
+    let (facet, seat) = pick(generation, target)?;
+    check_size(generation, "request", payload.len())?;
+    let began = Instant::now();
+    let deadline = origin.deadline.unwrap_or_else(|| began + seat.deadline);
+    let cx = CallContext {
+        call_id: next_call_id(),
+        deadline: Some(deadline),
+        began: Some(began),
+        traceparent: origin.traceparent,
+        metadata: origin.metadata,
+        depth: origin.depth,
+        caller: origin.caller,
+    };
+    let sampled = generation.stats.begin();
+    let reply = facet.call(&cx, seat.index, payload).await;
+    let reply = reply.map_err(|error| overdue(error, target, deadline, began));
+    account(generation, reply, sampled.then_some(began))
 }
 
 /// The instance's answering side, and the method in it.

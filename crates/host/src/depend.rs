@@ -13,7 +13,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use mortise_contract::{Contract, evolve::Lineage};
+use mortise_contract::{Contract, Target, evolve::Lineage};
 use mortise_manifest::{Manifest, Requirement};
 use mortise_routing::{Chart, ChartPlugin, DependencyFault, Method, Need, Participant, plan};
 use mortise_runtime::{PluginId, Refusal};
@@ -298,9 +298,19 @@ fn unfit(
         let Some(expected) = built_against(&consumer.contract, &need.service) else {
             continue;
         };
-        let lineages = [&*consumer.lineage, &*provider.lineage];
         let called = |name: &str| need.method.as_deref().is_none_or(|method| method == name);
-        for why in adapt::against(&expected, &provider.contract, &lineages, called) {
+        let allows = |function: &Target| {
+            let needs = &consumer.participant.requires;
+            needs.iter().any(|it| {
+                *it.service == *function.service
+                    && it.method.as_deref().is_none_or(|own| own == function.method)
+            })
+        };
+        let (near, far) = (
+            (&expected, &*consumer.lineage),
+            (&*provider.contract, &*provider.lineage),
+        );
+        for why in adapt::against(near, far, called, allows) {
             refusals.push(refusal(
                 format!("{why}{}", at(need)),
                 provider.participant.address(),

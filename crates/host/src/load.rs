@@ -511,7 +511,7 @@ async fn start_with(
                 &address.name,
                 &launch.verified.artifact().contract,
                 &launch.lineage,
-                launch.manifest.requires.iter().map(|it| it.service.clone()),
+                &launch.manifest.requires,
             ),
             config: ready.delivered.clone(),
             keys: shared.parts.kv.keyspace(address.base()),

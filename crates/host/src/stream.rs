@@ -160,7 +160,7 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
             }
             Err(NotAdmitted::Elsewhere) => continue,
         };
-        let plan = match adapt::of_call(generation, &target, &origin) {
+        let plan = match adapt::of_stream(generation, &target, &origin) {
             Ok(plan) => plan,
             Err(error) => {
                 let _ = opened.send(Err(error));

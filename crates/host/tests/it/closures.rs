@@ -72,6 +72,8 @@ pub struct Program {
     pub starting: AtomicUsize,
     /// How long `Call` takes.
     pub slow: Mutex<Duration>,
+    /// How many bytes `Call` appends to what it echoes.
+    pub pads: AtomicUsize,
     /// How saving and loading goes.
     pub lifecycle: Mutex<Answers>,
     /// What its instances were asked about their lives, in order.
@@ -121,6 +123,7 @@ impl Program {
             held: watch::Sender::new(false),
             starting: AtomicUsize::new(0),
             slow: Mutex::new(Duration::ZERO),
+            pads: AtomicUsize::new(0),
             lifecycle: Mutex::default(),
             asked: Mutex::default(),
             configs: Mutex::default(),
@@ -286,7 +289,10 @@ impl Copy {
                         let says = self.program.says.lock().unwrap().clone();
                         Err(CallError::returned(Status::new(code, says)))
                     }
-                    None => Ok(payload),
+                    None => match self.program.pads.load(Ordering::SeqCst) {
+                        0 => Ok(payload),
+                        more => Ok([&payload[..], &vec![0; more]].concat().into()),
+                    },
                 }
             }
             // Counts: the state of an instance.

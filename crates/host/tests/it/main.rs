@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![expect(unreachable_pub, reason = "nothing outside a test binary can reach anything")]
 
+mod adapt;
 mod calls;
 mod canary;
 mod closures;
