@@ -33,7 +33,7 @@ pub fn componentize(core: &[u8]) -> Result<Vec<u8>, BuildError> {
     let why = |error: &dyn std::fmt::Display| BuildError::Componentize {
         why: error.to_string(),
     };
-    if let Some(direct) = direct(&module).map_err(|it| why(&it))? {
+    if let Some(direct) = direct(&module) {
         module = direct;
     }
     let mut resolve = Resolve::default();

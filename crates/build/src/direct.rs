@@ -8,7 +8,8 @@
 //! there: with a quick compiler that is a third of its time. A fresh instance has no table, whose places wasmtime fills one by one as they are used.
 //! And a function that stands in the table, but is of a type that no indirect call has, is dead, with all that only it calls.
 //!
-//! - D1. The module does what it did. A number that leads to no function of the call's type traps as it did, only by `unreachable`.
+//! - D1. The module does what it did. A number that leads to no function of the call's type traps as it did, only by `unreachable`. An indirect call takes
+//!   one more frame, so that a recursion through function pointers comes to the end of the stack a little earlier.
 //! - D2. What is not understood stays as it is, whole: see [`Shape::of`]. So does a module with DWARF, whose addresses would be others.
 //! - D3. Functions keep their order and their names.
 
@@ -24,7 +25,8 @@ use wasm_encoder::{
 };
 use wasmparser::{
     CodeSectionReader, ElementItems, ElementKind, ElementSectionReader, ExternalKind, FuncType, FunctionBody,
-    FunctionSectionReader, Name, Operator, Parser, Payload, TableSectionReader, TypeRef, TypeSectionReader,
+    FunctionSectionReader, Name, Operator, Parser, Payload, TableInit, TableSectionReader, TypeRef,
+    TypeSectionReader,
 };
 
 /// Longest table that is looked at: a switch may have a branch for each place between the first and the last function of its type.
@@ -34,19 +36,16 @@ const COMPARED: usize = 4;
 
 /// The module with its indirect calls made direct; `None` if it has none, or is not understood.
 ///
-/// # Errors
-/// If it could not be written again; one that is not valid is not understood.
-pub(crate) fn direct(module: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    if wasmparser::validate(module).is_err() {
-        return Ok(None);
-    }
-    let Some(shape) = Shape::of(module)? else {
-        return Ok(None);
-    };
+/// One that is not valid is not understood, nor is one whose custom sections cannot be written again: those are not validated.
+pub(crate) fn direct(module: &[u8]) -> Option<Vec<u8>> {
+    wasmparser::validate(module).ok()?;
+    let shape = Shape::of(module).ok()??;
     let mut rewriter = Rewriter::new(&shape);
     let mut direct = Module::new();
-    rewriter.parse_core_module(&mut direct, Parser::new(0), module)?;
-    Ok(Some(direct.finish()))
+    rewriter
+        .parse_core_module(&mut direct, Parser::new(0), module)
+        .ok()?;
+    Some(direct.finish())
 }
 
 /// What a module is made of, as far as it matters here. Types are numbered by the first that is equal to them.
@@ -58,6 +57,8 @@ struct Shape {
     /// Type of each function, imported ones first.
     functions: Vec<u32>,
     bodies: Vec<Calls>,
+    /// How many places the table has.
+    places: u64,
     /// Function of each place that has one.
     table: BTreeMap<u32, u32>,
     roots: Vec<u32>,
@@ -96,7 +97,9 @@ impl Shape {
     /// - without indirect calls;
     /// - with more than one table, or one that comes or goes across its border, or that could be changed or read by an instruction;
     /// - in which a function's reference is anything but an entry of the table;
-    /// - with types that are no functions, or with DWARF.
+    /// - whose table is made with a function in every place, has 64-bit numbers, or is too short for what is put there: that is not instantiated;
+    /// - with types that are no functions or have subtypes;
+    /// - with custom sections that know offsets or numbers of functions: DWARF, hints, what linkers leave.
     fn of(module: &[u8]) -> Result<Option<Self>, Error> {
         let mut shape = Self::default();
         let mut tables = 0;
@@ -123,7 +126,13 @@ impl Shape {
                 }
                 Payload::TableSection(section) => {
                     tables += section.count();
-                    true
+                    let mut understood = true;
+                    for table in section {
+                        let table = table?;
+                        shape.places = table.ty.initial;
+                        understood &= matches!(table.init, TableInit::RefNull) && !table.ty.table64;
+                    }
+                    understood
                 }
                 Payload::GlobalSection(section) => {
                     let mut understood = true;
@@ -154,7 +163,10 @@ impl Shape {
                 }
                 Payload::ElementSection(section) => shape.read_elements(section)?,
                 Payload::CodeSectionEntry(body) => shape.read_body(&body)?,
-                Payload::CustomSection(section) => !section.name().starts_with(".debug_"),
+                Payload::CustomSection(section) => {
+                    let knows = [".debug_", "metadata.code.", "reloc.", "linking"];
+                    !knows.iter().any(|it| section.name().starts_with(it))
+                }
                 Payload::TagSection(_) | Payload::UnknownSection { .. } => false,
                 _ => true,
             };
@@ -169,8 +181,10 @@ impl Shape {
     fn read_types(&mut self, section: TypeSectionReader<'_>) -> Result<bool, Error> {
         for group in section {
             let group = group?;
-            let plain = !group.is_explicit_rec_group();
+            let alone = !group.is_explicit_rec_group();
             for of in group.into_types() {
+                // Equal parameters and results make two types one only where neither has subtypes.
+                let plain = alone && of.is_final && of.supertype_idx.is_none();
                 let wasmparser::CompositeInnerType::Func(function) = of.composite_type.inner else {
                     return Ok(false);
                 };
@@ -207,7 +221,8 @@ impl Shape {
             for (place, function) in (value.cast_unsigned()..TABLE_MAX).zip(functions.clone()) {
                 self.table.insert(place, function?);
             }
-            if value.cast_unsigned().saturating_add(functions.count()) > TABLE_MAX {
+            let end = value.cast_unsigned().saturating_add(functions.count());
+            if end > TABLE_MAX || u64::from(end) > self.places {
                 return Ok(false);
             }
         }

@@ -26,7 +26,7 @@ const GOOD: &str = r#"(module
 
 fn rewritten(text: &str) -> Option<Vec<u8>> {
     let module = wat::parse_str(text).expect("it is well formed");
-    let direct = direct(&module).expect("it is a module")?;
+    let direct = direct(&module)?;
     wasmparser::validate(&direct).expect("what is written is valid");
     Some(direct)
 }
@@ -98,10 +98,32 @@ fn a_table_that_others_see_or_that_changes_stays() {
         "(global $base i32 (i32.const 3)) (elem (global.get $base) $half)",
         "(func (param i32) (result i32) (return_call $twice (local.get 0)))",
         r#"(@custom ".debug_info" "x")"#,
+        r#"(@custom "metadata.code.branch_hint" "x")"#,
+        r#"(@custom "reloc.CODE" "x")"#,
+        r#"(@custom "linking" "x")"#,
+        // A name section that breaks off.
+        r#"(@custom "name" "\01\7f")"#,
+        // What does not fit into the table keeps a module from being instantiated.
+        "(elem (i32.const 9) $half)",
+        "(type $open (sub (func)))",
+        "(type $open (sub (func))) (type $sub (sub $open (func)))",
         "(tag)",
     ];
     for more in cases {
         assert!(rewritten(&GOOD.replace("(;more;)", more)).is_none(), "{more}");
+    }
+    for table in [
+        "(table 9 9 funcref (ref.func $half))",
+        "(table i64 9 9 funcref)",
+        "(table 8 9 funcref)",
+    ] {
+        let mut module = GOOD.replace("(table 9 9 funcref)", table);
+        if table.contains("i64") {
+            // Segments and calls have places of 64 bits then.
+            module = module.replace("(elem (i32.const", "(elem (i64.const");
+            module = module.replace("(local.get $place))", "(i64.extend_i32_u (local.get $place)))");
+        }
+        assert!(rewritten(&module).is_none(), "{table}");
     }
     let imported = GOOD.replace("(table 9 9 funcref)", "").replacen(
         "(import",
