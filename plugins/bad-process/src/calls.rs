@@ -25,14 +25,20 @@ pub(crate) fn other(attempt: Attempt, argument: &str) -> Outcome {
             A::Unmount => libc::syscall(libc::SYS_umount2, c"/proc".as_ptr(), libc::MNT_DETACH),
             A::PivotRoot => libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()),
             A::Chroot => libc::syscall(libc::SYS_chroot, path),
-            A::UnshareUser => in_child(|| libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER | libc::CLONE_NEWNET)),
+            A::UnshareUser => {
+                in_child(|| libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER | libc::CLONE_NEWNET))
+            }
             A::CloneUser => clone_user(),
             A::Clone3User => {
                 // flags, then zeros; exit signal at its place.
                 let mut arguments = [0_u64; 11];
                 arguments[0] = libc::CLONE_NEWUSER as u64;
                 arguments[4] = libc::SIGCHLD as u64;
-                reap(libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)))
+                reap(libc::syscall(
+                    libc::SYS_clone3,
+                    arguments.as_ptr(),
+                    size_of_val(&arguments),
+                ))
             }
             A::JoinNamespace => match std::fs::File::open(format!("/proc/{argument}/ns/mnt")) {
                 Ok(file) => {
@@ -108,7 +114,16 @@ unsafe fn in_child(call: impl FnOnce() -> i64) -> i64 {
 
 unsafe fn clone_user() -> i64 {
     // SAFETY: as of a fork: the child has a copy and only exits.
-    unsafe { reap(libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0)) }
+    unsafe {
+        reap(libc::syscall(
+            libc::SYS_clone,
+            libc::CLONE_NEWUSER | libc::SIGCHLD,
+            0,
+            0,
+            0,
+            0,
+        ))
+    }
 }
 
 /// Ends a child that was made, in the child and here.
@@ -170,8 +185,20 @@ fn transfer(number: i64, argument: &str) -> Outcome {
         iov_base: ptr::null_mut(),
         iov_len: 0,
     };
+    // As wide as the kernel reads them: the last goes by the stack, where an i32 leaves half of its place as it was.
+    let (one, flags) = (1_usize, 0_usize);
     // SAFETY: nothing is transferred.
-    let result = unsafe { libc::syscall(number, pid(argument), &raw const nothing, 1, &raw const nothing, 1, 0) };
+    let result = unsafe {
+        libc::syscall(
+            number,
+            pid(argument),
+            &raw const nothing,
+            one,
+            &raw const nothing,
+            one,
+            flags,
+        )
+    };
     check(result).map(|_| "could".to_owned())
 }
 
@@ -179,7 +206,8 @@ pub(crate) fn steal_descriptor(argument: &str) -> Outcome {
     // SAFETY: no pointer is involved.
     unsafe {
         let process = check(libc::syscall(libc::SYS_pidfd_open, pid(argument), 0))?;
-        check(libc::syscall(libc::SYS_pidfd_getfd, process, 1, 0)).map(|_| "has its standard output".to_owned())
+        check(libc::syscall(libc::SYS_pidfd_getfd, process, 1, 0))
+            .map(|_| "has its standard output".to_owned())
     }
 }
 
@@ -187,7 +215,12 @@ pub(crate) fn set_user() -> Outcome {
     // SAFETY: no pointer is involved. The raw call: of this thread alone.
     unsafe {
         let before = libc::getuid();
-        check(libc::syscall(libc::SYS_setresuid, before, before.wrapping_add(1), before))?;
+        check(libc::syscall(
+            libc::SYS_setresuid,
+            before,
+            before.wrapping_add(1),
+            before,
+        ))?;
         libc::syscall(libc::SYS_setresuid, before, before, before);
     }
     Ok("is somebody else".to_owned())

@@ -18,7 +18,9 @@ pub(crate) fn read(path: &str) -> Outcome {
 /// The first bytes: the whole would have no end.
 pub(crate) fn read_some(path: &str) -> Outcome {
     let mut bytes = [0; 16];
-    let read = File::open(path).and_then(|mut it| it.read(&mut bytes)).map_err(errno_of)?;
+    let read = File::open(path)
+        .and_then(|mut it| it.read(&mut bytes))
+        .map_err(errno_of)?;
     Ok(format!("{read} bytes"))
 }
 
@@ -92,17 +94,27 @@ pub(crate) fn execute_memfd() -> Outcome {
 pub(crate) fn preload_written() -> Outcome {
     fs::write("evil.so", "not even a library").map_err(errno_of)?;
     let mut command = Command::new("/bin/su");
-    command.env("LD_PRELOAD", "./evil.so").args(["-c", "cat /etc/shadow"]);
+    command
+        .env("LD_PRELOAD", "./evil.so")
+        .args(["-c", "cat /etc/shadow"]);
     said(command)
 }
 
 /// Runs a set-user-id program and says whether it made it root.
 pub(crate) fn execute_set_user() -> Outcome {
-    let candidates = ["/bin/su", "/usr/bin/passwd", "/usr/bin/chsh", "/bin/mount", "/usr/bin/newgrp"];
-    let found = candidates.iter().find(|it| {
-        fs::metadata(it).is_ok_and(|it| it.permissions().mode() & 0o4000 != 0)
-    });
-    let Some(found) = found else { return Err(libc::ENOENT) };
+    let candidates = [
+        "/bin/su",
+        "/usr/bin/passwd",
+        "/usr/bin/chsh",
+        "/bin/mount",
+        "/usr/bin/newgrp",
+    ];
+    let found = candidates
+        .iter()
+        .find(|it| fs::metadata(it).is_ok_and(|it| it.permissions().mode() & 0o4000 != 0));
+    let Some(found) = found else {
+        return Err(libc::ENOENT);
+    };
     let mut child = Command::new(found)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -112,7 +124,10 @@ pub(crate) fn execute_set_user() -> Outcome {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let _ = child.kill();
     let _ = child.wait();
-    let ids = status.lines().find_map(|it| it.strip_prefix("Uid:")).unwrap_or_default();
+    let ids = status
+        .lines()
+        .find_map(|it| it.strip_prefix("Uid:"))
+        .unwrap_or_default();
     match ids.split_whitespace().nth(1) {
         Some("0") => Ok(format!("{found} runs as root")),
         _ => Err(libc::EPERM),
@@ -122,5 +137,9 @@ pub(crate) fn execute_set_user() -> Outcome {
 fn said(mut command: Command) -> Outcome {
     let output = command.output().map_err(errno_of)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() { Ok(text) } else { Err(libc::EACCES) }
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(libc::EACCES)
+    }
 }

@@ -92,7 +92,11 @@ pub(crate) fn memory_of_children() -> Outcome {
         unsafe { libc::waitpid(*child, &raw mut status, 0) };
         whole += i32::from(status == 0);
     }
-    if whole == 16 { Ok("all 16 had their 40 MiB".to_owned()) } else { Err(libc::ENOMEM) }
+    if whole == 16 {
+        Ok("all 16 had their 40 MiB".to_owned())
+    } else {
+        Err(libc::ENOMEM)
+    }
 }
 
 pub(crate) fn descriptors() -> Outcome {
@@ -132,5 +136,9 @@ pub(crate) fn denials() -> Outcome {
         // SAFETY: no pointer is involved.
         refused += i32::from(check(unsafe { libc::syscall(libc::SYS_userfaultfd, 0) }).is_err());
     }
-    if refused as usize == MANY { Err(libc::EPERM) } else { Ok("not all were refused".to_owned()) }
+    if refused as usize == MANY {
+        Err(libc::EPERM)
+    } else {
+        Ok("not all were refused".to_owned())
+    }
 }

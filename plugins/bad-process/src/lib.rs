@@ -25,8 +25,12 @@ struct Bad;
 #[mortise_sdk::plugin]
 impl Hostile for Bad {
     fn r#try(&self, _: &Cx, request: TryRequest) -> Result<TryReply> {
-        let attempt = Attempt::parse(&request.attempt)
-            .ok_or_else(|| Status::new(Code::InvalidArgument, format!("no attempt is called {}", request.attempt)))?;
+        let attempt = Attempt::parse(&request.attempt).ok_or_else(|| {
+            Status::new(
+                Code::InvalidArgument,
+                format!("no attempt is called {}", request.attempt),
+            )
+        })?;
         let outcome = make(attempt, &request.argument);
         Ok(match outcome {
             Ok(detail) => TryReply { errno: 0, detail },

@@ -23,7 +23,8 @@ pub(crate) fn socket_of(family: i32, kind: i32, protocol: i32) -> Outcome {
 
 pub(crate) fn connect_inet(ip: [u8; 4], port: u16) -> Outcome {
     // SAFETY: no pointer is involved; the descriptor is new.
-    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0) }.into())?;
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0) }.into())?;
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as u16,
         sin_port: port.to_be(),

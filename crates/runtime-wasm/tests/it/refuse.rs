@@ -108,7 +108,9 @@ async fn exports_that_are_missing_or_wrong_are_named() {
 #[tokio::test]
 async fn what_is_no_webassembly_is_called_by_its_name() {
     let runtime = runtime();
-    let exe = std::fs::read(std::env::current_exe().expect("it has a path")).expect("it can be read");
+    let mut exe = std::fs::read(std::env::current_exe().expect("it has a path")).expect("it can be read");
+    // The whole of it is larger than an artifact may be.
+    exe.truncate(1 << 16);
     for (bytes, expected) in [
         (Vec::new(), "empty"),
         (exe, if cfg!(target_os = "linux") { "ELF" } else { "" }),
