@@ -28,9 +28,9 @@ pub struct Contract {
     methods: Vec<Method>,
     /// Methods that the set declares and the plugin does not provide; steps of a chain of adapters only.
     unprovided: Vec<(Target, MethodOptions)>,
-    options: OptionTable,
+    options: Arc<OptionTable>,
     /// Encoded `(mortise.default)`s by the field's full name.
-    defaults: HashMap<String, Bytes>,
+    defaults: Arc<HashMap<String, Bytes>>,
     hash: [u8; 32],
     fingerprint: [u8; 32],
 }
@@ -61,8 +61,38 @@ impl Contract {
     pub fn from_descriptor_set(bytes: &[u8], provides: &[String]) -> Result<Self, ContractError> {
         let options = raw::inspect(bytes)?;
         let pool = link(bytes)?;
-        let services = provided(&pool, provides)?;
         let defaults = encoded_defaults(&pool, &options)?;
+        Self::over(
+            pool,
+            Bytes::copy_from_slice(bytes),
+            options.into(),
+            defaults.into(),
+            provides,
+        )
+    }
+
+    /// Other services of the same set, without linking it anew: what a plugin calls rather than what it provides. `provides` is as above.
+    ///
+    /// # Errors
+    /// If the set does not declare one of them.
+    pub fn of_services(&self, provides: &[String]) -> Result<Self, ContractError> {
+        Self::over(
+            self.pool.clone(),
+            self.bytes.clone(),
+            self.options.clone(),
+            self.defaults.clone(),
+            provides,
+        )
+    }
+
+    fn over(
+        pool: DescriptorPool,
+        bytes: Bytes,
+        options: Arc<OptionTable>,
+        defaults: Arc<HashMap<String, Bytes>>,
+        provides: &[String],
+    ) -> Result<Self, ContractError> {
+        let services = provided(&pool, provides)?;
         let mut fields_hashed = 0;
         let mut methods = Vec::new();
         let mut unprovided = Vec::new();
@@ -102,8 +132,7 @@ impl Contract {
         }
         methods.sort_by(|a, b| a.key().cmp(&b.key()));
         let hash = hash::contract_hash(methods.iter().map(|method| method.full_hash).collect());
-        let fingerprint = hash::fingerprint(bytes, &services);
-        let bytes = Bytes::copy_from_slice(bytes);
+        let fingerprint = hash::fingerprint(&bytes, &services);
         Ok(Self {
             pool,
             bytes,

@@ -158,7 +158,7 @@ impl CallerContract {
         if carried.is_empty() {
             return None;
         }
-        let of_services = Contract::from_descriptor_set(contract.descriptor_set_bytes(), &carried).ok()?;
+        let of_services = contract.of_services(&carried).ok()?;
         Some(Self::with(
             address,
             Arc::new(of_services),

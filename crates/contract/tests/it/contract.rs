@@ -91,6 +91,21 @@ fn options_are_read_by_their_numbers() {
 }
 
 #[test]
+fn other_services_of_a_linked_set_are_as_if_it_were_linked_for_them() {
+    let bytes = compile(&[("acme.proto", SHOP)]);
+    let shop = contract_of(&[("acme.proto", SHOP)], &["acme.v1.Shop"]);
+    let audit = ["acme.v1.Audit".to_owned()];
+    let seen = shop.of_services(&audit).expect("the set declares it");
+    let linked = Contract::from_descriptor_set(&bytes, &audit).expect("the set declares it");
+    assert_eq!(seen.services(), ["acme.v1.Audit"]);
+    assert_eq!(seen.hash(), linked.hash());
+    assert_eq!(seen.fingerprint(), linked.fingerprint());
+    assert_ne!(seen.hash(), shop.hash());
+    shop.of_services(&["acme.v1.Shoop".to_owned()])
+        .expect_err("the set declares no such service");
+}
+
+#[test]
 fn provides_chooses_services() {
     let contract = contract_of(&[("acme.proto", SHOP)], &["acme.v1.Shop", "acme.v1.Shop"]);
     assert_eq!(contract.services(), ["acme.v1.Shop"]);
