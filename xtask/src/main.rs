@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cgroup2;
 mod demo;
 mod deny;
 mod guests;
@@ -62,6 +63,8 @@ enum Task {
     Deny(deny::Args),
     /// Checks or builds for Windows and macOS; runs the native cases under wine
     Windows(windows::Args),
+    /// Runs the tests of the processes' limits in a virtual machine that has cgroup version 2 alone
+    Cgroup2(cgroup2::Args),
 }
 
 fn main() -> ExitCode {
@@ -92,5 +95,6 @@ fn perform(task: Task) -> Result<()> {
         Task::Tidy(args) => tidy::run(&args, &workspace),
         Task::Deny(args) => deny::run(&args, &workspace),
         Task::Windows(args) => windows::run(&args, &workspace),
+        Task::Cgroup2(args) => cgroup2::run(&args, &workspace),
     }
 }

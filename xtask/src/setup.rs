@@ -83,6 +83,13 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         "go-plugin's own plugins and hosts, in Go",
     )?;
     prepared.debian(workspace, &["etcd-server"], "configuration from etcd")?;
+    if cfg!(target_arch = "x86_64") {
+        prepared.debian(
+            workspace,
+            crate::cgroup2::PACKAGES,
+            "a virtual machine that has cgroup version 2 alone",
+        )?;
+    }
     prepared.assemblyscript(workspace)?;
     prepared.cargo_tool(
         workspace,

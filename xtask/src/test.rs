@@ -1,8 +1,9 @@
 //! Subcommand: cargo xtask test
 //!
 //! Everything that must hold before a change is merged, in the order in which it fails fastest: set-up, format, rings, tidiness,
-//! dependencies, lints, plugins, tests, those of the jail as another user, documentation examples, then the call path's memory model (loom) and its unsafe code (miri). A phase
-//! that fails does not stop the next, so one run shows every fault; only tests are left out when the plugins they load cannot be built.
+//! dependencies, lints, plugins, tests, those of the jail as another user, those of its limits in a virtual machine that has cgroup version 2 alone,
+//! documentation examples, then the call path's memory model (loom) and its unsafe code (miri). A phase that fails does not stop the next, so one run
+//! shows every fault; only tests are left out when the plugins they load cannot be built.
 //!
 //! The last lines say how many tests ran, what is known to fail (`expected failure: ..`) and what was skipped for want of something
 //! (`skipped: needs ..`), both printed by the test itself, which tests passed only when they were run again (`flaky: ..`), and where the time went.
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    debian, deny, guests, layers,
+    cgroup2, debian, deny, guests, layers,
     setup::{self, cargo_tool},
     step::{Step, say},
     tidy,
@@ -85,6 +86,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     if guests {
         report.phase("tests", |report| tests(workspace, report));
         report.phase("plain user", |report| as_plain_user(workspace, report));
+        report.phase("cgroup2", |report| cgroup_version_two(workspace, report));
         report.phase("doc examples", |report| doc_examples(workspace, report));
     }
     report.phase("loom", |report| loom(workspace, report));
@@ -199,6 +201,27 @@ fn as_plain_user(workspace: &Workspace, report: &mut Report) -> Result<()> {
     report.skipped = skipped;
     let _ = fs::remove_dir_all(&scratch);
     ran
+}
+
+/// The limits of processes on a machine like most and unlike this one.
+fn cgroup_version_two(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    match cgroup2::check(workspace)? {
+        cgroup2::Outcome::Ran {
+            places,
+            faults,
+            output,
+        } => {
+            report.passed += places;
+            report.read_libtest(&output);
+            if !faults.is_empty() {
+                bail!("{}", faults.join("\n"));
+            }
+        }
+        cgroup2::Outcome::Needs(what) => {
+            report.skip(format!("skipped: needs {what} (cgroup version 2 alone)"));
+        }
+    }
+    Ok(())
 }
 
 fn doc_examples(workspace: &Workspace, report: &mut Report) -> Result<()> {

@@ -1,9 +1,13 @@
 //! Cgroups, version 1, 2 and both at once: limits on all processes of a program together, what they use, and a way to end them.
 //!
 //! A [`CgroupRoot`] is one host's place in the hierarchies: a directory below the cgroup that the host itself is in. It makes one
-//! [`Cgroup`] for each program. Version 2 has its rule that a cgroup with processes in it can't limit those below; so where the host's own cgroup is
-//! not the root of its hierarchy, the place beside it is tried: run the host in a group of its own below a delegated one (systemd:
-//! `Delegate=yes`, `DelegateSubgroup=host`).
+//! [`Cgroup`] for each program.
+//!
+//! Version 2 is one hierarchy for all controllers, and a process is in one cgroup of it; so there is one place for all that it is to limit. And it has its
+//! rule that a cgroup with processes in it does not limit those below it, but for the root of all. So where the host is anywhere else, the place is *beside*
+//! its cgroup: run the host in a group of its own below a delegated one (systemd: `Delegate=yes`, `DelegateSubgroup=host`). The kernel does not refuse every
+//! way around that rule: a cgroup with processes in it may be told to pass `cpu` and `pids` on. From then on it is the root of a group of *threads*, to
+//! which no process can be added below, and the host's own cgroup is another thing than it was. So that is never asked of it.
 //!
 //! Whoever dies without removing his places leaves them: [`CgroupRoot::places`] is to be written down, and [`sweep`] removes them
 //! together with the processes in them.
@@ -93,16 +97,15 @@ impl Controller {
 // === impl Hierarchies ===
 
 impl Hierarchies {
-    /// Looks where the host is and what it may make there. Every place is tried for real and left as it was.
+    /// Looks where the host is and what it may make there. Every place is tried for real and left as it was, but for controllers that are passed on now.
     pub(crate) fn probe() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let mounts = mounts(&read("/proc/self/mountinfo"));
         let own = own(&read("/proc/self/cgroup"));
         let mut all = Self::default();
         for controller in Controller::ALL {
-            let found = place_of(controller, &mounts, &own);
-            match found {
-                Ok((base, version)) => all.add(controller, base, version),
+            match place_in_one(controller, &mounts, &own) {
+                Ok(base) => all.add(controller, base),
                 Err(why) => drop(all.missing.insert(controller, why)),
             }
         }
@@ -113,7 +116,7 @@ impl Hierarchies {
         .into_iter()
         .next()
             && !all.found.iter().any(|it| it.base == base)
-            && try_make(&base).is_ok()
+            && try_make(&base, Version::One).is_ok()
         {
             all.found.push(Hierarchy {
                 base,
@@ -121,20 +124,49 @@ impl Hierarchies {
                 controllers: Vec::new(),
             });
         }
-        // Version 2 is worth having for `cgroup.kill` even if it limits nothing.
-        if !all.found.iter().any(|it| it.version == Version::Two)
-            && let Some(base) = candidates(&mounts, &own, |it| it.version == Version::Two)
-                .into_iter()
-                .next()
-            && try_make(&base).is_ok_and(|has_kill| has_kill)
-        {
-            all.found.push(Hierarchy {
-                base,
+        // A controller is in one version only.
+        let wanted = Controller::ALL
+            .into_iter()
+            .filter(|it| !mounts.iter().any(|mount| mount.is_one_with(*it)));
+        let bases = candidates(&mounts, &own, |it| it.version == Version::Two);
+        all.add_second(&wanted.collect::<Vec<_>>(), &bases);
+        all
+    }
+
+    /// Looks for controllers in version 2, at the first of `bases` that has any.
+    fn add_second(&mut self, wanted: &[Controller], bases: &[PathBuf]) {
+        // Nearest first: the reason at the host's own cgroup is the one that somebody can do something about, unless it just has nothing to pass on.
+        let mut reasons: BTreeMap<Controller, Refused> = BTreeMap::new();
+        for base in bases.iter().filter(|_| !wanted.is_empty()) {
+            let Passed { on, not } = pass_on(base, wanted);
+            if !on.is_empty() {
+                self.missing.retain(|it, _| !on.contains(it));
+                self.found.push(Hierarchy {
+                    base: base.clone(),
+                    version: Version::Two,
+                    controllers: on,
+                });
+                self.missing
+                    .extend(not.into_iter().map(|(it, refused)| (it, refused.why)));
+                return;
+            }
+            for (controller, refused) in not {
+                if reasons.get(&controller).is_none_or(|it| !it.is_offered) {
+                    reasons.insert(controller, refused);
+                }
+            }
+        }
+        self.missing
+            .extend(reasons.into_iter().map(|(it, refused)| (it, refused.why)));
+        // It is worth having for `cgroup.kill` even if it limits nothing. What passes nothing on may have processes in it.
+        let with_kill = |base: &&PathBuf| try_make(base, Version::Two).is_ok_and(|has_kill| has_kill);
+        if let Some(base) = bases.iter().find(with_kill) {
+            self.found.push(Hierarchy {
+                base: base.clone(),
                 version: Version::Two,
                 controllers: Vec::new(),
             });
         }
-        all
     }
 
     /// Why a controller can't be had; `None` if it can.
@@ -150,12 +182,12 @@ impl Hierarchies {
         }
     }
 
-    fn add(&mut self, controller: Controller, base: PathBuf, version: Version) {
+    fn add(&mut self, controller: Controller, base: PathBuf) {
         match self.found.iter_mut().find(|it| it.base == base) {
             Some(same) => same.controllers.push(controller),
             None => self.found.push(Hierarchy {
                 base,
-                version,
+                version: Version::One,
                 controllers: vec![controller],
             }),
         }
@@ -254,9 +286,13 @@ impl Cgroup {
             let number = |file: &str| read_number(&place.base.join(file));
             let keyed = |file: &str, key: &str| read_keyed(&place.base.join(file), key);
             let two = place.version == Version::Two;
-            if let Some(ns) = number("cpuacct.usage") {
-                usage.cpu_time = Some(Duration::from_nanos(ns));
-            }
+            // Time is counted by a controller of its own in version 1, and in version 2 without any.
+            let cpu_time = if two {
+                keyed("cpu.stat", "usage_usec").map(Duration::from_micros)
+            } else {
+                number("cpuacct.usage").map(Duration::from_nanos)
+            };
+            usage.cpu_time = usage.cpu_time.or(cpu_time);
             for controller in &place.controllers {
                 match (controller, two) {
                     (Controller::Memory, true) => {
@@ -268,7 +304,6 @@ impl Cgroup {
                         usage.out_of_memory_kills = keyed("memory.oom_control", "oom_kill");
                     }
                     (Controller::Cpu, true) => {
-                        usage.cpu_time = keyed("cpu.stat", "usage_usec").map(Duration::from_micros);
                         usage.throttled_periods = keyed("cpu.stat", "nr_throttled");
                         usage.throttled_time = keyed("cpu.stat", "throttled_usec").map(Duration::from_micros);
                     }
@@ -365,6 +400,13 @@ struct Mount {
     controllers: Vec<String>,
 }
 
+impl Mount {
+    /// Whether it is version 1's hierarchy of a controller.
+    fn is_one_with(&self, controller: Controller) -> bool {
+        self.version == Version::One && self.controllers.iter().any(|it| it == controller.name())
+    }
+}
+
 fn mounts(mountinfo: &str) -> Vec<Mount> {
     let parse = |line: &str| {
         let (mount, kind) = line.split_once(" - ")?;
@@ -420,7 +462,10 @@ fn candidates(
         .strip_prefix(&mount.root)
         .filter(|_| mount.root != "/")
         .unwrap_or(path);
-    let inside = mount.at.join(path.trim_start_matches('/'));
+    let inside = match path.trim_start_matches('/') {
+        "" => mount.at.clone(),
+        below => mount.at.join(below),
+    };
     let mut all = Vec::new();
     if inside.is_dir() {
         all.push(inside.clone());
@@ -436,53 +481,106 @@ fn candidates(
     all
 }
 
-fn place_of(
+fn place_in_one(
     controller: Controller,
     mounts: &[Mount],
     own: &BTreeMap<String, String>,
-) -> Result<(PathBuf, Version), String> {
+) -> Result<PathBuf, String> {
     let name = controller.name();
     let mut why = format!("the kernel offers no `{name}` controller");
-    let one = candidates(mounts, own, |it| {
-        it.version == Version::One && it.controllers.iter().any(|it| it == name)
-    });
-    for base in one {
-        match try_make(&base) {
-            Ok(_) => return Ok((base, Version::One)),
-            Err(error) => why = format!("`{}`: {error}", base.display()),
-        }
-    }
-    for base in candidates(mounts, own, |it| it.version == Version::Two) {
-        let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
-        if !offered.split_whitespace().any(|it| it == name) {
-            continue;
-        }
-        match try_make(&base).and_then(|_| enable(&base, &[controller])) {
-            Ok(()) => return Ok((base, Version::Two)),
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {
-                why = format!(
-                    "`{}` has processes in it; run the host in a group of its own below a delegated one (systemd: `Delegate=yes`, `DelegateSubgroup=host`)",
-                    base.display()
-                );
-            }
+    let bases = candidates(mounts, own, |it| it.is_one_with(controller));
+    for base in bases {
+        match try_make(&base, Version::One) {
+            Ok(_) => return Ok(base),
             Err(error) => why = format!("`{}`: {error}", base.display()),
         }
     }
     Err(why)
 }
 
+/// What a cgroup of version 2 passes on to those below it, and why not the rest.
+struct Passed {
+    on: Vec<Controller>,
+    not: BTreeMap<Controller, Refused>,
+}
+
+struct Refused {
+    /// The cgroup has it itself.
+    is_offered: bool,
+    why: String,
+}
+
+/// Has a cgroup of version 2 pass `wanted` on, as far as it has them.
+fn pass_on(base: &Path, wanted: &[Controller]) -> Passed {
+    const ADVICE: &str = "run the host in a group of its own below a delegated one (systemd: `Delegate=yes`, `DelegateSubgroup=host`; in a container: \
+                          move its processes into a group below first)";
+    let place = base.display();
+    let is_root = !base.join("cgroup.type").exists();
+    let unusable = match try_make(base, Version::Two) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+            "`{place}` is not this user's to divide ({error}); {ADVICE}"
+        )),
+        Err(error) => Some(format!("`{place}`: {error}")),
+        Ok(_) if !is_root && has_processes(base) => Some(format!(
+            "`{place}` has processes in it, so it limits none below it; {ADVICE}"
+        )),
+        Ok(_) => None,
+    };
+    let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
+    let mut passed = Passed {
+        on: Vec::new(),
+        not: BTreeMap::new(),
+    };
+    for controller in wanted {
+        let name = controller.name();
+        let is_offered = offered.split_whitespace().any(|it| it == name);
+        let why = if !is_offered && is_root {
+            format!("the kernel offers no `{name}` controller")
+        } else if !is_offered {
+            format!(
+                "`{place}` has no `{name}` controller: the group above it passes none on (systemd: `Delegate=yes`), or the kernel has none"
+            )
+        } else if let Some(why) = &unusable {
+            why.clone()
+        } else {
+            match enable(base, &[*controller]) {
+                Ok(()) => {
+                    passed.on.push(*controller);
+                    continue;
+                }
+                Err(error) => format!("`{place}` can't pass its `{name}` controller on: {error}"),
+            }
+        };
+        passed.not.insert(*controller, Refused { is_offered, why });
+    }
+    passed
+}
+
 /// Makes a cgroup and removes it again: whether it could be ended with one write.
-fn try_make(base: &Path) -> io::Result<bool> {
+fn try_make(base: &Path, version: Version) -> io::Result<bool> {
     let trial = base.join(format!(
         "mortise-probe-{}-{:?}",
         std::process::id(),
         thread::current().id()
     ));
     fs::create_dir(&trial)?;
-    let joinable = OpenOptions::new()
-        .write(true)
-        .open(trial.join("cgroup.procs"))
-        .map(drop);
+    let can_join = |cgroup: &Path| {
+        OpenOptions::new()
+            .write(true)
+            .open(cgroup.join("cgroup.procs"))
+            .map(drop)
+    };
+    let mut joinable = can_join(&trial);
+    if version == Version::Two && joinable.is_ok() {
+        // Who moves a process must be allowed to in the cgroup above both places, and threads are no processes.
+        joinable =
+            can_join(base).and_then(|()| match fs::read_to_string(trial.join("cgroup.type"))?.trim() {
+                "domain" => Ok(()),
+                other => Err(io::Error::other(format!(
+                    "a group below it is of type `{other}`, which holds no processes"
+                ))),
+            });
+    }
     let kill = trial.join("cgroup.kill").exists();
     fs::remove_dir(&trial)?;
     joinable?;
@@ -613,7 +711,10 @@ mod tests {
 
     #[test]
     fn an_absent_controller_is_absent_with_a_reason() {
-        let why = place_of(Controller::Pids, &mounts(HYBRID), &BTreeMap::new()).unwrap_err();
+        let mounts = mounts(HYBRID);
+        let why = place_in_one(Controller::Pids, &mounts, &BTreeMap::new()).unwrap_err();
         assert!(why.contains("pids"), "{why}");
+        assert!(mounts.iter().any(|it| it.is_one_with(Controller::Cpu)));
+        assert!(!mounts.iter().any(|it| it.is_one_with(Controller::Pids)));
     }
 }

@@ -61,12 +61,13 @@ struct Places {
 }
 
 /// Paths that libraries look for as a matter of course: that they are not there is not worth a report.
-const QUIET: [&str; 12] = [
+const QUIET: [&str; 13] = [
     "/dev",
     "/proc",
     "/sys/kernel/mm/transparent_hugepage",
     "/sys/devices/system",
     "/sys/fs/cgroup",
+    "/etc/ld.so.cache",
     "/etc/ld.so.preload",
     "/etc/nsswitch.conf",
     "/etc/resolv.conf",
@@ -239,9 +240,11 @@ fn rlimits(policy: &Policy, traits: &Traits) -> Vec<(u32, u64)> {
     if let Some(bytes) = bounds.data_bytes_max {
         limits.push((libc::RLIMIT_DATA, bytes));
     }
-    // It counts all processes of a user, so it says something only about a user who has no others, or none in this namespace. One is the launcher's.
+    // It counts all processes of a user, so it says something only about a user who has no others, or none in this namespace. One is the launcher's. A cgroup
+    // with the same bound comes first: only that one counts what it refuses.
     if matches!(policy.user, User::Own(_)) || traits.counts_own_tasks {
-        limits.push((libc::RLIMIT_NPROC, bounds.tasks_max.saturating_add(1)));
+        let spare = 1 + u64::from(traits.has(Layer::PidsCgroup));
+        limits.push((libc::RLIMIT_NPROC, bounds.tasks_max.saturating_add(spare)));
     }
     if !traits.has(Layer::Limits) {
         limits.retain(|(resource, _)| matches!(*resource, libc::RLIMIT_CORE | libc::RLIMIT_DATA));

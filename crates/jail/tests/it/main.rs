@@ -312,6 +312,40 @@ fn bounds_on_all_its_processes_together() {
     assert!(places.iter().all(|it| !it.exists()), "{places:?}");
 }
 
+/// What is written down of a host is enough for the next one: the places, whatever is in them.
+#[test]
+fn what_a_host_left_is_ended_and_removed_with_its_places() {
+    let root = Machine::probe().cgroup_root(&format!("mortise-test-left-{}", std::process::id()));
+    let places: Vec<_> = root.places().map(Path::to_owned).collect();
+    if places.is_empty() {
+        println!("skipped: needs cgroups");
+        return;
+    }
+    let (policy, _dir) = policy();
+    let null = File::open("/dev/null").unwrap();
+    let shell =
+        "trap '' TERM INT HUP; (trap '' TERM INT HUP; while :; do sleep 1; done) & while :; do sleep 1; done";
+    let arguments: Vec<OsString> = ["sh", "-c", shell].map(OsString::from).to_vec();
+    let program = Program {
+        executable: Executable::Path(Path::new("/bin/sh")),
+        arguments: &arguments,
+        environment: &[("PATH".into(), "/usr/bin:/bin".into())],
+        standard: [null.as_fd(), null.as_fd(), null.as_fd()],
+        inherited: &[],
+    };
+    let mut jailed = start(Machine::probe(), &policy, Some((&root, "one")), &program).unwrap();
+    for place in &places {
+        assert!(place.join("one").exists(), "{}", place.display());
+        mortise_jail::sweep(place);
+        assert!(!place.exists(), "{}", place.display());
+    }
+    let begun = Instant::now();
+    while jailed.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it still runs");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A program that spins is held up by the kernel, and that is counted. How much it got is not looked at: that is the kernel's business.
 #[test]
 fn a_bound_on_processor_time_is_felt_and_counted() {

@@ -31,7 +31,7 @@ pub(crate) const DO: MethodIndex = MethodIndex(0);
 pub(crate) const ECHO: MethodIndex = MethodIndex(1);
 pub(crate) const STREAM: MethodIndex = MethodIndex(2);
 /// Longer than anything here takes, shorter than a person's patience. Nothing waits for it to pass.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the plugin logged: the record, and the host's id of the call it belongs to.
 pub(crate) type Logged = (LogRecord, Option<u64>);
@@ -153,6 +153,7 @@ impl Bench {
             services: Arc::default(),
             limits: Limits {
                 memory_bytes_max: 256 << 20,
+                start: PATIENCE,
                 ..Limits::default()
             },
             run_dir,
