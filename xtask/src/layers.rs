@@ -122,6 +122,14 @@ const RINGS: &[Ring] = &[
         bans: &["axum", "reqwest", "rusqlite", "wasmtime"],
         pure: false,
     },
+    // One technology that keeps events. Of configuration it knows how secrets are referred to.
+    Ring {
+        name: "event brokers",
+        crates: &["mortise-events-nats"],
+        looks_at: &["words", "port", "config"],
+        bans: &["axum", "reqwest", "rusqlite", "wasmtime"],
+        pure: false,
+    },
     // What two sides of a process boundary speak: the adapter on the host's side, the SDK's optional part on the plugin's.
     Ring {
         name: "protocols",
@@ -167,7 +175,15 @@ const RINGS: &[Ring] = &[
     Ring {
         name: "facade",
         crates: &["mortise"],
-        looks_at: &["words", "port", "adapters", "config sources", "store", "host"],
+        looks_at: &[
+            "words",
+            "port",
+            "adapters",
+            "config sources",
+            "event brokers",
+            "store",
+            "host",
+        ],
         bans: &[],
         pure: false,
     },

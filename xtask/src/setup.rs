@@ -83,6 +83,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<Prepared> {
         "go-plugin's own plugins and hosts, in Go",
     )?;
     prepared.debian(workspace, &["etcd-server"], "configuration from etcd")?;
+    prepared.debian(workspace, &["nats-server"], "events in NATS JetStream")?;
     if cfg!(target_arch = "x86_64") {
         prepared.debian(
             workspace,

@@ -69,6 +69,9 @@ impl ConfigFile {
         if let Some(etcd) = &mut config.config.etcd {
             etcd.ca_file.iter_mut().for_each(resolve);
         }
+        if let Some(nats) = &mut config.events.nats {
+            nats.ca_file.iter_mut().for_each(resolve);
+        }
         for webhook in &mut config.canary.webhooks {
             webhook.secret_file.iter_mut().for_each(resolve);
         }

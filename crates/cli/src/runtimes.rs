@@ -9,6 +9,7 @@ use mortise::{
     Host, HostBuilder,
     etcd::EtcdSource,
     manifest::HostConfig,
+    nats::NatsBroker,
     port::RuntimeError,
     runtime::{
         native::{NativeConfig, NativeRuntime},
@@ -41,6 +42,7 @@ fn host_with(
         ..WasmConfig::default()
     };
     let etcd = config.config.etcd.clone();
+    let events = config.events.clone();
     let builder = Host::builder()
         .data_dir(data_dir)
         .config(config)
@@ -53,6 +55,10 @@ fn host_with(
         Some(settings) => builder
             .config_wait(settings.start)
             .config_source(EtcdSource::new(settings)),
+        None => builder,
+    };
+    let builder = match events.nats.clone() {
+        Some(settings) => builder.broker(NatsBroker::new(settings, events)),
         None => builder,
     };
     with_shipped(builder)

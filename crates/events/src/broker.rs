@@ -203,7 +203,7 @@ pub struct SubscriptionInfo {
     pub pending: u64,
     /// Dead letters.
     pub dead: u64,
-    /// Dead letters that made room for others.
+    /// Dead letters that made room for others; 0 where they are not counted.
     pub dead_dropped: u64,
 }
 
@@ -216,7 +216,7 @@ pub struct TopicInfo {
     pub type_name: String,
     /// Events that are kept.
     pub events: u64,
-    /// Their bytes.
+    /// Their bytes; 0 where they are not counted by topic.
     pub bytes: u64,
     /// When the newest was accepted, in milliseconds since 1970; 0 without one.
     pub newest_unix_ms: u64,
@@ -307,6 +307,46 @@ impl EventError {
             message: message.as_ref().into(),
             hint: hint.as_ref().into(),
         }
+    }
+
+    /// Refuses an event that is larger than events may be.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Self> {
+        if bytes <= bytes_max {
+            return Ok(());
+        }
+        Err(Self::new(
+            EventErrorKind::TooLarge,
+            format!("the event has {bytes} bytes, and events may have {bytes_max}"),
+            "keep the data elsewhere and publish where it is, or raise `events.payload_kib`",
+        ))
+    }
+
+    /// No room is left in a log of this size, because a subscription is so many events behind.
+    #[must_use]
+    pub fn full_behind(log_bytes_max: u64, subscription: &str, behind: u64) -> Self {
+        Self::new(
+            EventErrorKind::Full,
+            format!(
+                "the log of events is full: it may have {} MiB, and subscription `{subscription}` is {behind} events behind",
+                log_bytes_max >> 20
+            ),
+            format!(
+                "load its plugin again or make it faster, have it forgotten with `mortise events forget {subscription}`, or raise `events.log_mib`"
+            ),
+        )
+    }
+
+    /// Somebody has a subscription open.
+    #[must_use]
+    pub fn subscription_in_use(subscription: &str) -> Self {
+        Self::new(
+            EventErrorKind::Conflict,
+            format!("subscription `{subscription}` is open already"),
+            "unload its plugin first, or choose another name",
+        )
     }
 
     /// Its kind.

@@ -232,6 +232,11 @@ impl HostBuilder {
             return Err(HostError::new(HostErrorKind::Invalid, what)
                 .with_hint("build it with the feature `etcd`, and add `EtcdSource` with `config_source`"));
         }
+        if config.events.nats.is_some() && broker.is_none() {
+            let what = "the configuration has `[events.nats]`, and this program cannot speak with NATS";
+            return Err(HostError::new(HostErrorKind::Invalid, what)
+                .with_hint("build it with the feature `nats`, and add `NatsBroker` with `broker`"));
+        }
         if let Some(dir) = &config.config.dir {
             config_sources.insert(0, Box::new(FilesSource::new(PathBuf::from(dir))));
         }

@@ -19,6 +19,13 @@
 //! payload_kib = 1024                     # largest event
 //! dedup_s = 600                          # how long an idempotency key is remembered
 //! dead_letters = 10000                   # of each subscription; the oldest goes first
+//! [events.nats]                          # keeps them in NATS JetStream in place of the data directory
+//! endpoints = ["nats://nats-1:4222", "tls://nats-2:4222"]
+//! prefix = "mortise"                     # of what it makes there; hosts with the same one share their events
+//! user = "mortise"                       # both or none; or `token` in place of both
+//! password = { secret = "file:/etc/mortise/nats.password" }
+//! ca_file = "nats-ca.pem"                # what the servers' certificates are signed by; without it, the system's
+//! replicas = 1                           # copies that a cluster keeps of everything
 //! ```
 
 use std::time::Duration;
@@ -26,10 +33,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
+    host_config::{path, secret_place},
     manifest::own_method,
     name::clip,
     permissions::Permissions,
-    reader::{Faults, Fields},
+    reader::{Faults, Fields, Text},
     topic::{TopicPattern, check_pattern, covered},
 };
 
@@ -81,6 +89,27 @@ pub struct EventsConfig {
     pub dedup: Duration,
     /// `dead_letters`: most dead letters of one subscription; the oldest goes first, and that is told.
     pub dead_letters_max: u32,
+    /// `[events.nats]`: keeps them there in place of the data directory.
+    pub nats: Option<NatsSettings>,
+}
+
+/// `[events.nats]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsSettings {
+    /// `endpoints`: servers of one cluster, as `nats://HOST:PORT` or `tls://HOST:PORT`; each is tried when the one before it fails.
+    pub endpoints: Vec<String>,
+    /// `prefix`: what names of streams and subjects begin with. Hosts with the same one share their events and subscriptions. Default `mortise`.
+    pub prefix: String,
+    /// `user`, for servers that want one.
+    pub user: Option<String>,
+    /// `password`: where it is, as `env:NAME` or `file:/PATH`; never the password itself.
+    pub password: Option<String>,
+    /// `token`: likewise, for servers that want that.
+    pub token: Option<String>,
+    /// `ca_file`: certificates (PEM) that those of the servers have to be signed by. With it, no connection is made without TLS.
+    pub ca_file: Option<String>,
+    /// `replicas`: copies that a cluster keeps of streams that are made now, 1 to 5. Default 1.
+    pub replicas: u32,
 }
 
 impl Default for EventsConfig {
@@ -91,8 +120,14 @@ impl Default for EventsConfig {
             payload_bytes_max: 1 << 20,
             dedup: Duration::from_secs(600),
             dead_letters_max: 10_000,
+            nats: None,
         }
     }
+}
+
+impl NatsSettings {
+    /// `prefix`, if nobody says.
+    pub const PREFIX: &'static str = "mortise";
 }
 
 impl SubscribeEntry {
@@ -245,6 +280,85 @@ pub(crate) fn read_events(mut fields: Fields<'_>, faults: &mut Faults) -> Events
     if let Some(count) = fields.integer("dead_letters", 1..=1_000_000, faults) {
         events.dead_letters_max = count;
     }
+    events.nats = fields
+        .table("nats", faults)
+        .and_then(|fields| read_nats(fields, faults));
     fields.finish(faults);
     events
+}
+
+fn read_nats(mut fields: Fields<'_>, faults: &mut Faults) -> Option<NatsSettings> {
+    const EXAMPLE: &str = "endpoints = [\"nats://127.0.0.1:4222\"]";
+    if !fields.contains("endpoints") {
+        fields.missing("endpoints", EXAMPLE, faults);
+    } else if fields.is_empty_list("endpoints") {
+        let hint = Some(format!("write where the servers are, such as `{EXAMPLE}`"));
+        faults.add(
+            fields.span_of("endpoints"),
+            "`endpoints` is empty".to_owned(),
+            hint,
+        );
+    }
+    let endpoints = fields.strings("endpoints", faults, check_server);
+    let prefix = fields.string("prefix", faults);
+    if let Some(text) = &prefix
+        && !is_group(text.value)
+    {
+        let message = format!("`{}` is no prefix of streams and subjects", clip(text.value));
+        let hint = "write at most 32 letters, digits, `-` and `_`";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    }
+    let user = fields.string("user", faults).map(|text| text.value.to_owned());
+    let mut secret = |name: &'static str, example: &str, faults: &mut Faults| {
+        fields.table(name, faults).and_then(|mut fields| {
+            let secret = fields.required_string("secret", example, faults);
+            fields.finish(faults);
+            secret.and_then(|text| secret_place(&text, faults))
+        })
+    };
+    let password = secret("password", "secret = \"file:/etc/mortise/nats.password\"", faults);
+    let token = secret("token", "secret = \"file:/etc/mortise/nats.token\"", faults);
+    if user.is_some() != fields.contains("password") {
+        let hint = "write both, or none for servers without authentication";
+        let message = "`user` and `password` belong together".to_owned();
+        faults.add(fields.span.clone(), message, Some(hint.to_owned()));
+    }
+    if user.is_some() && fields.contains("token") {
+        let hint = "write what the servers want, and leave out the other";
+        let message = "`user` and `token` are two ways to say who we are".to_owned();
+        faults.add(fields.span.clone(), message, Some(hint.to_owned()));
+    }
+    let ca_file = fields
+        .string("ca_file", faults)
+        .and_then(|text| path(&text, faults));
+    let replicas = fields.integer("replicas", 1..=5, faults);
+    fields.finish(faults);
+    (!endpoints.is_empty()).then(|| NatsSettings {
+        endpoints,
+        prefix: prefix.map_or(NatsSettings::PREFIX, |it| it.value).to_owned(),
+        user,
+        password,
+        token,
+        ca_file,
+        replicas: replicas.unwrap_or(1),
+    })
+}
+
+/// `nats://HOST:PORT` or `tls://HOST:PORT`.
+fn check_server(text: &Text<'_>, faults: &mut Faults) {
+    let rest = ["nats://", "tls://"]
+        .iter()
+        .find_map(|scheme| text.value.strip_prefix(scheme));
+    let good = rest.is_some_and(|it| {
+        !it.is_empty()
+            && it
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !matches!(c, '@' | '/' | '?' | '#'))
+    });
+    if !good {
+        // A password may stand in it, so it is not shown.
+        let message = "this is not the address of a NATS server".to_owned();
+        let hint = "write `nats://HOST:PORT` or `tls://HOST:PORT`, without a password: `user` and `password` say who we are";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    }
 }

@@ -672,7 +672,7 @@ fn package_source(text: &Text<'_>, faults: &mut Faults) -> Option<PackageSource>
     }
 }
 
-fn path(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+pub(crate) fn path(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
     if text.value.is_empty() || text.value.contains('\0') {
         faults.add(text.span.clone(), "this is not a path".to_owned(), None);
         return None;
@@ -765,7 +765,7 @@ fn key_prefix(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
 }
 
 /// `env:NAME` or `file:/PATH`.
-fn secret_place(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
+pub(crate) fn secret_place(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
     if is_secret_place(text.value) {
         return Some(text.value.to_owned());
     }

@@ -33,7 +33,7 @@ pub use canary::CanaryEntry;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use dialect::{Dialect, GoPlugin};
 pub use endpoint::{Endpoint, EndpointError};
-pub use events::{EventsConfig, SubscribeEntry, SubscribeFrom};
+pub use events::{EventsConfig, NatsSettings, SubscribeEntry, SubscribeFrom};
 pub use host_config::{
     CanarySettings, ConfigSettings, EtcdSettings, GatewayConfig, HostConfig, HostSettings, JAIL_LAYERS,
     PackageSource, PluginEntry, PluginTerms, ProcessLane, ProcessSettings, RoutingConfig, WatchConfig,

@@ -1438,6 +1438,64 @@ fn a_password_in_the_open_is_a_fault_and_is_not_shown() {
 }
 
 #[test]
+fn where_events_are_kept_is_read() {
+    let text = "[events]\nlog_mib = 2\n[events.nats]\nendpoints = [\"nats://a:4222\", \"tls://b:4222\"]\nprefix = \"acme\"\n\
+                user = \"m\"\npassword = { secret = \"env:NATS\" }\nca_file = \"ca.pem\"\nreplicas = 3\n";
+    let events = HostConfig::parse(text, "mortise.toml").expect("no fault").events;
+    assert_eq!(events.log_bytes_max, 2 << 20);
+    assert_eq!(
+        events.nats.expect("there is NATS"),
+        NatsSettings {
+            endpoints: vec!["nats://a:4222".to_owned(), "tls://b:4222".to_owned()],
+            prefix: "acme".to_owned(),
+            user: Some("m".to_owned()),
+            password: Some("env:NATS".to_owned()),
+            token: None,
+            ca_file: Some("ca.pem".to_owned()),
+            replicas: 3,
+        }
+    );
+    let least = "[events.nats]\nendpoints = [\"nats://a:4222\"]\ntoken = { secret = \"file:/t\" }\n";
+    let least = HostConfig::parse(least, "mortise.toml")
+        .expect("no fault")
+        .events
+        .nats
+        .expect("it is there");
+    assert_eq!(
+        (&*least.prefix, least.token.as_deref(), least.replicas),
+        ("mortise", Some("file:/t"), 1)
+    );
+}
+
+#[test]
+fn what_is_wrong_with_nats_is_said_without_its_password() {
+    for text in [
+        "endpoints = [\"nats://m:hunter2@a:4222\"]",
+        "endpoints = [\"hunter2\"]",
+        "endpoints = [\"nats://a:1\"]\nuser = \"m\"\npassword = \"hunter2\"",
+        "endpoints = [\"nats://a:1\"]\ntoken = { secret = \"hunter2\" }",
+    ] {
+        let text = format!("[events.nats]\n{text}\n");
+        let faults = HostConfig::parse(&text, "mortise.toml").expect_err("a fault");
+        assert!(faults.iter().all(|it| !it.message.contains("hunter2")), "{text}");
+    }
+    let lone =
+        "[events.nats]\nuser = \"m\"\ntoken = { secret = \"env:T\" }\nprefix = \"a.b\"\nreplicas = 9\n";
+    let faults = HostConfig::parse(lone, "mortise.toml")
+        .expect_err("faults")
+        .to_string();
+    for said in [
+        "no `endpoints`",
+        "belong together",
+        "two ways to say who we are",
+        "no prefix of streams",
+        "replicas",
+    ] {
+        assert!(faults.contains(said), "{said}: {faults}");
+    }
+}
+
+#[test]
 fn a_table_becomes_json() {
     let json = table_to_json("b = 1\n[a]\nc = [\"x\"]\n", "p.toml").expect("no fault");
     let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");

@@ -56,7 +56,8 @@
 //!
 //! # Features
 //! `builtin`, `native`, `process` and `wasm`, all on by default, choose which runtimes are compiled in. [`host()`] adds those that need
-//! nothing but the data directory. `etcd`, off by default, is configuration of plugins from there. `http`, on by default, is HTTP requests of plugins, with the TLS library that they take.
+//! nothing but the data directory. `etcd`, off by default, is configuration of plugins from there; `nats`, off by default, keeps events there.
+//! `http`, on by default, is HTTP requests of plugins, with the TLS library that they take.
 #![forbid(unsafe_code)]
 
 pub use mortise_contract as contract;
@@ -73,6 +74,10 @@ pub use mortise_wire::{Code, Header, Health, Status};
 /// Configuration of plugins from etcd.
 #[cfg(feature = "etcd")]
 pub use mortise_config_etcd as etcd;
+
+/// Events kept in NATS JetStream.
+#[cfg(feature = "nats")]
+pub use mortise_events_nats as nats;
 
 /// The runtimes that this build has; each is a feature.
 pub mod runtime {

@@ -570,22 +570,14 @@ impl Work<'_> {
             }
             None => None,
         };
-        let (who, hint) = match behind.filter(|(_, behind)| *behind > 0) {
-            Some((name, behind)) => (
-                format!("subscription `{name}` is {behind} events behind"),
-                format!(
-                    "load its plugin again or make it faster, have it forgotten with `mortise events forget {name}`, or raise `events.log_mib`"
-                ),
-            ),
-            None => (
-                "dead letters take the room".to_owned(),
-                "replay or drop dead letters (`mortise events dead`), or raise `events.log_mib`".to_owned(),
-            ),
-        };
+        if let Some((name, behind)) = behind.filter(|(_, behind)| *behind > 0) {
+            return Ok(EventError::full_behind(most, &name, behind));
+        }
         let message = format!(
-            "the log of events is full: it may have {} MiB, and {who}",
+            "the log of events is full: it may have {} MiB, and dead letters take the room",
             most >> 20
         );
+        let hint = "replay or drop dead letters (`mortise events dead`), or raise `events.log_mib`";
         Ok(EventError::new(EventErrorKind::Full, message, hint))
     }
 

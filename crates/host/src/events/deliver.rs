@@ -58,6 +58,19 @@ struct Subscriber {
     misses: AtomicU32,
 }
 
+/// What was said last of an outage: each reason is told once, however often it is met.
+#[derive(Default)]
+struct Told(Option<String>);
+
+impl Told {
+    fn is_new(&mut self, error: &EventError) -> bool {
+        let text = error.to_string();
+        let is_new = self.0.as_ref() != Some(&text);
+        self.0 = Some(text);
+        is_new
+    }
+}
+
 impl Running {
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
@@ -169,15 +182,21 @@ impl Subscriber {
         };
         let most = self.entry.concurrency.max(1) as usize;
         let mut deliveries = FuturesUnordered::new();
+        let mut told = Told::default();
         loop {
             tokio::select! {
                 () = &mut stop => break,
                 Some(()) = deliveries.next(), if !deliveries.is_empty() => {}
                 next = self.when_somebody_is_there(&mut *inbox), if deliveries.len() < most => match next {
-                    Ok(delivered) => deliveries.push(self.clone().deliver(delivered)),
+                    Ok(delivered) => {
+                        told = Told::default();
+                        deliveries.push(self.clone().deliver(delivered));
+                    }
                     Err(error) if self.shared.strong_count() == 0 || error.kind() == EventErrorKind::Invalid => break,
                     Err(error) => {
-                        tracing::warn!(target: "mortise::events", subscription = name, %error, "no deliveries for a moment");
+                        if told.is_new(&error) {
+                            tracing::warn!(target: "mortise::events", subscription = name, %error, "no deliveries for a moment");
+                        }
                         tokio::time::sleep(OPEN_AGAIN).await;
                     }
                 },
@@ -212,10 +231,12 @@ impl Subscriber {
             concurrency: if entry.ordered { 1 } else { entry.concurrency },
             ordered: entry.ordered,
         };
+        let mut told = Told::default();
         loop {
             let broker = self.shared.upgrade()?.events.broker.clone();
             match broker.subscribe(terms.clone()).await {
                 Ok(inbox) => return Some(inbox),
+                Err(error) if !told.is_new(&error) => {}
                 Err(error) => {
                     tracing::warn!(target: "mortise::events", subscription = name, %error, hint = error.hint(), "a subscription cannot be opened yet");
                 }

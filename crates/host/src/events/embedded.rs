@@ -161,17 +161,7 @@ impl Broker for Embedded {
 
     fn publish(&self, event: NewEvent) -> BoxFuture<'_, Result<Published, EventError>> {
         Box::pin(async move {
-            let most = self.config.payload_bytes_max;
-            if event.payload.len() > most {
-                return Err(EventError::new(
-                    EventErrorKind::TooLarge,
-                    format!(
-                        "the event has {} bytes, and events may have {most}",
-                        event.payload.len()
-                    ),
-                    "keep the data elsewhere and publish where it is, or raise `events.payload_kib`",
-                ));
-            }
+            EventError::check_size(event.payload.len(), self.config.payload_bytes_max)?;
             let engine = self.engine().await?;
             match engine
                 .write_one(Survives::PowerCut, LogWrite::Append(event))
@@ -192,7 +182,7 @@ impl Broker for Embedded {
         Box::pin(async move {
             let engine = self.engine().await?;
             if engine.open().get(subscription).is_some_and(|it| !it.is_closed()) {
-                return Err(in_use(subscription));
+                return Err(EventError::subscription_in_use(subscription));
             }
             let write = LogWrite::Forget {
                 subscription: subscription.to_owned(),
@@ -380,7 +370,7 @@ impl Engine {
                 }
             };
             if tokio::time::timeout_at(until, before.closed()).await.is_err() {
-                return Err(in_use(&terms.name));
+                return Err(EventError::subscription_in_use(&terms.name));
             }
         }
         let write = LogWrite::Subscribe {
@@ -852,13 +842,5 @@ fn out_of_step() -> EventError {
         EventErrorKind::Storage,
         "the log of events answered something else",
         "report it",
-    )
-}
-
-fn in_use(subscription: &str) -> EventError {
-    EventError::new(
-        EventErrorKind::Conflict,
-        format!("subscription `{subscription}` is open already"),
-        "unload its plugin first, or choose another name",
     )
 }

@@ -13,17 +13,31 @@ use std::{
 };
 
 use bytes::Bytes;
+use mortise_events_nats::NatsBroker;
 use mortise_host::{
     CallOptions, EVENTS_HISTORY, Host, HostErrorKind, LoadRequest, Publication,
     event::{DeadLetter, DeadQuery, Outcome, ReadQuery, RetryPolicy, SubscriptionTerms},
 };
-use mortise_manifest::{HostConfig, Permissions, SubscribeFrom};
+use mortise_manifest::{EventsConfig, HostConfig, Permissions, SubscribeFrom};
 use mortise_wire::{Code, Header, host as api};
 use prost::Message as _;
 
-use crate::closures::{Program, World, contract, grant, request, until};
+use crate::{
+    closures::{Program, World, contract, grant, request, until},
+    keepers::{Keeper, on_every_keeper, settings},
+    nats::Nats,
+};
 
 const TOPIC: &str = "test.things";
+
+on_every_keeper!(
+    a_plugin_publishes_and_another_is_called_with_it,
+    a_plugin_that_is_down_or_swapped_loses_nothing,
+    what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replayed,
+    a_subscriber_that_never_answers_holds_up_nobody,
+    a_subscriber_that_reads_something_else_is_refused_with_the_reason,
+    a_log_that_is_full_refuses_publishers_and_keeps_what_it_accepted,
+);
 
 /// The subscriber's part of a manifest.
 fn subscribing(method: &str, more: &str) -> String {
@@ -87,12 +101,11 @@ fn seen(program: &Program) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_plugin_publishes_and_another_is_called_with_it() {
+async fn a_plugin_publishes_and_another_is_called_with_it(keeper: &Keeper) {
     let world = World::new();
     let mut config = HostConfig::default();
     config.routing.propagate = vec!["x-tenant".to_owned()];
-    let host = world.builder().config(config).start().await.unwrap();
+    let host = keeper.builder(&world, config).start().await.unwrap();
     let program = load_subscriber(&world, &host, "1.0.0", "Call", "").await;
     let (folder, _) = world.package(
         "pub",
@@ -163,10 +176,9 @@ async fn a_plugin_publishes_and_another_is_called_with_it() {
     host.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_plugin_that_is_down_or_swapped_loses_nothing() {
+async fn a_plugin_that_is_down_or_swapped_loses_nothing(keeper: &Keeper) {
     let world = World::new();
-    let host = world.host().await;
+    let host = keeper.host(&world).await;
     load_subscriber(&world, &host, "1.0.0", "Call", "ordered = true\n").await;
     host.unload("sub").await.unwrap();
     let all: Vec<String> = (0..60).map(|it| it.to_string()).collect();
@@ -202,10 +214,9 @@ async fn a_plugin_that_is_down_or_swapped_loses_nothing() {
     host.shutdown().await;
 }
 
-#[tokio::test]
-async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replayed() {
+async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replayed(keeper: &Keeper) {
     let world = World::new();
-    let host = world.host().await.acting_as("uid:7");
+    let host = keeper.host(&world).await.acting_as("uid:7");
     let program = load_subscriber(&world, &host, "1.0.0", "Call", "attempts = 3\n").await;
     *program.broken.lock().unwrap() = Some(Code::Internal);
     let id = host.publish(thing("poison")).await.unwrap().seq;
@@ -246,10 +257,11 @@ async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replaye
     assert_eq!(attempts, ["1", "2", "3"]);
     // Cured and replayed.
     *program.broken.lock().unwrap() = None;
-    assert_eq!(host.replay_dead("sub/g", &[id]).await.unwrap(), [id]);
+    let letter = letters[0].letter;
+    assert_eq!(host.replay_dead("sub/g", &[letter]).await.unwrap(), [letter]);
     until("it is delivered", || seen(&program).len() == 4).await;
     assert!(dead().await.is_empty());
-    let nothing = host.replay_dead("sub/g", &[id]).await.unwrap_err();
+    let nothing = host.replay_dead("sub/g", &[letter]).await.unwrap_err();
     assert_eq!(nothing.kind(), HostErrorKind::NotFound);
     // What will never do is dead at once, and may be dropped.
     *program.broken.lock().unwrap() = Some(Code::InvalidArgument);
@@ -261,7 +273,9 @@ async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replaye
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(seen(&program).len(), 5, "one attempt");
-    assert_eq!(host.drop_dead("sub/g", &[]).await.unwrap(), [id]);
+    let letters = dead().await;
+    assert_eq!(letters[0].event.seq, id);
+    assert_eq!(host.drop_dead("sub/g", &[]).await.unwrap(), [letters[0].letter]);
     let changes = host.changes(Some(EVENTS_HISTORY), None, 10).await.unwrap();
     let rows: Vec<_> = changes
         .iter()
@@ -278,10 +292,9 @@ async fn what_fails_is_tried_again_and_becomes_a_dead_letter_that_can_be_replaye
     host.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_subscriber_that_never_answers_holds_up_nobody() {
+async fn a_subscriber_that_never_answers_holds_up_nobody(keeper: &Keeper) {
     let world = World::new();
-    let host = world.host().await;
+    let host = keeper.host(&world).await;
     let program = {
         // Longer than a busy machine takes for what follows.
         let more = "concurrency = 3\n[limits]\ndeadline_ms = 600000\n";
@@ -309,10 +322,9 @@ async fn a_subscriber_that_never_answers_holds_up_nobody() {
     assert_eq!(kept.len(), 300);
 }
 
-#[tokio::test]
-async fn a_subscriber_that_reads_something_else_is_refused_with_the_reason() {
+async fn a_subscriber_that_reads_something_else_is_refused_with_the_reason(keeper: &Keeper) {
     let world = World::new();
-    let host = world.host().await;
+    let host = keeper.host(&world).await;
     let ledger = Publication {
         type_name: Some("test.v1.Ledger".to_owned()),
         ..thing("x")
@@ -362,13 +374,12 @@ async fn a_subscriber_that_reads_something_else_is_refused_with_the_reason() {
     host.shutdown().await;
 }
 
-#[tokio::test]
-async fn a_log_that_is_full_refuses_publishers_and_keeps_what_it_accepted() {
+async fn a_log_that_is_full_refuses_publishers_and_keeps_what_it_accepted(keeper: &Keeper) {
     let world = World::new();
     let mut config = HostConfig::default();
     config.events.log_bytes_max = 1 << 20;
     config.events.payload_bytes_max = 64 << 10;
-    let host = world.builder().config(config).start().await.unwrap();
+    let host = keeper.builder(&world, config).start().await.unwrap();
     load_subscriber(&world, &host, "1.0.0", "Call", "").await;
     host.unload("sub").await.unwrap();
     let large = "x".repeat(60 << 10);
@@ -591,6 +602,8 @@ async fn a_stream_of_the_program_ends_with_its_host() {
 
 const PLACE: &str = "MORTISE_TEST_EVENTS_PLACE";
 const MOMENT: &str = "MORTISE_TEST_EVENTS_MOMENT";
+/// Where the server is that keeps events; unset for the data directory.
+const SERVER: &str = "MORTISE_TEST_EVENTS_SERVER";
 
 fn ours() -> SubscriptionTerms {
     SubscriptionTerms {
@@ -613,6 +626,16 @@ fn say(line: &str) {
     out.flush().unwrap();
 }
 
+/// A host in a place, with events there or in a server.
+async fn one_life(world: &World, place: &Path, server: Option<String>) -> Host {
+    let builder = world.builder().data_dir(place.join("data"));
+    let builder = match server {
+        Some(endpoint) => builder.broker(NatsBroker::new(settings(&endpoint), EventsConfig::default())),
+        None => builder,
+    };
+    builder.start().await.unwrap()
+}
+
 /// The host that is killed; as a test of its own it has nothing to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_publisher_that_is_killed() {
@@ -621,12 +644,7 @@ async fn the_publisher_that_is_killed() {
     };
     let moment: usize = moment.parse().unwrap();
     let world = World::new();
-    let host = world
-        .builder()
-        .data_dir(Path::new(&place).join("data"))
-        .start()
-        .await
-        .unwrap();
+    let host = one_life(&world, Path::new(&place), std::env::var(SERVER).ok()).await;
     for publisher in 0..3 {
         let host = host.clone();
         tokio::spawn(async move {
@@ -656,12 +674,24 @@ async fn the_publisher_that_is_killed() {
 
 #[test]
 fn a_host_that_is_killed_during_deliveries_loses_no_event_that_it_accepted() {
-    for moment in [0, 7, 60] {
+    kill_during_deliveries(&[0, 7, 60], None);
+}
+
+#[test]
+fn a_host_that_is_killed_during_deliveries_loses_no_event_that_nats_accepted() {
+    let Some(nats) = Nats::start() else { return };
+    // What was in flight, the server gives out again only after its patience.
+    kill_during_deliveries(&[7], Some(&nats.endpoint));
+}
+
+fn kill_during_deliveries(moments: &[usize], server: Option<&str>) {
+    for moment in moments {
         let place = tempfile::tempdir().unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["events::the_publisher_that_is_killed", "--exact", "--nocapture"])
             .env(PLACE, place.path())
             .env(MOMENT, moment.to_string())
+            .envs(server.map(|it| (SERVER, it)))
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -687,12 +717,7 @@ fn a_host_that_is_killed_during_deliveries_loses_no_event_that_it_accepted() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let world = World::new();
-            let host = world
-                .builder()
-                .data_dir(place.path().join("data"))
-                .start()
-                .await
-                .unwrap();
+            let host = one_life(&world, place.path(), server.map(str::to_owned)).await;
             let mut stream = host.subscribe(ours()).await.unwrap();
             let mut twice = 0;
             while !accepted.is_subset(&got) {

@@ -8,6 +8,7 @@ mod canary;
 mod closures;
 mod config;
 mod crash;
+mod deliveries;
 mod depend;
 mod directory;
 mod entries;
@@ -15,8 +16,12 @@ mod events;
 mod full_disk;
 mod history;
 mod http;
+mod keepers;
 mod kill;
 mod load;
+#[expect(dead_code, reason = "the tests of the broker itself use the rest")]
+#[path = "../../../../tests/nats.rs"]
+mod nats;
 mod observe;
 mod probation;
 mod routes;
