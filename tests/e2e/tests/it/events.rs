@@ -9,6 +9,8 @@ use std::{
 use mortise_e2e::{Daemon, package};
 use serde_json::{Value, json};
 
+use crate::nats::Nats;
+
 const TOPIC: &str = "orders.eu.placed";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 /// The one subscription that is looked at; the publisher has one of its own, as the same package does.
@@ -23,6 +25,11 @@ fn entries(shop: &str, books: &str, more: &str) -> String {
         )
     };
     format!("{}{}", entry("shop", shop, ""), entry("books", books, more))
+}
+
+/// What has a host keep its events there.
+fn kept_in(nats: &Nats) -> String {
+    format!("[events.nats]\nendpoints = [{:?}]\n", nats.endpoint)
 }
 
 fn call(daemon: &Daemon, method: &str, params: &Value) -> Value {
@@ -64,7 +71,8 @@ fn until<T>(daemon: &Daemon, what: &str, mut look: impl FnMut() -> Option<T>) ->
 /// Waits until both plugins have their subscriptions open.
 fn subscribed(daemon: &Daemon) {
     until(daemon, "both subscribe", || {
-        let all = daemon.ask(&["events", "subscriptions"]).unwrap();
+        // Where they are kept may not be reached yet.
+        let all = daemon.ask(&["events", "subscriptions"]).ok()?;
         let active = all.as_array().unwrap().iter().filter(|it| it["active"] == true);
         (active.count() == 2).then_some(())
     });
@@ -107,7 +115,18 @@ fn what_one_plugin_publishes_another_is_called_with_in_every_runtime() {
 
 #[test]
 fn dead_letters_are_listed_shown_replayed_and_dropped_by_the_command() {
+    dead_letters("");
+}
+
+#[test]
+fn dead_letters_in_nats_are_listed_shown_replayed_and_dropped_by_the_command() {
+    let Some(nats) = Nats::start() else { return };
+    dead_letters(&kept_in(&nats));
+}
+
+fn dead_letters(events: &str) {
     let broken = entries("native", "native", "config = { broken = \"out of ink\" }\n");
+    let broken = format!("{events}{broken}");
     let daemon = Daemon::start(&broken).unwrap();
     subscribed(&daemon);
     let placed = call(
@@ -137,7 +156,9 @@ fn dead_letters_are_listed_shown_replayed_and_dropped_by_the_command() {
         (dead().as_array().unwrap().len() == 2).then_some(())
     });
     // Repaired by a reload, which is a swap; then all of it.
-    daemon.configure(&entries("native", "native", "")).unwrap();
+    daemon
+        .configure(&format!("{events}{}", entries("native", "native", "")))
+        .unwrap();
     daemon.ask(&["reload"]).unwrap();
     let replayed = daemon
         .ask(&["events", "dead", "replay", SUBSCRIPTION, "--all"])
@@ -190,7 +211,17 @@ fn dead_letters_are_listed_shown_replayed_and_dropped_by_the_command() {
 
 #[test]
 fn a_host_that_is_killed_again_and_again_books_every_order() {
-    let mut daemon = Daemon::start(&entries("process", "process", "")).unwrap();
+    kill_again_and_again("");
+}
+
+#[test]
+fn a_host_that_is_killed_again_and_again_books_every_order_that_is_in_nats() {
+    let Some(nats) = Nats::start() else { return };
+    kill_again_and_again(&kept_in(&nats));
+}
+
+fn kill_again_and_again(events: &str) {
+    let mut daemon = Daemon::start(&format!("{events}{}", entries("process", "process", ""))).unwrap();
     subscribed(&daemon);
     let mut accepted = BTreeSet::new();
     for life in 0..4_u64 {
@@ -220,4 +251,74 @@ fn a_host_that_is_killed_again_and_again_books_every_order() {
         .collect();
     assert_eq!(ids.len(), entries.len(), "no two orders are the same event");
     assert_eq!(daemon.ask(&["events", "dead", "list"]).unwrap(), json!([]));
+}
+
+#[test]
+fn a_host_serves_on_while_nats_is_away_and_goes_on_when_it_is_back() {
+    const PASSWORD: &str = "correct-horse-battery";
+    let Some(mut nats) = Nats::away() else { return };
+    nats.guard("mortise", PASSWORD);
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, format!("{PASSWORD}\n")).unwrap();
+    let events = format!(
+        "{}user = \"mortise\"\npassword = {{ secret = \"file:{}\" }}\n",
+        kept_in(&nats),
+        password.display()
+    );
+    // It is not there when the host starts.
+    let daemon = Daemon::start(&format!("{events}{}", entries("native", "wasm", ""))).unwrap();
+    let place = |number: u64| {
+        let place = json!({"topic": TOPIC, "first": number, "count": 1, "key": "o-"});
+        daemon.rpc("plugin.shop.Place", &place).unwrap()
+    };
+    let endpoint = nats.endpoint.clone();
+    let refused = |number: u64| {
+        let answer = place(number);
+        let said = answer["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(said.contains(&endpoint) && said.contains("same key"), "{answer}");
+    };
+    let placed = |number: u64| {
+        until(&daemon, "an order is placed", || {
+            let answer = place(number);
+            // The one before may have been kept, without our hearing of it.
+            answer["error"].is_null().then_some(())
+        });
+    };
+    let all_booked = |count: usize| {
+        until(&daemon, "all are booked", || {
+            (booked(&daemon).len() == count).then_some(())
+        });
+    };
+    assert!(booked(&daemon).is_empty());
+    refused(1);
+    let listed = daemon.run(&["events", "subscriptions"]).unwrap();
+    let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+    assert!(
+        !listed.status.success() && said.contains("is not reached"),
+        "{said}"
+    );
+    nats.resume();
+    // They were never there before, so they begin with what is published once they are.
+    subscribed(&daemon);
+    placed(1);
+    all_booked(1);
+    nats.kill();
+    refused(2);
+    assert_eq!(booked(&daemon).len(), 1, "plugins serve on");
+    nats.resume();
+    for number in 2..10 {
+        placed(number);
+    }
+    all_booked(9);
+    assert_eq!(daemon.ask(&["events", "dead", "list"]).unwrap(), json!([]));
+    let log = daemon.log();
+    assert!(
+        log.contains("NATS is lost") && log.contains("NATS is back"),
+        "{log}"
+    );
+    assert!(!log.contains(PASSWORD), "{log}");
+    // Each reason once, and not every second.
+    let warnings = log.matches("a subscription cannot be opened yet").count();
+    assert!(warnings <= 8, "{warnings} warnings\n{log}");
 }

@@ -18,6 +18,9 @@ mod go_plugin;
 mod history;
 mod jail;
 mod life;
+#[expect(dead_code, reason = "the tests of the broker itself use the rest")]
+#[path = "../../../nats.rs"]
+mod nats;
 mod pages;
 mod pair;
 mod reload;
