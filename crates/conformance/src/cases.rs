@@ -2,6 +2,7 @@
 
 pub(crate) mod concurrency;
 pub(crate) mod error;
+pub(crate) mod events;
 pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod log;

@@ -25,13 +25,14 @@ pub fn packages() -> PathBuf {
     )
 }
 
-/// Both versions of the plugin under test and of the counter, linked into this program.
+/// Both versions of the plugin under test and of the counter, and the orders, linked into this program.
 fn builtin(mut builder: mortise::HostBuilder) -> mortise::HostBuilder {
     let linked = [
         ("echo", mortise_sdk::linked!(echo)),
         ("echo-1.1", mortise_sdk::linked!(echo_next::plugin)),
         ("counter", mortise_sdk::linked!(counter)),
         ("counter-1.1", mortise_sdk::linked!(counter_next::plugin)),
+        ("orders", mortise_sdk::linked!(orders)),
     ];
     let mut plugins = Vec::new();
     for (name, plugin) in linked {

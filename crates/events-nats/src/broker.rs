@@ -92,8 +92,14 @@ impl Broker for NatsBroker {
 
     fn forget<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Result<bool, EventError>> {
         Box::pin(async move {
-            if self.is_open(subscription) {
-                return Err(EventError::subscription_in_use(subscription));
+            // The name is ours until it is forgotten: one that is opened here meanwhile waits, and begins anew.
+            let (taken, _held) = mpsc::channel(1);
+            {
+                let mut open = self.open();
+                if open.get(subscription).is_some_and(|it| !it.is_closed()) {
+                    return Err(EventError::subscription_in_use(subscription));
+                }
+                open.insert(subscription.to_owned(), taken);
             }
             self.link.log().await?.forget(subscription).await
         })

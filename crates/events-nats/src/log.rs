@@ -36,8 +36,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 const FETCH_MAX: usize = 256;
 /// Their bytes, about: the server cuts off whoever does not take what it sends.
 const FETCH_BYTES_MAX: usize = 16 << 20;
-/// Of so many of the log's newest events those that a pattern means are the newest.
-const SCAN_MAX: u64 = 1024;
+/// Events more than are wanted that may be read to find the newest ones.
+const SURPLUS_MAX: u64 = 256;
 /// Topics that may have events.
 const TOPICS_MAX: i64 = 4096;
 /// Questions about topics at once.
@@ -435,24 +435,50 @@ impl Log {
     }
 
     async fn newest(&self, filter: String, limit: u32) -> Result<Vec<Event>, EventError> {
-        let last = self.last().await?;
-        let few = u64::from(limit);
-        for window in [few, SCAN_MAX.max(few)] {
-            let from = last.saturating_add(1).saturating_sub(window);
-            let window = usize::try_from(window).unwrap_or(usize::MAX);
-            let kept = self
-                .fetch(&self.events, filter.clone(), from, window, Duration::ZERO)
-                .await?;
-            let mut events = self.first_time(&kept);
-            if events.len() >= limit as usize || from <= 1 {
-                let older = events.len().saturating_sub(limit as usize);
-                return Ok(events.split_off(older));
-            }
-            if window as u64 >= SCAN_MAX {
-                return Ok(events);
+        let info = self.events.get_info().await;
+        let state = info.map_err(|error| failed("look at the log", &error))?.state;
+        let limit = u64::from(limit);
+        let after_last = state.last_sequence.saturating_add(1);
+        // Far enough back that there are so many, or to the beginning.
+        let (mut from, mut near) = (after_last, after_last);
+        let mut window = limit.max(1);
+        let mut count = 0;
+        while count < limit && from > state.first_sequence {
+            near = from;
+            from = after_last.saturating_sub(window).max(state.first_sequence);
+            count = self.count_from(&filter, from).await?;
+            window = window.saturating_mul(8);
+        }
+        // And then no further than that.
+        while count > limit + SURPLUS_MAX && near > from + 1 {
+            let middle = from + (near - from) / 2;
+            let of_middle = self.count_from(&filter, middle).await?;
+            if of_middle < limit {
+                near = middle;
+            } else {
+                (from, count) = (middle, of_middle);
             }
         }
-        Ok(Vec::new())
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let kept = self
+            .fetch(&self.events, filter, from, count, Duration::ZERO)
+            .await?;
+        let mut events = self.first_time(&kept);
+        let older = events.len().saturating_sub(limit as usize);
+        Ok(events.split_off(older))
+    }
+
+    /// How many events there are from a number on that a filter means.
+    async fn count_from(&self, filter: &str, start_sequence: u64) -> Result<u64, EventError> {
+        let policy = DeliverPolicy::ByStartSequence {
+            start_sequence: start_sequence.max(1),
+        };
+        let reader = self
+            .reader(&self.events, filter.to_owned(), policy, Duration::ZERO)
+            .await?;
+        let count = reader.cached_info().num_pending;
+        self.dismiss(&self.events, &reader).await;
+        Ok(count)
     }
 
     /// Events, without those that are in the log again for one subscription.

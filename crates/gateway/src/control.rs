@@ -34,7 +34,7 @@
 //! | `mortise.dead_letters` | [`DeadLetters`] | `[`[`DeadLetter`]`]` |
 //! | `mortise.dead_replay` | [`ReplayDead`] | [`Letters`] |
 //! | `mortise.dead_drop` | [`DropDead`] | [`Letters`] |
-//! | `mortise.subscription_forget` | [`ForgetSubscription`] | [`Letters`] |
+//! | `mortise.subscription_forget` | [`ForgetSubscription`] | [`Forgotten`] |
 //! | `mortise.config` | [`Config`] | [`Configuration`] |
 //! | `mortise.supports` | [`Supports`] | `[`[`RuntimeSupport`]`]` |
 //! | `mortise.doctor` | [`Doctor`] | [`DoctorReport`] |
@@ -58,8 +58,8 @@ pub use canary::{Canary, CanaryDecision, CanaryNumbers, CanarySide};
 pub use client::{Client, ClientError};
 pub use configuration::{Config, ConfigSourceState, Configuration, ConfiguredValue};
 pub use events::{
-    DeadLetter, DeadLetters, DropDead, EventEntry, ForgetSubscription, Letters, Publish, PublishedEvent,
-    ReadEvents, ReplayDead, Subscription, Subscriptions, Topic, Topics,
+    DeadLetter, DeadLetters, DropDead, EventEntry, ForgetSubscription, Forgotten, Letters, Publish,
+    PublishedEvent, ReadEvents, ReplayDead, Subscription, Subscriptions, Topic, Topics,
 };
 pub use methods::{HostFacts, Reloader};
 pub use socket::{BindError, ControlSocket};

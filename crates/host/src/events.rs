@@ -127,10 +127,16 @@ impl Host {
     /// Dropping the future begins nothing.
     pub async fn subscribe(&self, terms: SubscriptionTerms) -> Result<EventStream, HostError> {
         let name = &terms.name;
-        if name.is_empty() || name.len() > 64 || name.contains(['/', ' ', '.', '*', '>']) {
+        let is_plain = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_');
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(is_plain) {
             let what = format!("`{}` cannot be the name of a subscription", name.escape_debug());
             return Err(HostError::new(HostErrorKind::Invalid, what)
                 .with_hint("write at most 64 letters, digits, `-` and `_`"));
+        }
+        if terms.concurrency == 0 {
+            let what = format!("subscription `{name}` wants 0 deliveries at once");
+            return Err(HostError::new(HostErrorKind::Invalid, what)
+                .with_hint("give it a `concurrency` of at least 1"));
         }
         let inbox = self.shared().events.broker.subscribe(terms).await;
         Ok(EventStream {
@@ -201,8 +207,12 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future does not undo what was begun.
     pub async fn replay_dead(&self, subscription: &str, letters: &[u64]) -> Result<Vec<u64>, HostError> {
-        let doing = self.broker().replay(subscription, letters);
-        self.on_record("replay", subscription, doing).await
+        let doing = async {
+            let letters = self.broker().replay(subscription, letters).await?;
+            Ok(Some(letters).filter(|it| !it.is_empty()))
+        };
+        self.on_record("replay", subscription, doing, |it| numbers(it))
+            .await
     }
 
     /// Drops dead letters; none named: all of the subscription. Returns those that were there.
@@ -213,8 +223,12 @@ impl Host {
     /// # Cancel safety
     /// Dropping the future does not undo what was begun.
     pub async fn drop_dead(&self, subscription: &str, letters: &[u64]) -> Result<Vec<u64>, HostError> {
-        let doing = self.broker().drop_dead(subscription, letters);
-        self.on_record("drop", subscription, doing).await
+        let doing = async {
+            let letters = self.broker().drop_dead(subscription, letters).await?;
+            Ok(Some(letters).filter(|it| !it.is_empty()))
+        };
+        self.on_record("drop", subscription, doing, |it| numbers(it))
+            .await
     }
 
     /// Forgets what a subscription has had, with its dead letters. If its plugin comes again, it begins anew.
@@ -227,22 +241,24 @@ impl Host {
     pub async fn forget_subscription(&self, subscription: &str) -> Result<(), HostError> {
         let doing = async {
             let was_there = self.broker().forget(subscription).await?;
-            Ok(Vec::from_iter(was_there.then_some(0)))
+            Ok(was_there.then_some(()))
         };
-        self.on_record("forget", subscription, doing).await.map(drop)
+        self.on_record("forget", subscription, doing, |()| String::new())
+            .await
     }
 
     fn broker(&self) -> &Arc<dyn Broker> {
         &self.shared().events.broker
     }
 
-    /// Does something to a subscription, with a row of the history around it.
-    async fn on_record(
+    /// Does something to a subscription, with a row of the history around it; `None`: there was nothing to do it to.
+    async fn on_record<T>(
         &self,
         action: &str,
         subscription: &str,
-        doing: impl Future<Output = Result<Vec<u64>, EventError>>,
-    ) -> Result<Vec<u64>, HostError> {
+        doing: impl Future<Output = Result<Option<T>, EventError>>,
+        detail: impl FnOnce(&T) -> String,
+    ) -> Result<T, HostError> {
         let shared = self.shared();
         let change = Change {
             actor: self.actor().to_string(),
@@ -253,24 +269,16 @@ impl Host {
         let seq = shared
             .with_journal(move |it| it.begin(SystemTime::now(), &change))
             .await?;
-        let done = doing
-            .await
-            .map_err(to_host_error)
-            .and_then(|it| match it.as_slice() {
-                [] => Err(HostError::new(
-                    HostErrorKind::NotFound,
-                    format!("there is nothing of subscription `{subscription}` to {action}"),
-                )
-                .with_hint(
+        let done = doing.await.map_err(to_host_error).and_then(|it| {
+            it.ok_or_else(|| {
+                let what = format!("there is nothing of subscription `{subscription}` to {action}");
+                HostError::new(HostErrorKind::NotFound, what).with_hint(
                     "`mortise events subscriptions` and `mortise events dead list` show what there is",
-                )),
-                _ => Ok(it),
-            });
+                )
+            })
+        });
         let (outcome, detail) = match &done {
-            Ok(letters) => {
-                let letters: Vec<_> = letters.iter().take(100).map(u64::to_string).collect();
-                (ChangeOutcome::Done, letters.join(" "))
-            }
+            Ok(it) => (ChangeOutcome::Done, detail(it)),
             Err(error) => (ChangeOutcome::Failed, error.to_string()),
         };
         shared
@@ -488,6 +496,12 @@ fn contract_of(schema: &TopicSchema) -> Result<Contract, EventError> {
             "give the whole set, imports included",
         )
     })
+}
+
+/// The first of them, for people.
+fn numbers(letters: &[u64]) -> String {
+    let letters: Vec<_> = letters.iter().take(100).map(u64::to_string).collect();
+    letters.join(" ")
 }
 
 /// How long a delivery waits that found nobody, so many times in a row.

@@ -259,23 +259,42 @@ impl EventLog {
         })
     }
 
-    /// The newest events that a pattern means, among the last [`SCAN_MAX`] there are; in the log's order.
+    /// The newest events that a pattern means, in the log's order.
     ///
     /// # Errors
     /// What the disk says.
     pub fn newest(&self, pattern: Option<&TopicPattern>, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.asker.read("read", |db| {
-            let mut rows = db.prepare_cached("SELECT seq, topic FROM events ORDER BY seq DESC LIMIT ?")?;
-            let mut rows = rows.query([SCAN_MAX])?;
+            let mut seqs: Vec<i64> = Vec::new();
+            match pattern {
+                None => {
+                    let mut newest = db.prepare_cached("SELECT seq FROM events ORDER BY seq DESC LIMIT ?")?;
+                    let mut rows = newest.query([limit])?;
+                    while let Some(row) = rows.next()? {
+                        seqs.push(row.get(0)?);
+                    }
+                }
+                // By topic, and not by walking back: what is rare may be far behind.
+                Some(pattern) => {
+                    let mut newest = db
+                        .prepare_cached("SELECT seq FROM events WHERE topic = ? ORDER BY seq DESC LIMIT ?")?;
+                    for topic in topics_in(db)?.iter().filter(|it| pattern.matches(it)) {
+                        let mut rows = newest.query(params![topic, limit])?;
+                        while let Some(row) = rows.next()? {
+                            seqs.push(row.get(0)?);
+                        }
+                    }
+                    seqs.sort_unstable_by(|one, other| other.cmp(one));
+                    seqs.truncate(limit as usize);
+                }
+            }
             let mut one = db.prepare_cached("SELECT * FROM events WHERE seq = ?")?;
             let mut events = Look::up_to(limit);
-            while events.has_room()
-                && let Some(row) = rows.next()?
-            {
-                let topic = row.get_ref(1)?.as_str().unwrap_or_default();
-                if pattern.is_none_or(|it| it.matches(topic)) {
-                    events.push(one.query_row([row.get::<_, i64>(0)?], event_of)?);
+            for seq in seqs {
+                if !events.has_room() {
+                    break;
                 }
+                events.push(one.query_row([seq], event_of)?);
             }
             events.taken.reverse();
             Ok(events.taken)

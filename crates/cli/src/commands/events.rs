@@ -71,6 +71,17 @@ pub(crate) fn events(task: EventsTask, output: &Output) -> anyhow::Result<()> {
 }
 
 fn tail(args: EventsTail, output: &Output) -> anyhow::Result<()> {
+    // What is followed begins after what is there now, found or not: everything older was looked at.
+    let end = match (args.follow, args.after) {
+        (true, None) => {
+            let newest = control::ReadEvents {
+                limit: Some(1),
+                ..control::ReadEvents::default()
+            };
+            ask(&args.remote, &newest)?.pop().map(|it| it.id)
+        }
+        (_, after) => after,
+    };
     let first = control::ReadEvents {
         topic: args.topic.clone(),
         after: args.after,
@@ -86,7 +97,7 @@ fn tail(args: EventsTail, output: &Output) -> anyhow::Result<()> {
     }
     let client = Client::new(socket(&args.remote)?);
     super::block_on(async {
-        let (mut events, mut after) = (events, args.after.unwrap_or(0));
+        let (mut events, mut after) = (events, end.unwrap_or(0));
         loop {
             for event in &events {
                 after = after.max(event.id);

@@ -14,6 +14,7 @@ use mortise_manifest::TopicPattern;
 use mortise_wire::Header;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     methods::{params, write},
@@ -211,6 +212,13 @@ pub struct DeadLetter {
     pub event: EventEntry,
 }
 
+/// A subscription that is forgotten.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Its name.
+    pub subscription: String,
+}
+
 /// Dead letters that something was done with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Letters {
@@ -237,11 +245,16 @@ asks! {
     DeadLetters => "mortise.dead_letters", Vec<DeadLetter>;
     ReplayDead => "mortise.dead_replay", Letters;
     DropDead => "mortise.dead_drop", Letters;
-    ForgetSubscription => "mortise.subscription_forget", Letters;
+    ForgetSubscription => "mortise.subscription_forget", Forgotten;
 }
 
 /// Answers one of [`METHODS`].
-pub(super) async fn answer(host: &Host, request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), RpcError> {
+pub(super) async fn answer(
+    host: &Host,
+    request: &Request<'_>,
+    stop: &CancellationToken,
+    out: &mut Vec<u8>,
+) -> Result<(), RpcError> {
     let of_host = |error| RpcError::from(&error);
     match &*request.method {
         Topics::METHOD => {
@@ -256,7 +269,11 @@ pub(super) async fn answer(host: &Host, request: &Request<'_>, out: &mut Vec<u8>
         }
         ReadEvents::METHOD => {
             let query = query(params(request)?)?;
-            let events = host.read_events(query).await.map_err(of_host)?;
+            let events = tokio::select! {
+                events = host.read_events(query) => events.map_err(of_host)?,
+                // Who waits for an event must not hold up the end.
+                () = stop.cancelled() => Vec::new(),
+            };
             let mut messages = Messages::new(host);
             let mut all = Vec::with_capacity(events.len());
             for event in events {
@@ -310,7 +327,7 @@ pub(super) async fn answer(host: &Host, request: &Request<'_>, out: &mut Vec<u8>
         _ => {
             let ForgetSubscription { subscription } = params(request)?;
             host.forget_subscription(&subscription).await.map_err(of_host)?;
-            write(out, &Letters { letters: Vec::new() })
+            write(out, &Forgotten { subscription })
         }
     }
 }

@@ -345,7 +345,7 @@ impl Methods for ControlMethods {
                 self.stop.cancel();
                 write(out, &Stopping { stopping: true })
             }
-            other if events::METHODS.contains(&other) => events::answer(host, request, out).await,
+            other if events::METHODS.contains(&other) => events::answer(host, request, &self.stop, out).await,
             other => Err(RpcError::protocol(
                 code::METHOD_NOT_FOUND,
                 "not_found",

@@ -2,7 +2,12 @@
 //!
 //! A delivery is a call of the subscription's method at the plugin's plain name, so that routes and a canary choose among its versions, a gate
 //! holds it during a swap, and an instance that fails is judged by it. Its deadline is the method's own. Its trace goes on from the publisher's, and
-//! it brings headers that say what it is:
+//! it brings headers that say what it is (below).
+//!
+//! While versions stand side by side, a subscription of both is one: its terms are those of the version under the plain name. A delivery is routed as any
+//! call, but only to a version whose own manifest has the subscription for the event's topic: what routing says otherwise is overruled. So a subscription
+//! that only the canary has begins with the canary, and all of it is the canary's.
+//!
 //!
 //! | header | what |
 //! |---|---|
@@ -14,17 +19,16 @@
 //! | `mortise-event-time` | when it was accepted, in milliseconds since 1970 |
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use mortise_events::{
-    Delivered, Event, EventError, EventErrorKind, Inbox, Outcome, RetryPolicy, SubscriptionTerms,
-};
+use mortise_events::{Delivered, Event, EventError, Inbox, Outcome, RetryPolicy, SubscriptionTerms};
 use mortise_manifest::{SubscribeEntry, TopicPattern};
 use mortise_runtime::{CallError, CallErrorKind, Retry};
 use mortise_wire::{Code, Header};
@@ -33,6 +37,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{EVENT_HEADERS, patience};
 use crate::{
     call::{self, Failed, Origin},
+    generation::Address,
     host::Shared,
     table::Target,
 };
@@ -45,6 +50,13 @@ pub(super) struct Running {
     entry: SubscribeEntry,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    ended: Arc<AtomicBool>,
+}
+
+/// Rings when a subscription is not looked after any more, whatever ended it.
+struct Ending {
+    shared: Weak<Shared>,
+    ended: Arc<AtomicBool>,
 }
 
 /// What a delivery needs to know.
@@ -76,13 +88,38 @@ impl Running {
         self.stop.send_replace(true);
     }
 
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     pub(super) async fn ended(self) {
         // It panicked, or the executor ends; nothing runs either way.
         let _ = self.task.await;
     }
 }
 
-/// Begins and ends subscriptions as plugins come and go.
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        if std::thread::panicking() {
+            // It begins again, but not round and round.
+            let later = Arc::downgrade(&shared);
+            shared.tokio.spawn(async move {
+                tokio::time::sleep(OPEN_AGAIN).await;
+                if let Some(shared) = later.upgrade() {
+                    shared.events.look();
+                }
+            });
+        } else {
+            shared.events.look();
+        }
+    }
+}
+
+/// Begins and ends subscriptions as plugins come and go. What is to end finishes its deliveries first; nobody else waits for that.
 pub(super) async fn keep_subscribed(shared: Weak<Shared>, mut rung: watch::Receiver<()>) {
     let mut closing = match shared.upgrade() {
         Some(shared) => shared.closing.subscribe(),
@@ -95,50 +132,30 @@ pub(super) async fn keep_subscribed(shared: Weak<Shared>, mut rung: watch::Recei
         }
         let Some(shared) = shared.upgrade() else { return };
         let wanted = wanted(&shared);
-        let mut gone = Vec::new();
-        {
-            let mut running = shared.events.running();
-            // Under the lock, so that what `Events::stop` takes out is all there is.
-            if *shared.closing.borrow() {
-                return;
+        let mut running = shared.events.running();
+        // Under the lock, so that what `Events::stop` takes out is all there is.
+        if *shared.closing.borrow() {
+            return;
+        }
+        running.retain(|_, it| !it.has_ended());
+        for (name, it) in &*running {
+            if wanted.get(name).is_none_or(|(_, entry)| *entry != it.entry) {
+                // It rings when it has ended; if it is wanted on other terms, it begins then.
+                it.stop();
             }
-            let is_wanted = |name: &String, it: &Running| {
-                wanted
-                    .iter()
-                    .any(|(wanted, _, entry)| wanted == name && *entry == it.entry)
-            };
-            let stale: Vec<String> = running
-                .iter()
-                .filter(|(name, it)| !is_wanted(name, it))
-                .map(|(name, _)| name.clone())
-                .collect();
-            gone.extend(stale.iter().filter_map(|name| running.remove(name)));
-            for (name, plugin, entry) in wanted {
-                if running.contains_key(&name) || stale.contains(&name) {
-                    continue;
-                }
+        }
+        for (name, (plugin, entry)) in wanted {
+            if !running.contains_key(&name) {
                 let started = start(&shared, name.clone(), plugin, entry);
                 running.extend(started.map(|it| (name, it)));
             }
         }
-        let changed = !gone.is_empty();
-        for one in &gone {
-            one.stop();
-        }
-        drop(shared);
-        for one in gone {
-            one.ended().await;
-        }
-        if changed {
-            // Those whose terms are others now.
-            rung.mark_changed();
-        }
     }
 }
 
-/// What plugins that are loaded subscribe to: durable name, plugin, entry.
-fn wanted(shared: &Shared) -> Vec<(String, Arc<str>, SubscribeEntry)> {
-    let mut wanted: Vec<(String, Arc<str>, SubscribeEntry)> = Vec::new();
+/// What plugins that are loaded subscribe to, by its durable name: the plugin's plain name, and the terms.
+fn wanted(shared: &Shared) -> BTreeMap<String, (Arc<str>, SubscribeEntry)> {
+    let mut wanted = BTreeMap::new();
     // Plain names come before those of versions beside them, and their word counts.
     let mut addresses = shared.all();
     addresses.sort_by_key(|it| it.is_beside());
@@ -146,10 +163,9 @@ fn wanted(shared: &Shared) -> Vec<(String, Arc<str>, SubscribeEntry)> {
         let status = address.status.load();
         let Some(offer) = &status.offer else { continue };
         for entry in &offer.manifest.subscribes {
-            let name = format!("{}/{}", address.base(), entry.group);
-            if !wanted.iter().any(|(known, ..)| *known == name) {
-                wanted.push((name, address.base().into(), entry.clone()));
-            }
+            wanted
+                .entry(format!("{}/{}", address.base(), entry.group))
+                .or_insert_with(|| (address.base().into(), entry.clone()));
         }
     }
     wanted
@@ -165,41 +181,67 @@ fn start(shared: &Arc<Shared>, name: String, plugin: Arc<str>, entry: SubscribeE
         pattern,
         misses: AtomicU32::new(0),
     });
-    let task = shared.tokio.spawn(subscriber.run(name, stopped));
-    Some(Running { entry, stop, task })
+    let ended = Arc::new(AtomicBool::new(false));
+    let ending = Ending {
+        shared: Arc::downgrade(shared),
+        ended: ended.clone(),
+    };
+    let task = shared.tokio.spawn(async move {
+        let _ending = ending;
+        subscriber.run(name, stopped).await;
+    });
+    Some(Running {
+        entry,
+        stop,
+        task,
+        ended,
+    })
 }
 
 impl Subscriber {
     async fn run(self: Arc<Self>, name: String, mut stopped: watch::Receiver<bool>) {
         let stop = stopped.wait_for(|it| *it).map(drop).fuse();
         let mut stop = std::pin::pin!(stop);
-        let mut inbox = tokio::select! {
-            inbox = self.open(&name) => match inbox {
-                Some(inbox) => inbox,
-                None => return,
-            },
-            () = &mut stop => return,
-        };
         let most = self.entry.concurrency.max(1) as usize;
         let mut deliveries = FuturesUnordered::new();
         let mut told = Told::default();
-        loop {
-            tokio::select! {
-                () = &mut stop => break,
-                Some(()) = deliveries.next(), if !deliveries.is_empty() => {}
-                next = self.when_somebody_is_there(&mut *inbox), if deliveries.len() < most => match next {
-                    Ok(delivered) => {
-                        told = Told::default();
-                        deliveries.push(self.clone().deliver(delivered));
+        'open: loop {
+            let mut inbox = {
+                let mut opening = std::pin::pin!(self.open(&name));
+                loop {
+                    tokio::select! {
+                        () = &mut stop => break 'open,
+                        Some(()) = deliveries.next(), if !deliveries.is_empty() => {}
+                        inbox = &mut opening => match inbox {
+                            Some(inbox) => break inbox,
+                            None => break 'open,
+                        },
                     }
-                    Err(error) if self.shared.strong_count() == 0 || error.kind() == EventErrorKind::Invalid => break,
-                    Err(error) => {
-                        if told.is_new(&error) {
-                            tracing::warn!(target: "mortise::events", subscription = name, %error, "no deliveries for a moment");
+                }
+            };
+            loop {
+                tokio::select! {
+                    () = &mut stop => break 'open,
+                    Some(()) = deliveries.next(), if !deliveries.is_empty() => {}
+                    next = self.when_somebody_is_there(&mut *inbox), if deliveries.len() < most => match next {
+                        Ok(delivered) => {
+                            told = Told::default();
+                            deliveries.push(self.clone().deliver(delivered));
                         }
-                        tokio::time::sleep(OPEN_AGAIN).await;
-                    }
-                },
+                        Err(error) => {
+                            if told.is_new(&error) {
+                                tracing::warn!(target: "mortise::events", subscription = name, %error, "no deliveries for a moment");
+                            }
+                            // This inbox has nothing more to give.
+                            break;
+                        }
+                    },
+                }
+            }
+            drop(inbox);
+            tokio::select! {
+                () = &mut stop => break 'open,
+                () = tokio::time::sleep(OPEN_AGAIN) => {}
             }
         }
         while deliveries.next().await.is_some() {}
@@ -216,7 +258,7 @@ impl Subscriber {
         inbox.next().await
     }
 
-    /// `None`: it can never be opened.
+    /// `None`: the host is gone.
     async fn open(&self, name: &str) -> Option<Box<dyn Inbox>> {
         let entry = &self.entry;
         let terms = SubscriptionTerms {
@@ -275,7 +317,7 @@ impl Subscriber {
             ));
         }
         let headers = self.headers(event, attempt);
-        let target = match self.target(&headers) {
+        let target = match self.target(topic, &headers) {
             Ok(target) => target,
             Err(error) => return missed(error.to_string()),
         };
@@ -316,28 +358,51 @@ impl Subscriber {
         }
     }
 
-    fn target(&self, headers: &[Header]) -> Result<Arc<Target>, CallError> {
+    /// The version of the plugin that is called.
+    fn target(&self, topic: &str, headers: &[Header]) -> Result<Arc<Target>, CallError> {
         let down = |why: String| CallError::new(CallErrorKind::Unavailable, why);
         let shared = self
             .shared
             .upgrade()
             .ok_or_else(|| down("the host is shutting down".to_owned()))?;
         let table = shared.table.load();
-        let plain = shared.find(&self.plugin).ok();
-        let found = plain.and_then(|it| {
-            let found = table.of_plugin(&it, &self.entry.method, headers);
-            found.cloned()
-        });
         let method = &self.entry.method;
-        let others = || {
-            table
+        let plain = shared.find(&self.plugin).ok();
+        let found = plain.and_then(|it| table.of_plugin(&it, method, headers).cloned());
+        let found = match found {
+            Some(found) => found,
+            None => table
                 .resolve(&format!("plugin.{}.{method}", self.plugin), headers)
                 .cloned()
+                .map_err(|_| down(format!("plugin `{}` does not serve `{method}`", self.plugin)))?,
         };
-        match found {
-            Some(found) => Ok(found),
-            None => others().map_err(|_| down(format!("plugin `{}` does not serve `{method}`", self.plugin))),
+        if self.is_of(&found.address, topic) {
+            return Ok(found);
         }
+        let others = shared.all();
+        let mut others = others
+            .iter()
+            .filter(|it| *it.base() == *self.plugin && self.is_of(it, topic));
+        others
+            .find_map(|it| table.at(it, method).cloned())
+            .ok_or_else(|| {
+                down(format!(
+                    "no version of plugin `{}` that serves has the subscription",
+                    self.plugin
+                ))
+            })
+    }
+
+    /// Whether the version at this address has the subscription, for this topic.
+    fn is_of(&self, address: &Address, topic: &str) -> bool {
+        let status = address.status.load();
+        let Some(offer) = &status.offer else { return false };
+        let own = &self.entry;
+        offer.manifest.subscribes.iter().any(|it| {
+            it.group == own.group
+                && it.method == own.method
+                && it.pattern().is_some_and(|it| it.matches(topic))
+        })
     }
 
     fn headers(&self, event: &Event, attempt: u32) -> Vec<Header> {

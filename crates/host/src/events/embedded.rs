@@ -181,8 +181,14 @@ impl Broker for Embedded {
     fn forget<'a>(&'a self, subscription: &'a str) -> BoxFuture<'a, Result<bool, EventError>> {
         Box::pin(async move {
             let engine = self.engine().await?;
-            if engine.open().get(subscription).is_some_and(|it| !it.is_closed()) {
-                return Err(EventError::subscription_in_use(subscription));
+            // The name is ours until it is forgotten: one that is opened meanwhile waits, and begins anew.
+            let (taken, _held) = mpsc::unbounded_channel();
+            {
+                let mut open = engine.open();
+                if open.get(subscription).is_some_and(|it| !it.is_closed()) {
+                    return Err(EventError::subscription_in_use(subscription));
+                }
+                open.insert(subscription.to_owned(), taken);
             }
             let write = LogWrite::Forget {
                 subscription: subscription.to_owned(),

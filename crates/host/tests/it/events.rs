@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use mortise_events_nats::NatsBroker;
 use mortise_host::{
-    CallOptions, EVENTS_HISTORY, Host, HostErrorKind, LoadRequest, Publication,
+    CallOptions, CanaryRequest, CanaryStep, EVENTS_HISTORY, Host, HostErrorKind, LoadRequest, Publication,
     event::{DeadLetter, DeadQuery, Outcome, ReadQuery, RetryPolicy, SubscriptionTerms},
 };
 use mortise_manifest::{EventsConfig, HostConfig, Permissions, SubscribeFrom};
@@ -74,14 +74,19 @@ async fn load_subscriber(
 
 /// Waits until the subscription of `sub` is open.
 async fn subscribed(host: &Host) {
-    for _ in 0..2000 {
+    active(host, "sub/g", true).await;
+}
+
+async fn active(host: &Host, name: &str, is_active: bool) {
+    for _ in 0..4000 {
         let all = host.subscriptions().await.unwrap();
-        if all.iter().any(|it| it.name == "sub/g" && it.active) {
+        let found = all.iter().find(|it| it.name == name);
+        if found.is_some_and(|it| it.active) == is_active {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("the subscription is never open");
+    panic!("`{name}` is never so, active {is_active}");
 }
 
 fn thing(payload: &str) -> Publication {
@@ -528,6 +533,107 @@ async fn what_is_of_earlier_terms_does_not_reach_the_new_method() {
         letters[0].why
     );
     assert!(seen(&second).is_empty());
+    host.shutdown().await;
+}
+
+/// A canary of `sub` that stays in its first step.
+async fn canary(
+    world: &World,
+    host: &Host,
+    manifest: &str,
+    step: &str,
+    sticky: Option<&str>,
+) -> Arc<Program> {
+    let (folder, program) = world.package("sub", "1.1.0", manifest);
+    let mut canary = CanaryRequest::new(LoadRequest {
+        grant: grant(may_subscribe()),
+        ..request(&folder)
+    });
+    canary.plan.steps = vec![step.parse::<CanaryStep>().unwrap()];
+    canary.plan.analysis.requests_min = 1_000_000;
+    canary.sticky = sticky.map(str::to_owned);
+    host.start_canary("uid:1", canary).await.unwrap();
+    program
+}
+
+#[tokio::test]
+async fn during_a_canary_a_delivery_is_routed_to_a_version_that_has_the_subscription() {
+    let world = World::new();
+    let host = world.host().await;
+    let one = load_subscriber(&world, &host, "1.0.0", "Call", "").await;
+    // The new version is about less of the old subscription, and has one of its own.
+    let manifest = subscribing("Call", "").replace("\"test.*\"", "\"test.things\"")
+        + "[[subscribe]]\ntopic = \"test.fresh\"\nmethod = \"test.v1.Echo/Call\"\ngroup = \"fresh\"\n";
+    let two = canary(&world, &host, &manifest, "header x-canary=yes", None).await;
+    active(&host, "sub/fresh", true).await;
+    let publish = async |topic: &str, payload: &str, to_canary: bool| {
+        let header = Header {
+            name: "x-canary".to_owned(),
+            value: "yes".to_owned(),
+        };
+        let event = Publication {
+            topic: topic.to_owned(),
+            headers: Vec::from_iter(to_canary.then_some(header)),
+            ..thing(payload)
+        };
+        host.publish(event).await.unwrap();
+    };
+    publish(TOPIC, "plain", false).await;
+    publish(TOPIC, "routed", true).await;
+    publish("test.other", "not the canary's", true).await;
+    publish("test.fresh", "everybody's", false).await;
+    let sorted = |program: &Program| {
+        let mut all = seen(program);
+        all.sort();
+        all
+    };
+    until("the old version has its part", || {
+        sorted(&one) == ["everybody's", "not the canary's", "plain"]
+    })
+    .await;
+    until("the canary has its part", || {
+        sorted(&two) == ["everybody's", "routed"]
+    })
+    .await;
+    // Taken back, it takes its own subscription along, and all of the other is the old one's.
+    host.abort_canary("uid:1", "sub", "no more").await.unwrap();
+    active(&host, "sub/fresh", false).await;
+    publish(TOPIC, "afterwards", true).await;
+    until("the old version has it", || seen(&one).len() == 4).await;
+    assert_eq!(seen(&two).len(), 2);
+    assert!(dead(&host, 0).await.is_empty());
+    host.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_canary_that_sticks_to_the_events_key_has_all_attempts_of_an_event() {
+    const COUNT: usize = 60;
+    let world = World::new();
+    let host = world.host().await;
+    let more = "attempts = 3\n";
+    let one = load_subscriber(&world, &host, "1.0.0", "Call", more).await;
+    let manifest = subscribing("Call", more);
+    let two = canary(&world, &host, &manifest, "50%", Some("mortise-event-key")).await;
+    for program in [&one, &two] {
+        *program.broken.lock().unwrap() = Some(Code::Internal);
+    }
+    for number in 0..COUNT {
+        let event = Publication {
+            key: Some(format!("k-{number}")),
+            ..thing(&number.to_string())
+        };
+        host.publish(event).await.unwrap();
+    }
+    let letters = dead(&host, COUNT).await;
+    assert!(letters.iter().all(|it| it.attempts == 3));
+    let parts = [seen(&one), seen(&two)];
+    assert_eq!(parts.concat().len(), COUNT * 3, "none lost, none doubled");
+    let [of_one, of_two] = parts.map(|it| it.into_iter().collect::<BTreeSet<_>>());
+    assert!(
+        !of_one.is_empty() && !of_two.is_empty(),
+        "each has a part: {of_one:?}, {of_two:?}"
+    );
+    assert!(of_one.is_disjoint(&of_two), "{of_one:?}, {of_two:?}");
     host.shutdown().await;
 }
 
