@@ -79,6 +79,11 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
         &kernel,
         &archive,
     )?;
+    Ok(heard(&output))
+}
+
+/// What a run came to, from what the guest printed.
+fn heard(output: &str) -> Outcome {
     // Its lines end as a terminal's do.
     let output = output.replace('\r', "");
     let lines = |start: &'static str| output.lines().filter(move |line| line.starts_with(start));
@@ -87,11 +92,11 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     if lines("guest: done").count() == 0 || places == 0 {
         faults.push("the virtual machine went off before its tests were done".to_owned());
     }
-    Ok(Outcome::Ran {
+    Outcome::Ran {
         places,
         faults,
         output,
-    })
+    }
 }
 
 /// The machine's file tree.
@@ -192,4 +197,26 @@ fn stripped(program: &Path, to: &Path) -> Result<PathBuf> {
     } else {
         program.to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(output: &str) -> (usize, Vec<String>) {
+        match heard(output) {
+            Outcome::Ran { places, faults, .. } => (places, faults),
+            Outcome::Needs(what) => panic!("{what}"),
+        }
+    }
+
+    #[test]
+    fn faults_and_an_early_end_are_heard() {
+        let good = "== a\r\nplace ok: a\r\n== b\r\nplace ok: b\r\nguest: done, 40 s\r\n";
+        assert_eq!(counts(good), (2, Vec::new()));
+        let bad = good.replace("place ok: b", "fault at \"b\": it is left");
+        assert_eq!(counts(&bad), (1, vec!["fault at \"b\": it is left".to_owned()]));
+        let short = counts(good.split("guest").next().unwrap());
+        assert!(short.1[0].contains("went off before"), "{short:?}");
+    }
 }
