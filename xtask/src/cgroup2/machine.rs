@@ -42,10 +42,18 @@ impl Machine {
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return Ok(Self::Needs("Linux on x86-64".to_owned()));
         }
-        if let Outcome::Missing(command) =
-            debian::install(workspace, PACKAGES, "cgroup version 2 in a virtual machine")?
-        {
-            return Ok(Self::Needs(command));
+        let first_line =
+            |error: anyhow::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
+        match debian::install(workspace, PACKAGES, "cgroup version 2 in a virtual machine") {
+            Ok(Outcome::Missing(command)) => return Ok(Self::Needs(command)),
+            Err(error) => {
+                return Ok(Self::Needs(format!(
+                    "{}: {}",
+                    PACKAGES.join(" "),
+                    first_line(error)
+                )));
+            }
+            Ok(_) => {}
         }
         if !succeeds(Command::new(QEMU).arg("--version")) {
             return Ok(Self::Needs(QEMU.to_owned()));
@@ -61,7 +69,9 @@ impl Machine {
                 workspace.relative(&folder)
             )));
         }
-        download(workspace, &folder)?;
+        if let Err(error) = download(workspace, &folder) {
+            return Ok(Self::Needs(format!("{NEWEST}: {}", first_line(error))));
+        }
         let kernel = unpacked(&folder).context("the package of the kernel has no `boot/vmlinuz-*`")?;
         Ok(Self::Has { kernel })
     }
