@@ -16,6 +16,10 @@ pub(crate) struct Etcd {
     /// Where clients reach it.
     pub(crate) endpoint: String,
     peers: String,
+    /// Where clients reach it over TLS, if it has a certificate.
+    secure: Option<String>,
+    /// Root's password, if it lets in nobody without one.
+    guarded: Option<String>,
     token: Option<String>,
 }
 
@@ -31,6 +35,8 @@ impl Etcd {
             folder: tempfile::tempdir().expect("a folder"),
             endpoint: format!("http://127.0.0.1:{}", free_port()),
             peers: format!("http://127.0.0.1:{}", free_port()),
+            secure: None,
+            guarded: None,
             token: None,
         };
         etcd.resume();
@@ -44,16 +50,27 @@ impl Etcd {
             .append(true)
             .open(self.folder.path().join("log"))
             .expect("a log");
-        let child = Command::new("etcd")
+        let clients = [Some(&self.endpoint), self.secure.as_ref()];
+        let clients: Vec<&str> = clients.into_iter().flatten().map(String::as_str).collect();
+        let clients = clients.join(",");
+        let mut etcd = Command::new("etcd");
+        if self.secure.is_some() {
+            let [certificate, key] = self.tls_files();
+            etcd.arg("--cert-file")
+                .arg(certificate)
+                .arg("--key-file")
+                .arg(key);
+        }
+        let child = etcd
             .arg("--data-dir")
             .arg(self.data())
             .args(["--name", "one", "--initial-cluster"])
             .arg(format!("one={}", self.peers))
             .args([
                 "--listen-client-urls",
-                &self.endpoint,
+                &clients,
                 "--advertise-client-urls",
-                &self.endpoint,
+                &clients,
             ])
             .args([
                 "--listen-peer-urls",
@@ -76,6 +93,21 @@ impl Etcd {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+        // Its tokens went with it.
+        self.log_in();
+    }
+
+    /// From its next start on, answers over TLS with this certificate, too (PEM). Where.
+    pub(crate) fn secure(&mut self, certificate: &str, key: &str) -> String {
+        let [certificate_file, key_file] = self.tls_files();
+        std::fs::write(certificate_file, certificate).expect("a file");
+        std::fs::write(key_file, key).expect("a file");
+        let endpoint = || format!("https://127.0.0.1:{}", free_port());
+        self.secure.get_or_insert_with(endpoint).clone()
+    }
+
+    fn tls_files(&self) -> [PathBuf; 2] {
+        ["certificate.pem", "key.pem"].map(|it| self.folder.path().join(it))
     }
 
     /// SIGKILL: no goodbye.
@@ -143,6 +175,21 @@ impl Etcd {
             &format!("{{\"name\":\"{user}\",\"perm\":{{\"permType\":\"READ\",{range}}}}}"),
         );
         self.ask("/v3/auth/enable", "{}");
+        self.guarded = Some(password.to_owned());
+        self.log_in();
+    }
+
+    /// Gives somebody whom it lets in another password.
+    pub(crate) fn change_password(&self, user: &str, password: &str) {
+        self.ask(
+            "/v3/auth/user/changepw",
+            &format!("{{\"name\":\"{user}\",\"password\":\"{password}\"}}"),
+        );
+    }
+
+    fn log_in(&mut self) {
+        self.token = None;
+        let Some(password) = &self.guarded else { return };
         let answer = self.ask(
             "/v3/auth/authenticate",
             &format!("{{\"name\":\"root\",\"password\":\"{password}\"}}"),

@@ -563,6 +563,15 @@ pub(crate) struct Config {
 pub(crate) enum ConfigTask {
     /// Show a plugin's configuration as it is in force; of secrets, where they are
     Show(OnePlugin),
+    /// Check mortise.toml and what it configures plugins with, before anything is started; exits with 1 if there is a fault
+    Check(ConfigCheck),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigCheck {
+    /// Configurations of hosts
+    #[arg(default_value = "mortise.toml")]
+    pub(crate) file: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@
 //! - **G5** Secrets are in memory only: here, in the instance, and on the way between. Journal, history and disk have references.
 
 mod apply;
+mod beforehand;
 mod checks;
 mod engine;
 mod files;
@@ -36,6 +37,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{HostErrorKind, LoadRequest, history::Word};
 
 pub(crate) use apply::{Choice, For, VETO, as_start};
+pub use beforehand::ConfigFault;
 pub(crate) use checks::{WHAT, read_own};
 pub(crate) use files::FilesSource;
 pub use report::{ConfigInfo, ConfigValue, SourceInfo};

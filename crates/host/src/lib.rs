@@ -81,7 +81,7 @@ pub use bound::BoundMethod;
 pub use builder::HostBuilder;
 pub use canary::{CanaryEntry, CanaryInfo, CanaryNumbers, CanaryRequest, CanarySide, Notice};
 pub use client::PluginCaller;
-pub use config::{ConfigInfo, ConfigValue, SourceInfo};
+pub use config::{ConfigFault, ConfigInfo, ConfigValue, SourceInfo};
 pub use error::{HostError, HostErrorKind};
 pub use events::{EVENT_HEADERS, EVENTS_HISTORY, EventStream, Publication};
 pub use history::{ChangeInfo, DiffReport, Difference};

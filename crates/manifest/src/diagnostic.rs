@@ -67,6 +67,14 @@ impl Diagnostic {
         }
     }
 
+    /// The same without the line that it is about.
+    pub(crate) fn without_excerpt(self) -> Self {
+        Self {
+            excerpt: None,
+            ..self
+        }
+    }
+
     /// A fault with what `text`, a `plugin.toml`, asks for: it points at the line that declares `permission`, or at the
     /// start of the file if none does.
     #[must_use]

@@ -288,6 +288,9 @@ pub(crate) fn read_events(mut fields: Fields<'_>, faults: &mut Faults) -> Events
 }
 
 fn read_nats(mut fields: Fields<'_>, faults: &mut Faults) -> Option<NatsSettings> {
+    for key in ["endpoints", "password", "token"] {
+        fields.hide(key, faults);
+    }
     const EXAMPLE: &str = "endpoints = [\"nats://127.0.0.1:4222\"]";
     if !fields.contains("endpoints") {
         fields.missing("endpoints", EXAMPLE, faults);

@@ -451,6 +451,7 @@ fn read_config(mut root: Fields<'_>, faults: &mut Faults) -> HostConfig {
 fn read_webhooks(tables: Vec<Fields<'_>>, faults: &mut Faults) -> Vec<WebhookEntry> {
     let mut webhooks = Vec::new();
     for mut fields in tables {
+        fields.hide("url", faults);
         let url = fields.required_string("url", "url = \"https://hooks.example.com/mortise\"", faults);
         let url = url.and_then(|text| web_address(&text, faults));
         let secret_file = fields
@@ -486,6 +487,9 @@ fn read_config_settings(mut fields: Fields<'_>, faults: &mut Faults) -> ConfigSe
 }
 
 fn read_etcd(mut fields: Fields<'_>, faults: &mut Faults) -> Option<EtcdSettings> {
+    for key in ["endpoints", "password"] {
+        fields.hide(key, faults);
+    }
     const EXAMPLE: &str = "endpoints = [\"http://127.0.0.1:2379\"]";
     if !fields.contains("endpoints") {
         fields.missing("endpoints", EXAMPLE, faults);
@@ -497,9 +501,7 @@ fn read_etcd(mut fields: Fields<'_>, faults: &mut Faults) -> Option<EtcdSettings
             hint,
         );
     }
-    let endpoints = fields.strings("endpoints", faults, |text, faults| {
-        web_address(text, faults);
-    });
+    let endpoints = fields.strings("endpoints", faults, check_endpoint);
     let prefix = fields
         .string("prefix", faults)
         .and_then(|text| key_prefix(&text, faults));
@@ -735,6 +737,21 @@ fn web_address(text: &Text<'_>, faults: &mut Faults) -> Option<String> {
         return None;
     }
     Some(text.value.to_owned())
+}
+
+/// Where an etcd is: told wherever something goes wrong with it, so nothing secret may stand in it.
+fn check_endpoint(text: &Text<'_>, faults: &mut Faults) {
+    let Some(address) = web_address(text, faults) else {
+        return;
+    };
+    let rest = address.split_once("://").map_or("", |it| it.1);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        let message = "an endpoint says where etcd is, and this one says who we are, too".to_owned();
+        let hint =
+            "write `https://HOST:PORT`, the name as `user`, and `password = { secret = \"file:/PATH\" }`";
+        faults.add(text.span.clone(), message, Some(hint.to_owned()));
+    }
 }
 
 fn webhook_form(text: &Text<'_>, faults: &mut Faults) -> Option<WebhookForm> {

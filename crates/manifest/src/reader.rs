@@ -32,6 +32,8 @@ const FAULTS_MAX: usize = 50;
 pub(crate) struct Faults {
     source: Source,
     found: Vec<Fault>,
+    /// Lines that are not shown beside a fault: a secret may stand there.
+    hidden: Vec<std::ops::RangeInclusive<u32>>,
     /// Whether the text is not TOML; see [`Faults::missing`].
     broken_syntax: bool,
 }
@@ -76,6 +78,7 @@ pub(crate) fn read_document<T>(
     let mut faults = Faults {
         source: Source::new(file, text),
         found: Vec::new(),
+        hidden: Vec::new(),
         broken_syntax: false,
     };
     if let Err((span, message)) = check_bounds(text) {
@@ -170,7 +173,12 @@ impl Faults {
 
     fn into_diagnostics(mut self) -> Diagnostics {
         self.found.sort_by_key(|fault| fault.at);
-        let mut diagnostics: Vec<Diagnostic> = self.found.into_iter().map(|fault| fault.diagnostic).collect();
+        let hidden = &self.hidden;
+        let shown = |fault: Fault| match hidden.iter().any(|it| it.contains(&fault.diagnostic.line)) {
+            true => fault.diagnostic.without_excerpt(),
+            false => fault.diagnostic,
+        };
+        let mut diagnostics: Vec<Diagnostic> = self.found.into_iter().map(shown).collect();
         diagnostics.dedup();
         diagnostics.into_iter().collect()
     }
@@ -220,6 +228,15 @@ impl<'a> Fields<'a> {
         self.table
             .get(key)
             .map_or_else(|| self.span.clone(), Spanned::span)
+    }
+
+    /// Has what stands under `key` shown beside no fault: it is a secret, or an author who is wrong about it may have put one there.
+    pub(crate) fn hide(&self, key: &str, faults: &mut Faults) {
+        if let Some(value) = self.table.get(key) {
+            let Range { start, end } = value.span();
+            let lines = faults.line_of(&(start..start))..=faults.line_of(&(end..end));
+            faults.hidden.push(lines);
+        }
     }
 
     /// Reports that `key` is not there.
@@ -341,6 +358,11 @@ impl<'a> Fields<'a> {
             let Some(text) = as_text(item, &format!("an entry of `{key}`"), faults) else {
                 continue;
             };
+            let before = faults.found.len();
+            check(&text, faults);
+            if faults.found.len() > before {
+                continue;
+            }
             if strings.iter().any(|earlier| earlier == text.value) {
                 faults.add(
                     text.span,
@@ -349,7 +371,6 @@ impl<'a> Fields<'a> {
                 );
                 continue;
             }
-            check(&text, faults);
             strings.push(text.value.to_owned());
         }
         strings

@@ -1,4 +1,4 @@
-//! The source against a real etcd: killed, compacted, emptied, guarded.
+//! The source against a real etcd: killed, compacted, emptied, guarded, behind TLS.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../../../../tests/etcd.rs"]
@@ -10,6 +10,10 @@ use etcd::Etcd;
 use mortise_config::{ConfigSource as _, Update};
 use mortise_config_etcd::EtcdSource;
 use mortise_manifest::EtcdSettings;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use serde_json::{Value, json};
 
 /// Far longer than any of it takes.
@@ -220,4 +224,152 @@ async fn another_endpoint_is_tried_when_one_fails() {
     let outage = source.next().await.unwrap_err().to_string();
     assert!(outage.starts_with("http://127.0.0.1:1:"), "{outage}");
     assert_eq!(told(&next(&mut source).await, "echo"), json!({"a": 1}));
+}
+
+/// Whoever signs certificates.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// A server's certificate and its key, for this address.
+    fn certificate(&self, address: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        (signed.pem(), key.serialize_pem())
+    }
+
+    /// Has etcd answer with a certificate from here, from now on. Where.
+    fn certify(&self, etcd: &mut Etcd, address: &str) -> String {
+        let (certificate, key) = self.certificate(address);
+        etcd.kill();
+        let endpoint = etcd.secure(&certificate, &key);
+        etcd.resume();
+        endpoint
+    }
+}
+
+/// What stands in the way the first time.
+async fn outage(settings: EtcdSettings) -> String {
+    let mut source = EtcdSource::new(settings);
+    let next = tokio::time::timeout(PATIENCE, source.next()).await.unwrap();
+    next.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn over_tls_an_etcd_has_to_be_who_it_should_be() {
+    let Some(mut etcd) = Etcd::start() else { return };
+    etcd.put("/mortise/echo/a", "1");
+    etcd.guard("mortise", "correct horse", "/mortise/");
+    let ours = Authority::new("ours");
+    let endpoint = ours.certify(&mut etcd, "127.0.0.1");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let password = file("password", "correct horse\n");
+    let with = |ca_file: Option<String>| EtcdSettings {
+        endpoints: vec![endpoint.clone()],
+        user: Some("mortise".to_owned()),
+        password: Some(format!("file:{password}")),
+        ca_file,
+        ..settings(&etcd)
+    };
+    let trusting = with(Some(file("ours.pem", &ours.pem)));
+    let mut source = EtcdSource::new(trusting.clone());
+    assert_eq!(told(&next(&mut source).await, "echo"), json!({"a": 1}));
+    etcd.put("/mortise/echo/a", "2");
+    assert_eq!(told(&next(&mut source).await, "echo"), json!({"a": 2}));
+    // Signed by somebody whom nobody named, by somebody else, and by what is no authority.
+    let said = outage(with(None)).await;
+    assert!(said.contains(&endpoint), "{said}");
+    let theirs = file("theirs.pem", &Authority::new("theirs").pem);
+    let said = outage(with(Some(theirs))).await;
+    assert!(
+        said.contains(&endpoint) && said.contains("UnknownIssuer"),
+        "{said}"
+    );
+    let said = outage(with(Some(file("empty.pem", "")))).await;
+    assert!(said.contains(&endpoint), "{said}");
+    let said = outage(with(Some("/no/such/ca.pem".to_owned()))).await;
+    assert!(
+        said.contains("`ca_file` /no/such/ca.pem") && said.contains("No such file"),
+        "{said}"
+    );
+    // The password goes to nobody before that, and what is wrong with it is told without it.
+    file("password", "wrong horse");
+    let said = outage(trusting.clone()).await;
+    assert!(
+        said.contains("is not let in") && !said.contains("horse"),
+        "{said}"
+    );
+    file("password", "correct horse");
+    // Signed by ours, for another machine.
+    ours.certify(&mut etcd, "etcd.example.com");
+    let said = outage(trusting).await;
+    assert!(said.contains("not valid for name"), "{said}");
+}
+
+#[tokio::test]
+async fn a_password_and_an_authority_are_changed_where_they_are() {
+    let Some(mut etcd) = Etcd::start() else { return };
+    etcd.put("/mortise/echo/a", "1");
+    etcd.guard("mortise", "correct horse", "/mortise/");
+    let endpoint = Authority::new("old").certify(&mut etcd, "127.0.0.1");
+    let new = Authority::new("new");
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // It is not there at all in the beginning.
+    let mut source = EtcdSource::new(EtcdSettings {
+        endpoints: vec![endpoint],
+        user: Some("mortise".to_owned()),
+        password: Some(format!("file:{}", place("password"))),
+        ca_file: Some(place("ca.pem")),
+        ..settings(&etcd)
+    });
+    assert!(source.next().await.is_err());
+    new.certify(&mut etcd, "127.0.0.1");
+    std::fs::write(place("ca.pem"), &new.pem).unwrap();
+    std::fs::write(place("password"), "correct horse").unwrap();
+    assert_eq!(told(&next(&mut source).await, "echo"), json!({"a": 1}));
+    // Another authority, and another password; the source is the same.
+    let newest = Authority::new("newest");
+    newest.certify(&mut etcd, "127.0.0.1");
+    etcd.change_password("mortise", "battery staple");
+    etcd.put("/mortise/echo/a", "2");
+    let refused = async |source: &mut EtcdSource, part: &str| {
+        let hearing = async {
+            loop {
+                if let Err(error) = source.next().await
+                    && error.to_string().contains(part)
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, hearing).await.unwrap();
+    };
+    refused(&mut source, "UnknownIssuer").await;
+    std::fs::write(place("ca.pem"), &newest.pem).unwrap();
+    refused(&mut source, "is not let in").await;
+    std::fs::write(place("password"), "battery staple").unwrap();
+    assert_eq!(told(&next(&mut source).await, "echo"), json!({"a": 2}));
 }

@@ -28,6 +28,14 @@ pub(crate) fn read_own(json: Option<&str>) -> Result<Arc<Map<String, Value>>, Re
     }
 }
 
+/// Something against a configuration.
+pub(super) struct Fault {
+    /// Which value; empty for the whole.
+    pub(super) path: String,
+    pub(super) why: String,
+    pub(super) hint: &'static str,
+}
+
 /// Everything against a configuration that needs no plugin to say it. The references in it, if there is nothing.
 pub(super) fn check(
     plugin: &str,
@@ -36,44 +44,58 @@ pub(super) fn check(
     contract: &Contract,
     allowed: &Allowed,
 ) -> Result<References, Vec<Refusal>> {
-    let mut refusals = Vec::new();
+    faults(plugin, effective, manifest, contract, allowed).map_err(|faults| {
+        let origins = effective.leaves();
+        let told = |it: Fault| {
+            let leaf = origins.iter().find(|leaf| leaf.path == it.path);
+            let from = leaf.map(|it| format!(" ({})", it.origin)).unwrap_or_default();
+            let what = if it.path.is_empty() {
+                it.why
+            } else {
+                format!("`{}` {}", it.path, it.why)
+            };
+            refusal(what + &from, it.hint)
+        };
+        faults.into_iter().map(told).collect()
+    })
+}
+
+/// The same, by the place of each.
+pub(super) fn faults(
+    plugin: &str,
+    effective: &Effective,
+    manifest: &Manifest,
+    contract: &Contract,
+    allowed: &Allowed,
+) -> Result<References, Vec<Fault>> {
+    let mut all = Vec::new();
     if let Some(message) = &manifest.config.message {
         let value = Value::Object(effective.value().clone());
         match contract.check_value(message, &value, &is_reference) {
-            None => refusals.push(refusal(
-                format!(
+            None => all.push(Fault {
+                path: String::new(),
+                why: format!(
                     "its manifest says `message = \"{message}\"`, and its contract declares no such message"
                 ),
-                "declare the message, and build the plugin again",
-            )),
-            Some(faults) => {
-                let origins = effective.leaves();
-                for fault in faults {
-                    let origin = origins
-                        .iter()
-                        .find(|it| it.path == fault.path)
-                        .map(|it| &it.origin);
-                    let from = origin.map(|it| format!(" ({it})")).unwrap_or_default();
-                    refusals.push(refusal(
-                        format!("{fault}{from}"),
-                        "`mortise config show` tells where each value comes from",
-                    ));
-                }
-            }
+                hint: "declare the message, and build the plugin again",
+            }),
+            Some(faults) => all.extend(faults.into_iter().map(|it| Fault {
+                path: it.path,
+                why: it.why,
+                hint: "`mortise config show` tells where each value comes from",
+            })),
         }
     }
     match effective.references(plugin, allowed) {
-        Ok(references) if refusals.is_empty() => Ok(references),
-        Ok(_) => Err(refusals),
+        Ok(references) if all.is_empty() => Ok(references),
+        Ok(_) => Err(all),
         Err(faults) => {
-            let fault = |it: &mortise_config::Unresolved| {
-                refusal(
-                    it.to_string(),
-                    "a secret is where the reference says, and nowhere else",
-                )
-            };
-            refusals.extend(faults.iter().map(fault));
-            Err(refusals)
+            all.extend(faults.into_iter().map(|it| Fault {
+                path: it.path,
+                why: it.why,
+                hint: "a secret is where the reference says, and nowhere else",
+            }));
+            Err(all)
         }
     }
 }

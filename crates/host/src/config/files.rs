@@ -14,6 +14,8 @@ use mortise_config::{BoxFuture, ConfigSource, Outage, Setting, Settings, Update}
 use mortise_manifest::{check_plugin_name, table_to_json};
 use serde_json::Value;
 
+/// The source's name.
+pub(super) const NAME: &str = "files";
 /// How often the directory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Largest file, in bytes.
@@ -149,12 +151,25 @@ impl FilesSource {
 
 impl ConfigSource for FilesSource {
     fn name(&self) -> &str {
-        "files"
+        NAME
     }
 
     fn next(&mut self) -> BoxFuture<'_, Result<Update, Outage>> {
         Box::pin(self.next_update())
     }
+}
+
+/// What the directory has for one plugin, as it is now.
+pub(super) fn settings_of(dir: PathBuf, plugin: &str) -> Settings {
+    let mut source = FilesSource::new(dir);
+    for ending in ["toml", "json"] {
+        let file = format!("{plugin}.{ending}");
+        let path = source.dir.join(&file);
+        if path.exists() {
+            source.set(&file, read(&path));
+        }
+    }
+    source.told().remove(plugin).unwrap_or_default()
 }
 
 /// The files that are plugins' and what the system says of them.

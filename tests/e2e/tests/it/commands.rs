@@ -143,3 +143,68 @@ fn completions_and_man_page() {
     }
     assert!(text(&run(&["man"]).stdout).contains(".TH"));
 }
+
+#[test]
+fn configuration_is_checked_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let source = package("ping").unwrap();
+    let host = file(
+        "mortise.toml",
+        &format!(
+            "[config]\ndir = \"conf\"\n\n[[plugin]]\nname = \"one\"\nsource = {source:?}\nconfig = {{ txt = \"a\" }}\n\n\
+             [[plugin]]\nname = \"two\"\nsource = {source:?}\n\n[[plugin]]\nname = \"three\"\nsource = {source:?}\n\n\
+             [[plugin]]\nname = \"four\"\nsource = \"no/such/package\"\n\n[[plugin]]\nname = \"five\"\nsource = {source:?}\n"
+        ),
+    );
+    file("conf/two.json", "{\n  \"text\":\n    7\n}\n");
+    file("conf/three.toml", "text = \"hunter2\nmore = 1\n");
+    file("conf/five.toml", "text = { secret = \"file:/etc/shadow\" }\n");
+    let broken = file(
+        "broken.toml",
+        "[config.etcd]\nendpoints = [\"https://m:hunter2@etcd:2379\"]\nprefx = \"/m\"\n",
+    );
+    let output = run(&["--output", "json", "config", "check", &host, &broken]);
+    let told = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["plugins"], 5, "{report:#}");
+    let faults = report["faults"].as_array().unwrap();
+    let at = |place: &str| {
+        let wanted = folder.path().join(place).to_str().unwrap().to_owned();
+        let found = faults.iter().find(|it| it["place"] == wanted.as_str());
+        let fault = found.unwrap_or_else(|| panic!("nothing at {place}: {report:#}"));
+        assert!(fault["hint"].is_string(), "{fault}");
+        fault["message"].as_str().unwrap().to_owned()
+    };
+    let message = at("mortise.toml:7:12");
+    assert!(
+        message.contains("`one`") && message.contains("did you mean `text`"),
+        "{message}"
+    );
+    let message = at("conf/two.json:2:3");
+    assert!(message.contains("`text` is a number"), "{message}");
+    assert!(at("mortise.toml:19:1").contains("no/such/package"));
+    let message = at("conf/five.toml:1:1");
+    assert!(message.contains("refers to file:/etc/shadow"), "{message}");
+    assert!(at("broken.toml:2:14").contains("who we are"));
+    assert!(at("broken.toml:3:1").contains("prefx"));
+    let of_three = faults
+        .iter()
+        .filter(|it| it["place"].as_str().unwrap().contains("three.toml:1:"));
+    assert!(of_three.count() >= 1, "{report:#}");
+    // Corrected.
+    let sound = file(
+        "sound.toml",
+        &format!("[[plugin]]\nname = \"one\"\nsource = {source:?}\nconfig = {{ text = \"a\" }}\n"),
+    );
+    let output = run(&["config", "check", &sound]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "1 plugin: no faults\n");
+}
