@@ -1,7 +1,7 @@
 //! A plugin's source folder, read whole, and the package folder that becomes of it.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -59,7 +59,7 @@ impl Project {
 
     /// Writes the package to `out`: beside it first, so that `out` is never half a package.
     pub(crate) fn write_package(&self, out: &Path, artifacts: Vec<Artifact>) -> anyhow::Result<()> {
-        let failed = |path: &Path, error: std::io::Error| {
+        let failed = |path: &Path, error: io::Error| {
             let hint = "check the folder's permissions and the space left, or choose another with `--out`";
             Failure::new(Fault::new(format!("cannot write `{}`: {error}", path.display())).hint(hint))
         };
@@ -140,10 +140,11 @@ pub(crate) fn file_in(dir: &Path, file: &str) -> PathBuf {
 pub(crate) fn read_manifest(dir: &Path) -> Result<(String, Manifest), Failure> {
     let path = file_in(dir, "plugin.toml");
     let text = fs::read_to_string(&path).map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::NotFound {
-            "name a plugin's source or package folder; `mortise new NAME` makes one"
-        } else {
-            "check the file's permissions"
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                "name a plugin's source or package folder; `mortise new NAME` makes one"
+            }
+            _ => "check the file's permissions",
         };
         Failure::new(Fault::new(format!("cannot read `{}`: {error}", path.display())).hint(hint))
     })?;

@@ -340,11 +340,7 @@ where
 {
     let too_large = || {
         let message = format!("the body is larger than {} bytes", options.body_bytes_max);
-        HttpRefusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            message,
-            "send less at once, or raise the limit on the body's size",
-        )
+        HttpRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, message, "send less at once")
     };
     let announced = headers
         .get(header::CONTENT_LENGTH)

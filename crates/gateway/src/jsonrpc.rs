@@ -7,13 +7,17 @@
 //! Where the spec leaves a choice: members that it does not name are ignored; an `id` may be any number and comes back digit for digit;
 //! `null` is a legal id (and is answered); a notification is run before the empty answer is sent, so a caller cannot outrun the host.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use mortise_runtime::CallErrorKind;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::{error::Category, value::RawValue};
 
-use crate::error::{RpcError, code};
+use crate::error::{RpcError, code, lookup};
 
 /// Bounds on what one body may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Bounds {
     pub(crate) batch_entries_max: usize,
     /// Entries of one batch that run at the same time.
     pub(crate) batch_concurrency: usize,
+    /// Bytes of the answers of one batch; from there on no further entry is run.
+    pub(crate) batch_answer_bytes_max: usize,
 }
 
 /// Answers methods.
@@ -71,20 +77,19 @@ async fn answer_batch<M: Methods>(
     body: &str,
     bounds: Bounds,
 ) -> Option<Vec<u8>> {
-    let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {
+    let Entries { first, count } = match Entries::read(body, bounds.batch_entries_max) {
         Ok(entries) => entries,
         Err(error) => return Some(refused(&parse_error(&error.to_string()))),
     };
-    if entries.is_empty() {
+    if count == 0 {
         return Some(refused(&RpcError::invalid_request(
             "the batch is empty",
             "put at least one request into it",
         )));
     }
-    if entries.len() > bounds.batch_entries_max {
+    if count > bounds.batch_entries_max {
         let message = format!(
-            "the batch has {} entries, and at most {} are taken",
-            entries.len(),
+            "the batch has {count} entries, and at most {} are taken",
             bounds.batch_entries_max
         );
         return Some(refused(&RpcError::invalid_request(message, "split it")));
@@ -92,9 +97,10 @@ async fn answer_batch<M: Methods>(
 
     let mut out = vec![b'['];
     let mut running = FuturesOrdered::new();
-    let mut waiting = entries.into_iter();
+    let mut waiting = first.into_iter();
     loop {
-        while running.len() < bounds.batch_concurrency.max(1) {
+        let is_full = out.len() > bounds.batch_answer_bytes_max;
+        while !is_full && running.len() < bounds.batch_concurrency.max(1) {
             let Some(entry) = waiting.next() else { break };
             running.push_back(answer_entry(methods, caller, entry.get()));
         }
@@ -106,8 +112,75 @@ async fn answer_batch<M: Methods>(
             out.extend_from_slice(&answer);
         }
     }
+    // What nobody ran any more.
+    for entry in waiting {
+        refuse_for_room(&mut out, entry.get(), bounds);
+    }
     out.push(b']');
     (out.len() > 2).then_some(out)
+}
+
+/// Answers an entry for which there is no room.
+fn refuse_for_room(out: &mut Vec<u8>, entry: &str, bounds: Bounds) {
+    let message = format!(
+        "not run: the answers to the entries before it have more than {} bytes",
+        bounds.batch_answer_bytes_max
+    );
+    let (id, error) = match Request::parse(entry) {
+        Ok(Request { id: None, .. }) => return,
+        Ok(Request { id: Some(id), .. }) => {
+            let kind = CallErrorKind::Exhausted;
+            let hint = "send it again, in a batch of its own";
+            (
+                id,
+                RpcError::protocol(lookup(kind).json_rpc, kind.as_str(), message, hint),
+            )
+        }
+        Err(fault) => fault,
+    };
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    write_error(out, id, &error);
+}
+
+/// The entries of a batch: the first ones, and how many there are. A long one costs no memory.
+struct Entries<'a> {
+    first: Vec<&'a RawValue>,
+    count: usize,
+}
+
+impl<'a> Entries<'a> {
+    fn read(body: &'a str, keep: usize) -> serde_json::Result<Self> {
+        struct Keeping(usize);
+
+        impl<'de> Visitor<'de> for Keeping {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a batch")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+                let mut first = Vec::new();
+                while first.len() < self.0
+                    && let Some(entry) = all.next_element()?
+                {
+                    first.push(entry);
+                }
+                let mut count = first.len();
+                while all.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Entries { first, count })
+            }
+        }
+
+        let mut reader = serde_json::Deserializer::from_str(body);
+        let entries = reader.deserialize_seq(Keeping(keep))?;
+        reader.end()?;
+        Ok(entries)
+    }
 }
 
 async fn answer_entry<M: Methods>(methods: &M, caller: &M::Caller, text: &str) -> Option<Vec<u8>> {

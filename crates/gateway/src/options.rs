@@ -15,6 +15,9 @@ pub struct Options {
     pub batch_entries_max: usize,
     /// Entries of one batch that run at the same time. Default 16. The plugin's own `concurrency` limit holds as well.
     pub batch_concurrency: usize,
+    /// Highest size of the answers to one batch, in bytes: from there on its entries are answered with an error and not run. Those that run then still
+    /// bring theirs. Default 96 MiB.
+    pub batch_answer_bytes_max: usize,
     /// Connections held at once; further ones wait in the kernel's backlog. Default 10 000.
     pub connections_max: usize,
     /// Time a client may take to send a request's head, and time a kept connection may be idle. Default 30 s. It does not bound the body.
@@ -40,6 +43,7 @@ impl Default for Options {
             body_bytes_max: 96 << 20,
             batch_entries_max: 1000,
             batch_concurrency: 16,
+            batch_answer_bytes_max: 96 << 20,
             connections_max: 10_000,
             head_read: Duration::from_secs(30),
             body_read: Duration::from_secs(30),
@@ -57,6 +61,7 @@ impl Options {
         Bounds {
             batch_entries_max: self.batch_entries_max,
             batch_concurrency: self.batch_concurrency,
+            batch_answer_bytes_max: self.batch_answer_bytes_max,
         }
     }
 }

@@ -54,6 +54,9 @@ pub(crate) trait Accept: Send + Sync {
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Front)>> + Send;
 }
 
+/// From one word about connections that cannot be accepted to the next.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// Answers the requests of one connection.
 pub(crate) trait Front: Send + Sync + 'static {
     /// Answers one. Whatever goes wrong is an answer, too.
@@ -74,6 +77,7 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
     let cut = CancellationToken::new();
     let mut http = http1::Builder::new();
     http.header_read_timeout(None);
+    let mut told: Option<Instant> = None;
 
     loop {
         let accepted = tokio::select! {
@@ -101,7 +105,10 @@ pub(crate) async fn serve(listener: impl Accept, options: &Options, stop: Cancel
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of file descriptors, most likely. Connections that end give some back.
-                tracing::warn!(%error, "cannot accept a connection; trying again");
+                if told.is_none_or(|it| it.elapsed() > TELL_AGAIN_AFTER) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections; trying again, and telling of it once a minute (raise the limit of open files, `ulimit -n`)");
+                }
                 sleep(Duration::from_millis(50)).await;
             }
         }

@@ -261,6 +261,8 @@ async fn pump(
 ) -> Result<(), RpcError> {
     let mut body = body.into_data_stream();
     let mut rest = BytesMut::new();
+    // Of `rest`, what has no end of a line in it.
+    let mut searched = 0;
     let mut sent = 0_u64;
     let mut over = false;
     while !over {
@@ -276,8 +278,9 @@ async fn pump(
                 over = true;
             }
         }
-        while let Some(end) = rest.iter().position(|it| *it == b'\n') {
-            let line = rest.split_to(end + 1);
+        while let Some(end) = rest[searched..].iter().position(|it| *it == b'\n') {
+            let line = rest.split_to(searched + end + 1);
+            searched = 0;
             let line = line.trim_ascii();
             if line.is_empty() {
                 continue;
@@ -289,7 +292,8 @@ async fn pump(
                 Err(SendError::Refused(error)) => return Err(call.failed(&error)),
             }
         }
-        if rest.len() > line_bytes_max {
+        searched = rest.len();
+        if searched > line_bytes_max {
             let message = format!("a line is longer than {line_bytes_max} bytes");
             return Err(RpcError::invalid_request(message, "send less at once"));
         }

@@ -57,6 +57,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// From the moment that no call is sent to a canary any more to its unload.
 const GRACE: Duration = Duration::from_millis(100);
+/// From a decision that could not be written down to the next look.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Decisions that are kept to be shown.
 const SAID_MAX: usize = 50;
 /// Words of operators that wait.
@@ -122,6 +124,8 @@ struct Driver {
     shared: Arc<Shared>,
     canary: Canary,
     request: CanaryRequest,
+    /// What is measured is what is promoted, whatever becomes of the place that it came from.
+    package: Package,
     commission: Commission,
     plugin: String,
     address: Arc<Address>,
@@ -136,6 +140,12 @@ struct Driver {
     next_health: Instant,
     health: Option<BoxFuture<'static, Result<(), String>>>,
     swap: Option<BoxFuture<'static, Result<PluginInfo, HostError>>>,
+    /// How its promotion ended, until that is written down.
+    swapped: Option<CanaryEvent>,
+    /// When to look again, after something could not be written down.
+    looks_again: Instant,
+    /// Its row is there for the host's next life.
+    kept: bool,
     began: Instant,
     said: VecDeque<CanaryEntry>,
     notes: Vec<String>,
@@ -168,7 +178,6 @@ impl Host {
     /// Dropping the future does not undo what was begun.
     pub async fn start_canary(&self, actor: &str, request: CanaryRequest) -> Result<CanaryInfo, HostError> {
         let shared = self.shared();
-        let _one_at_a_time = shared.canaries.starting.lock().await;
         let package = load::fetch(shared, &request.load.source).await?;
         let own_name = || package.plugin().name.to_string();
         let plugin = request.load.name.clone().unwrap_or_else(own_name);
@@ -181,7 +190,8 @@ impl Host {
             package: package.digest().to_string(),
             word: None,
         };
-        self.begun(actor, commission, plugin, &package, request).await
+        self.begin_canary(actor, commission, plugin, &package, request)
+            .await
     }
 
     /// The same for whoever has read the package.
@@ -193,19 +203,8 @@ impl Host {
         package: &Package,
         request: CanaryRequest,
     ) -> Result<CanaryInfo, HostError> {
-        let _one_at_a_time = self.shared().canaries.starting.lock().await;
-        self.begun(actor, commission, plugin, package, request).await
-    }
-
-    async fn begun(
-        &self,
-        actor: &str,
-        commission: Commission,
-        plugin: String,
-        package: &Package,
-        request: CanaryRequest,
-    ) -> Result<CanaryInfo, HostError> {
         let shared = self.shared();
+        let _one_at_a_time = shared.canaries.starting.lock().await;
         check(shared, &plugin, &request)?;
         let (canary, effects) = Canary::start(request.plan.clone(), Duration::ZERO);
         let (driver, handle) = Driver::load(shared, plugin, package, request, commission, canary).await?;
@@ -355,10 +354,17 @@ impl Driver {
             ..request.load.clone()
         };
         let beside = shared.name_for(package, &load)?;
+        if beside == plugin || shared.find(&beside).is_ok() {
+            let what = format!("`{beside}` is there already, and is not this canary's");
+            return Err(HostError::new(HostErrorKind::Conflict, what)
+                .with_plugin(&plugin)
+                .with_hint("unload it first"));
+        }
         let loaded = shared
             .load_unrecorded(&beside, package, &load, Entrance::Alone)
             .await?;
-        let made = Self::new(shared, plugin, &loaded.name, request, commission, canary).map(
+        let package = package.clone();
+        let made = Self::new(shared, plugin, &loaded.name, package, request, commission, canary).map(
             |(mut driver, handle)| {
                 driver.notes = notes;
                 (driver, handle)
@@ -376,6 +382,7 @@ impl Driver {
         shared: &Arc<Shared>,
         plugin: String,
         address: &str,
+        package: Package,
         request: CanaryRequest,
         commission: Commission,
         canary: Canary,
@@ -400,6 +407,7 @@ impl Driver {
             shared: shared.clone(),
             canary,
             request,
+            package,
             commission,
             plugin,
             crashes: address.status.load().crashes,
@@ -413,6 +421,9 @@ impl Driver {
             next_health: now + HEALTH_EVERY,
             health: None,
             swap: None,
+            swapped: None,
+            looks_again: now,
+            kept: false,
             began: now,
             said: VecDeque::new(),
             notes: Vec::new(),
@@ -465,18 +476,22 @@ impl Driver {
                 }
                 Happening::Swapped(done) => {
                     self.swap = None;
-                    let event = match done {
+                    self.swapped = Some(match done {
                         Ok(_) => CanaryEvent::Swapped,
+                        // It serves, and only that could not be written down.
+                        Err(_) if self.is_promoted() => CanaryEvent::Swapped,
                         Err(error) => CanaryEvent::SwapFailed {
                             why: load::with_causes(&error),
                         },
-                    };
-                    self.must_take(event).await;
+                    });
+                    self.end_swap().await;
                 }
                 Happening::Health(answer) => {
                     self.health = None;
                     self.bad_healths = answer.map_or_else(|_| self.bad_healths + 1, |()| 0);
                 }
+                Happening::Look if Instant::now() < self.looks_again => {}
+                Happening::Look if self.swapped.is_some() => self.end_swap().await,
                 Happening::Look => {
                     if let Some(mut event) = self.look_around() {
                         if let CanaryEvent::Crashed { cause } = &mut event {
@@ -490,16 +505,45 @@ impl Driver {
         }
         self.words.close();
         self.base.stats.sample_all(false);
-        self.stays_away().await;
-        if let Err(error) = self.shared.forget_canary(&self.plugin).await {
-            tracing::error!(target: "mortise::life", plugin = self.plugin, %error, "a canary that is over could not be forgotten");
+        if self.kept {
+            self.goes_for_good().await;
         }
         self.publish();
     }
 
+    /// Tells the machine how the promotion ended; once more if that could not be written down.
+    async fn end_swap(&mut self) {
+        if let Some(event) = self.swapped.clone()
+            && self.must_take(event).await
+        {
+            self.swapped = None;
+        }
+    }
+
+    /// Whether what is measured serves under the plain name.
+    fn is_promoted(&self) -> bool {
+        call::serving(&self.base_address).is_ok_and(|it| it.digest == self.own.digest)
+    }
+
+    /// The host's next life knows nothing of it any more. Before its end is written down, and long before it is unloaded: whoever kills the host in between
+    /// finds it gone, and never back with its calls.
+    async fn goes_for_good(&mut self) {
+        self.stays_away().await;
+        match self.shared.forget_canary(&self.plugin).await {
+            Ok(()) => self.kept = false,
+            Err(error) => {
+                tracing::error!(target: "mortise::life", plugin = self.plugin, %error, "a canary that is over could not be forgotten");
+            }
+        }
+    }
+
     /// One that was taken back does not come again because a file still names it: not by a reload, and not when the host starts again.
     async fn stays_away(&mut self) {
-        if self.canary.state() != CanaryState::RolledBack || self.withdrawn {
+        let is_taken_back = matches!(
+            self.canary.state(),
+            CanaryState::RollingBack | CanaryState::RolledBack
+        );
+        if !is_taken_back || self.withdrawn {
             return;
         }
         let Commission { giver, package, word } = &self.commission;
@@ -561,8 +605,9 @@ impl Driver {
                 return Err(format!("`{name}` was unloaded"));
             }
             // One that is down and starts again is no other.
+            // So is one that took over another configuration.
             match call::serving(address).ok() {
-                Some(now) if now.number != of.number => {
+                Some(now) if now.digest != of.digest || now.plugin.version != of.plugin.version => {
                     Err(format!("`{name}` was replaced by {}", now.plugin.version))
                 }
                 now => Ok(now),
@@ -576,21 +621,25 @@ impl Driver {
             Err(why) => return Some(why),
             Ok(now) => now,
         };
-        if let Some(own) = own.filter(|it| !Arc::ptr_eq(it, &self.own)) {
-            self.marks.0 = own.stats.mark();
-            self.own = own;
-        }
-        if let Some(base) = base.filter(|it| !Arc::ptr_eq(it, &self.base)) {
-            self.marks.1 = base.stats.mark();
-            self.base = base;
+        let own = own.filter(|it| !Arc::ptr_eq(it, &self.own));
+        let base = base.filter(|it| !Arc::ptr_eq(it, &self.base));
+        if own.is_some() || base.is_some() {
+            self.own = own.unwrap_or_else(|| self.own.clone());
+            self.base = base.unwrap_or_else(|| self.base.clone());
+            // What is compared has to have seen the same time.
+            self.marks = (self.own.stats.mark(), self.base.stats.mark());
         }
         None
     }
 
-    async fn must_take(&mut self, event: CanaryEvent) {
-        if let Err(error) = self.take(event, "canary").await {
+    /// Whether it was taken.
+    async fn must_take(&mut self, event: CanaryEvent) -> bool {
+        let taken = self.take(event, "canary").await;
+        if let Err(error) = &taken {
+            self.looks_again = Instant::now() + LOOK_AGAIN_AFTER;
             tracing::error!(target: "mortise::life", plugin = self.plugin, %error, "a canary stays where it is");
         }
+        taken.is_ok()
     }
 
     /// Gives an event to the machine, writes down what it decides, and does it.
@@ -609,6 +658,7 @@ impl Driver {
                     self.route(traffic);
                 }
             }
+            self.goes_for_good().await;
         }
         if let Err(error) = self.write_down(before.state(), &effects, actor).await {
             if !takes_away {
@@ -658,18 +708,10 @@ impl Driver {
             beside: false,
             ..self.request.load.clone()
         };
-        let (runtime, digest) = (self.own.runtime, self.own.digest);
+        let package = self.package.clone();
         let giver = self.commission.giver;
         let word = Order::promotion(giver, actor);
         Box::pin(async move {
-            let package = load::fetch(&shared, &request.source).await?;
-            // Only what was measured is promoted.
-            let measured = package.artifact(runtime).is_some_and(|it| it.digest == digest);
-            if !measured {
-                let what = format!("{} is not what it was when the canary began", request.source);
-                return Err(HostError::new(HostErrorKind::Conflict, what)
-                    .with_hint("start a canary of what is there now"));
-            }
             let name = request.name.clone().unwrap_or_default();
             let (again, asked) = (package.clone(), request.clone());
             let promoted = shared
@@ -782,9 +824,11 @@ impl Driver {
             to: format!("canary {}", self.canary.state().as_str()),
             detail: texts.join("; "),
         };
-        self.shared.decide(row, decided).await?;
-        self.stood = stands;
-        if self.shared.parts.remembers && !self.canary.state().is_at_rest() {
+        let is_over = matches!(
+            self.canary.state(),
+            CanaryState::RollingBack | CanaryState::RolledBack | CanaryState::Promoted
+        );
+        if self.shared.parts.remembers && !is_over {
             self.shared
                 .keep_canary(
                     &self.plugin,
@@ -794,7 +838,10 @@ impl Driver {
                     &self.commission,
                 )
                 .await?;
+            self.kept = true;
         }
+        self.shared.decide(row, decided).await?;
+        self.stood = stands;
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     sync::{Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use mortise_manifest::{CanaryEntry, PluginTerms, WatchConfig};
@@ -37,7 +38,7 @@ use tokio::{
 };
 
 use crate::{
-    Host, HostError, HostErrorKind, LoadRequest, ReloadReport, Source,
+    Host, HostError, HostErrorKind, LoadRequest, ReloadReport, Source, call,
     canary::come::{Coming, Offer},
     depend,
     history::{self, Giver, Word},
@@ -48,6 +49,11 @@ use crate::{
 
 /// Batches of changes that wait while one is applied; the watch waits when there are more.
 const BATCHES_MAX: usize = 1;
+
+/// Reads of a folder that changed since it was told as settled.
+const READS_MAX: u32 = 3;
+/// From one to the next.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// The directory that is watched, as far as it is known.
 #[derive(Default)]
@@ -70,6 +76,8 @@ struct Bringing {
     terms: Option<PluginTerms>,
     /// An operator had a word since.
     held: bool,
+    /// It was taken back as a canary: what serves is what the directory brought before.
+    refused: bool,
 }
 
 /// A settled folder.
@@ -217,10 +225,17 @@ impl Host {
     /// Reads packages, all at once, and leaves out those that changed meanwhile: they will be told again (D2).
     async fn read_settled(&self, settled: Vec<Settled>) -> Vec<(Settled, Result<Package, HostError>)> {
         let read = settled.into_iter().map(|settled| async move {
-            let read = load::fetch(self.shared(), &Source::Folder(settled.path.clone())).await;
-            let again = settled.clone();
-            let is_unchanged = tokio::task::spawn_blocking(move || again.is_unchanged());
-            is_unchanged.await.unwrap_or(false).then_some((settled, read))
+            // A folder that is moved away and back at once is not told again: it has not changed.
+            for _ in 0..READS_MAX {
+                let read = load::fetch(self.shared(), &Source::Folder(settled.path.clone())).await;
+                let again = settled.clone();
+                let is_unchanged = tokio::task::spawn_blocking(move || again.is_unchanged());
+                if is_unchanged.await.unwrap_or(false) {
+                    return Some((settled, read));
+                }
+                tokio::time::sleep(READ_AGAIN_AFTER).await;
+            }
+            None
         });
         futures_util::future::join_all(read)
             .await
@@ -243,7 +258,15 @@ impl Host {
         let mut tried: BTreeMap<String, usize> = BTreeMap::new();
         let (mut again, mut coming) = (Vec::new(), Vec::new());
         for (name, offers) in &offers {
-            let (head, _) = &offers[0];
+            // One that does not start hides no other.
+            let best = offers.iter().position(|(it, _)| !directory.stays_failed(it));
+            let best = best.unwrap_or(0);
+            let (head, _) = &offers[best];
+            if directory.is_torn(name) && self.serves_newer(head) {
+                // D1: what serves may be what cannot be read just now.
+                report.unchanged.push(name.clone());
+                continue;
+            }
             if configured.names(name) {
                 tracing::warn!(target: "mortise::life", plugin = name, "the configuration names this plugin with a source of its own; the package in the watched directory is left alone");
                 continue;
@@ -260,15 +283,15 @@ impl Host {
                 }
             } else if !directory.stays_failed(head) {
                 if directory.plan(name).is_some() && (comes_back || self.serves_another(head)) {
-                    coming.push(name.clone());
+                    coming.push((name.clone(), best));
                 } else {
-                    tried.insert(name.clone(), 0);
+                    tried.insert(name.clone(), best);
                 }
             }
         }
         load_in_levels(self, again).await;
-        for name in coming {
-            let (head, path) = &offers[&name][0];
+        for (name, best) in coming {
+            let (head, path) = &offers[&name][best];
             self.come(directory, head, path, packages.remove(&head.digest), report)
                 .await;
         }
@@ -385,7 +408,7 @@ impl Host {
                 canary: None,
                 ..directory.terms(&head.name)
             };
-            is_same && (it.held || it.terms == Some(terms))
+            is_same && (it.held || it.refused || it.terms == Some(terms))
         })
     }
 
@@ -393,6 +416,13 @@ impl Host {
     fn serves_another(&self, head: &Head) -> bool {
         let brought = self.shared().brought.get(&head.name);
         self.serves(&head.name) && brought.is_none_or(|it| it.digest != head.digest.to_string())
+    }
+
+    /// Whether a newer version of this plugin serves.
+    fn serves_newer(&self, head: &Head) -> bool {
+        let serving = self.shared().find(&head.name).ok();
+        let serving = serving.and_then(|it| call::serving(&it).ok());
+        serving.is_some_and(|it| it.plugin.version > head.version)
     }
 
     /// What comes back first when the host starts: what served last, where that is not what the directory has now and would otherwise not be loaded, or not
@@ -481,8 +511,10 @@ impl Host {
         if self.serves(&name) {
             self.explain(&name, Vec::new()).await;
         } else {
-            // It was listed and never ran; nobody asked for it, so it is no change.
-            if let Ok(address) = self.shared().find(&name) {
+            // It was listed and never ran; nobody asked for it, so it is no change. What is only down comes up again.
+            if let Ok(address) = self.shared().find(&name)
+                && address.status.load().offer.is_none()
+            {
                 let _ = self.shared().unload_unrecorded(&address).await;
             }
         }
@@ -561,7 +593,14 @@ impl Directory {
     /// A package that did not start does not do so because something else changed.
     fn stays_failed(&self, head: &Head) -> bool {
         let failed = self.failed.get(&head.name);
-        failed.is_some_and(|(digest, kind)| *digest == head.digest && *kind != HostErrorKind::Refused)
+        let by_itself = [HostErrorKind::StartFailed, HostErrorKind::Quarantined];
+        failed.is_some_and(|(digest, kind)| *digest == head.digest && by_itself.contains(kind))
+    }
+
+    /// Whether a folder that had a package of this plugin cannot be read now.
+    fn is_torn(&self, name: &str) -> bool {
+        let mut folders = self.folders.values();
+        folders.any(|it| it.head.is_err() && it.was.as_deref() == Some(name))
     }
 
     fn terms(&self, name: &str) -> PluginTerms {
@@ -634,7 +673,14 @@ impl Brought {
         for WatchedName { name, digest, held } in all {
             if let Some(digest) = digest {
                 let terms = None;
-                words.insert(name, Bringing { digest, terms, held });
+                let refused = false;
+                let word = Bringing {
+                    digest,
+                    terms,
+                    held,
+                    refused,
+                };
+                words.insert(name, word);
             }
         }
     }
@@ -654,6 +700,7 @@ impl Brought {
             digest: package.digest().to_string(),
             terms: Some(terms),
             held: false,
+            refused: false,
         };
         self.0
             .lock()
@@ -682,11 +729,12 @@ impl Brought {
     /// This package of the directory was taken back as a canary. The word that is to be kept.
     pub(crate) fn hold_at(&self, name: &str, digest: &str) -> WatchedName {
         let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let terms = words.get(name).and_then(|it| it.terms.clone());
+        let before = words.get(name);
         let word = Bringing {
             digest: digest.to_owned(),
-            terms,
-            held: true,
+            terms: before.and_then(|it| it.terms.clone()),
+            held: before.is_some_and(|it| it.held),
+            refused: true,
         };
         words.insert(name.to_owned(), word);
         WatchedName {

@@ -18,7 +18,12 @@ use mortise_runtime::Digest;
 use mortise_store::{Package, WatchedName};
 use semver::Version;
 
-use crate::{Host, LoadRequest, call, remember};
+use crate::{
+    Host, LoadRequest, call,
+    history::{Giver, Word},
+    host::Shared,
+    remember,
+};
 
 /// What the words of entries begin with in the journal, where those of a directory are digests of packages.
 const PREFIX: &str = "config:";
@@ -125,6 +130,22 @@ impl Entries {
     pub(crate) fn drop(&self, name: &str) -> Option<WatchedName> {
         let said = self.all().remove(name)?;
         said.held.then(|| forgotten(name))
+    }
+}
+
+/// What an entry asked for, or somebody who is no entry, serves later than it was read. An entry's word counts from now on.
+pub(crate) async fn came_true(
+    shared: &Shared,
+    name: &str,
+    package: &Package,
+    request: &LoadRequest,
+    word: &Word,
+) {
+    shared.configured.lock().await.came_true(name);
+    if word.giver() == Giver::Config
+        && let Some(row) = shared.entries.say(name, word_of(package, request))
+    {
+        shared.note_word(row).await;
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     HostError, LoadRequest,
     depend::{Known, MISSING},
+    entries,
     history::{Giver, Word},
     host::Shared,
     load::Entrance,
@@ -142,7 +143,7 @@ async fn start(shared: &Arc<Shared>, name: String, entry: Entry) {
     };
     match loaded {
         Ok(_) if word.giver() == Giver::Directory => shared.brought.set(&name, &package, &request),
-        Ok(_) => shared.configured.lock().await.came_true(&name),
+        Ok(_) => entries::came_true(shared, &name, &package, &request, &word).await,
         Err(error) => {
             tracing::error!(target: "mortise::life", plugin = name, %error, hint = error.hint(), "a plugin that waited does not serve");
             if waits_for_others(&error) {
@@ -153,6 +154,8 @@ async fn start(shared: &Arc<Shared>, name: String, entry: Entry) {
                     word,
                 };
                 shared.waiting.lock().insert(name, entry);
+                // It may have come before this was there to be told.
+                shared.waiting.changed.send_replace(());
             }
         }
     }

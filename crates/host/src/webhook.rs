@@ -187,11 +187,11 @@ fn signature(secret: &[u8], at: SystemTime, body: &[u8]) -> String {
     format!("t={seconds},v1={hex}")
 }
 
-/// Scheme and host: the path of a chat robot's URL is its password.
+/// Scheme and host: the path or the query of a chat robot's URL is its password.
 fn shown(url: &str) -> String {
     let end = url
         .find("://")
-        .and_then(|at| url[at + 3..].find('/').map(|path| at + 3 + path))
+        .and_then(|at| url[at + 3..].find(['/', '?', '#']).map(|path| at + 3 + path))
         .unwrap_or(url.len());
     let start = url[..end].find("://").map_or(0, |at| at + 3);
     let host = url[start..end].rsplit('@').next().unwrap_or_default();
@@ -218,6 +218,7 @@ mod tests {
             shown("https://u:p@hooks.example.com:8/T0/B1/secret"),
             "https://hooks.example.com:8"
         );
+        assert_eq!(shown("http://localhost?token=secret"), "http://localhost");
         assert_eq!(shown("http://localhost"), "http://localhost");
         assert_eq!(shown("nonsense"), "nonsense");
     }

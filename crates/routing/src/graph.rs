@@ -237,7 +237,7 @@ impl<'p> Graphs<'p> {
                     need: index,
                 };
                 let (met, unmet) = providers(participants, need);
-                if met.is_empty() && !need.optional {
+                if met.is_empty() && need.is_hard() {
                     missing.push((participant, it.missing(need, unmet)));
                 }
                 if !need.is_hard() {

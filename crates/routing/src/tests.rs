@@ -677,6 +677,11 @@ fn a_lazy_requirement_breaks_a_circle() {
 }
 
 #[test]
+fn a_lazy_requirement_may_have_no_provider_yet() {
+    assert_eq!(check("a b\nb nobody lazy"), "b, then a");
+}
+
+#[test]
 fn what_a_plugin_can_do_without_is_no_circle() {
     assert_eq!(check("a b optional\nb a"), "a, then b");
     assert_eq!(check("a a\na a/N from=M"), "a", "a plugin may call itself");

@@ -129,7 +129,7 @@ pub(crate) async fn start(recipe: Recipe, start: Start) -> Result<NativeInstance
         )),
         Err(_) => Err(failed(
             format!("{plugin} did not start within {} ms", limit.as_millis()),
-            "raise `limits.start`, or let the plugin do its slow work after `activate`; it is torn down when it returns",
+            "raise `limits.start_ms`, or let the plugin do its slow work after `activate`; it is torn down when it returns",
         )),
     }
 }

@@ -44,8 +44,9 @@ pub(crate) fn failed(target: &str, status: MtStatus, said: &[u8]) -> CallError {
             )),
         },
         MT_E_BAD_ARG => words(CallErrorKind::Malformed),
-        MT_E_NOMEM => words(CallErrorKind::Exhausted)
-            .with_hint("raise `limits.payload` if the reply was too large, or give the machine more memory"),
+        MT_E_NOMEM => words(CallErrorKind::Exhausted).with_hint(
+            "raise `limits.payload_mib` if the reply was too large, or give the machine more memory",
+        ),
         MT_E_DRAINING => words(CallErrorKind::Draining),
         MT_PENDING => fault(format!(
             "`{target}` answered MT_PENDING, which only an async method may"

@@ -113,7 +113,7 @@ impl Fault {
             }
             Self::NoSlot(why) => {
                 CallError::new(K::Unavailable, format!("no place to run plugin `{plugin}` for `{doing}`: {why}"))
-                    .with_hint("raise `instances_max` of the WebAssembly runtime, or lower `limits.concurrency`")
+                    .with_hint("lower `limits.concurrency`; whoever embeds the host may raise `instances_max` of the WebAssembly runtime")
             }
             Self::Declined(status) => {
                 let text = format!("a fresh instance of plugin `{plugin}` declined to start for `{doing}`: {status}");
@@ -155,7 +155,7 @@ impl Fault {
             Self::NoSlot(why) => (
                 K::Exhausted,
                 format!("no place to start plugin `{plugin}`: {why}"),
-                "raise `instances_max` of the WebAssembly runtime, or unload a plugin",
+                "unload a plugin; whoever embeds the host may raise `instances_max` of the WebAssembly runtime",
             ),
             Self::Declined(status) => {
                 let error = RuntimeError::new(

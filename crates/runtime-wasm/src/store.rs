@@ -29,7 +29,7 @@ use mortise_runtime::{CallContext, HostServices, LogLine};
 use mortise_wire::{Code, Level, LogRecord, Status};
 use prost::Message;
 use tokio::sync::Notify;
-use wasmtime::{Memory, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Caller, Memory, ResourceLimiter, Store, TypedFunc, UpdateDeadline, WasmParams};
 
 use crate::{
     engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
@@ -158,6 +158,32 @@ pub(crate) struct Cell {
     pub(crate) payload: Bytes,
     /// The guest's memory, where the doorway needs it.
     pub(crate) memory: Option<Memory>,
+    /// The host has the guest's allocator make room for what it answers: see [`room_for_answer`].
+    allocates: bool,
+}
+
+/// Has the guest's allocator make room in the middle of a call to the host: an entry into the guest, and so a fiber, inside another one. An allocator
+/// that calls the host itself would get one more with each level, and their stacks are no memory that a limit counts; so it may not
+/// ([`no_host_in_allocator`]), and a guest has two fibers at most.
+pub(crate) async fn room_for_answer<P: WasmParams + Sync>(
+    caller: &mut Caller<'_, Cell>,
+    alloc: TypedFunc<P, u32>,
+    params: P,
+) -> wasmtime::Result<u32> {
+    caller.data_mut().allocates = true;
+    let at = alloc.call_async(&mut *caller, params).await;
+    caller.data_mut().allocates = false;
+    at
+}
+
+/// The other half of [`room_for_answer`]: what a call to the host begins with.
+pub(crate) fn no_host_in_allocator(cell: &Cell) -> wasmtime::Result<()> {
+    if cell.allocates {
+        return Err(wasmtime::Error::msg(
+            "the guest called the host from within its allocator, while the host waited for room for an answer",
+        ));
+    }
+    Ok(())
 }
 
 /// A store with its limits set. Nothing has been instantiated in it.
@@ -172,6 +198,7 @@ pub(crate) fn new_store(engine: &wasmtime::Engine, shared: &Arc<Shared>, deadlin
         scratch: Vec::new(),
         payload: Bytes::new(),
         memory: None,
+        allocates: false,
     };
     let mut store = Store::new(engine, cell);
     store.limiter(|cell| cell);

@@ -30,6 +30,8 @@ const MANIFEST: &str = "plugin.toml";
 pub(crate) struct Scan {
     /// Every package folder, by its name in the directory.
     pub(crate) looks: BTreeMap<OsString, Look>,
+    /// What may be package folders and could not be looked at: because of an error of the disk, or because there are too many.
+    pub(crate) unsure: BTreeSet<OsString>,
     /// Where a change can be heard: folders that were looked into, and those in which links stand.
     pub(crate) heard_in: BTreeSet<PathBuf>,
     /// The directory's own identity.
@@ -74,22 +76,40 @@ pub(crate) fn scan(directory: &Path, ages: Ages) -> io::Result<Scan> {
         }
     }
     names.sort_unstable();
-    for name in names {
+    let mut names = names.into_iter();
+    while let Some(name) = names.next() {
         let path = directory.join(&name);
         note_link(&path, &mut scan.heard_in);
-        let is_folder = fs::metadata(&path).is_ok_and(|it| it.is_dir());
-        if !is_folder {
-            continue;
+        match fs::metadata(&path) {
+            Ok(it) if it.is_dir() => {}
+            Err(error) if !says_not_there(&error) => {
+                scan.unsure.insert(name);
+                continue;
+            }
+            _ => continue,
         }
         if scan.looks.len() == FOLDERS_MAX {
             scan.too_many = true;
+            scan.unsure.insert(name);
+            scan.unsure.extend(names);
             break;
         }
         if let Some(look) = look(&path, ages, &mut scan.heard_in) {
             scan.looks.insert(name, look);
+        } else if fs::metadata(path.join(MANIFEST)).is_err_and(|error| !says_not_there(&error)) {
+            scan.unsure.insert(name);
         }
     }
     Ok(scan)
+}
+
+/// Any other error says nothing about what is there: a network mount that does not answer, a folder that may not be looked into just now, no file
+/// descriptors left.
+fn says_not_there(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Whether files' times can be compared with this machine's clock.
@@ -109,7 +129,9 @@ pub(crate) fn look(folder: &Path, ages: Ages, heard_in: &mut BTreeSet<PathBuf>) 
     };
     // Where the folder itself is now: a link that leads elsewhere is another folder, whatever is in it.
     walk.note(OsStr::new(""), &fs::metadata(folder).ok()?, Times::Ignored);
-    let found = walk.folder(folder, DEPTH_MAX);
+    // Asked for by its name: it counts in a folder with more files than are looked at, too.
+    let found = fs::metadata(folder.join(MANIFEST)).is_ok_and(|it| !it.is_dir());
+    walk.folder(folder, DEPTH_MAX);
     let age = || {
         // A time that is not behind us is none that we can compare with.
         SystemTime::now().duration_since(walk.youngest?).ok()
@@ -142,12 +164,10 @@ enum Times {
 }
 
 impl Walk<'_> {
-    /// Whether there is a manifest.
-    fn folder(&mut self, folder: &Path, depth: usize) -> bool {
+    fn folder(&mut self, folder: &Path, depth: usize) {
         if let Ok(real) = folder.canonicalize() {
             self.heard_in.insert(real);
         }
-        let mut is_package = false;
         for name in names(folder) {
             self.files += 1;
             if self.files > FILES_MAX {
@@ -163,17 +183,13 @@ impl Walk<'_> {
                     }
                     self.hasher.update(b"/..");
                 }
-                Ok(metadata) => {
-                    is_package |= name == MANIFEST;
-                    self.note(&name, &metadata, Times::Counted);
-                }
+                Ok(metadata) => self.note(&name, &metadata, Times::Counted),
                 Err(error) => {
                     self.hash(&name);
                     self.hasher.update(format!("{:?}", error.kind()).as_bytes());
                 }
             }
         }
-        is_package
     }
 
     fn note(&mut self, name: &OsStr, metadata: &Metadata, times: Times) {
@@ -203,15 +219,18 @@ impl Walk<'_> {
     }
 }
 
-/// What is in a folder, in an order that does not change; nothing hidden, and nothing if it cannot be read.
-fn names(folder: &Path) -> Vec<OsString> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries
-        .map(|it| it.file_name())
-        .filter(|it| !is_hidden(it))
-        .take(FILES_MAX)
-        .collect();
-    names.sort_unstable();
+/// What is in a folder, in an order that does not change, and no more than is looked at; nothing hidden, and nothing if it cannot be read.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if !is_hidden(&name) {
+            names.insert(name);
+        }
+        if names.len() > FILES_MAX {
+            names.pop_last();
+        }
+    }
     names
 }
 

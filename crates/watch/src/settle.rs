@@ -8,8 +8,8 @@
 //! - **W1** A folder is told as settled only if nothing in it changed for the quiet time: its age says so; or all looks of a quiet time showed one
 //!   print, and two contents read at least half of it apart are equal, for file systems whose times are too coarse or not to be compared.
 //! - **W2** Each print is told at most once, until another one was seen or the folder was gone.
-//! - **W3** A folder is told as gone only if it was told as settled, and no look of a quiet time showed it. So what is taken away and put back
-//!   at once (`rm -r x && mv y x`), or renamed, is never a removal.
+//! - **W3** A folder is told as gone only if it was told as settled, and all looks of a quiet time showed that it is not there. So what is taken away
+//!   and put back at once (`rm -r x && mv y x`), or renamed, is never a removal; nor is what a disk that does not answer has.
 //! - **W4** What was told as gone and what was never settled is forgotten: nothing grows with time.
 //!
 //! ```text
@@ -21,7 +21,11 @@
 //! ```
 //! Times are since any fixed moment and never go back.
 
-use std::{collections::BTreeMap, ffi::OsString, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    time::Duration,
+};
 
 /// Differs whenever a name, a size, a time or an identity in a folder differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,12 +88,18 @@ impl Settling {
         }
     }
 
-    /// Takes in what a look at `now` showed of all folders that there are, and tells what became certain. `read` gives a folder's content as it is at this
-    /// moment; it is asked at most once per folder and only while it settles without an age.
+    /// From now on, a folder is settled when nothing in it changed for `quiet`.
+    pub fn set_quiet(&mut self, quiet: Duration) {
+        self.quiet = quiet;
+    }
+
+    /// Takes in what a look at `now` showed of all folders that there are, but for those that could not be looked at (`unsure`), and tells what became
+    /// certain. `read` gives a folder's content as it is at this moment; it is asked at most once per folder and only while it settles without an age.
     pub fn step(
         &mut self,
         now: Duration,
         looks: &BTreeMap<OsString, Look>,
+        unsure: &BTreeSet<OsString>,
         mut read: impl FnMut(&OsString) -> Content,
     ) -> Vec<Event> {
         let mut events = Vec::new();
@@ -107,6 +117,11 @@ impl Settling {
         let quiet = self.quiet;
         self.folders.retain(|name, folder| {
             if looks.contains_key(name) {
+                return true;
+            }
+            if unsure.contains(name) {
+                folder.missing = None;
+                folder.begin_again(now);
                 return true;
             }
             let gone = now.saturating_sub(*folder.missing.get_or_insert(now)) >= quiet;
@@ -148,11 +163,17 @@ impl Folder {
             let known = self.known;
             *self = Self::new(print, now);
             self.known = known;
-        } else if self.missing.take().is_some() && !self.told {
-            // It was away for a moment, and nobody knows what happened there.
-            (self.since, self.content) = (now, None);
+        } else if self.missing.take().is_some() {
+            self.begin_again(now);
         }
         self.looked = now;
+    }
+
+    /// It was out of sight for a moment, and nobody knows what happened there.
+    fn begin_again(&mut self, now: Duration) {
+        if !self.told {
+            (self.since, self.content) = (now, None);
+        }
     }
 
     /// W1.

@@ -35,6 +35,8 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_secs(1);
 /// Shortest quiet time on a network mount: for so long NFS does not ask whether a file changed.
 const REMOTE_QUIET_MIN: Duration = Duration::from_secs(3);
+/// Folders that a warning names.
+const SHOWN_MAX: usize = 3;
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
@@ -222,7 +224,7 @@ impl Watcher {
         {
             tracing::info!(target: "mortise::watch", folder = %remote.display(), "on a network mount the system does not tell changes; looking every {POLL:?}");
             self.ages = Ages::DoNotCount;
-            self.settling = Settling::new(self.options.quiet.max(REMOTE_QUIET_MIN));
+            self.settling.set_quiet(self.options.quiet.max(REMOTE_QUIET_MIN));
             self.bell.silence();
             scan = scan::scan(&directory, self.ages)?;
         }
@@ -253,6 +255,12 @@ impl Watcher {
                 "`{}` has more than {FOLDERS_MAX} folders; those after that, by name, are not looked at",
                 directory.display()
             ))
+        } else if !scan.unsure.is_empty() {
+            Some(format!(
+                "in `{}`, {} cannot be looked at; what came from there goes on as it is",
+                directory.display(),
+                shown(&scan.unsure)
+            ))
         } else {
             None
         };
@@ -265,9 +273,9 @@ impl Watcher {
         }
         let directory = self.options.directory.clone();
         let now = self.began.elapsed();
-        let events = self
-            .settling
-            .step(now, &scan.looks, |name| scan::content(&directory.join(name)));
+        let events = self.settling.step(now, &scan.looks, &scan.unsure, |name| {
+            scan::content(&directory.join(name))
+        });
         let anyway = match self.options.poll {
             Some(poll) => poll,
             None if self.bell.is_of_system() => LOOK_ANYWAY,
@@ -285,6 +293,19 @@ impl Watcher {
         }
         self.trouble = trouble;
     }
+}
+
+/// The first of some names, in quotes.
+fn shown(names: &BTreeSet<OsString>) -> String {
+    let quoted = names
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|it| format!("`{}`", it.display()));
+    let mut shown = quoted.collect::<Vec<_>>().join(", ");
+    if let Some(further) = names.len().checked_sub(SHOWN_MAX).filter(|it| *it > 0) {
+        shown += &format!(" and {further} more");
+    }
+    shown
 }
 
 fn change(directory: &Path, event: Event) -> Change {

@@ -21,6 +21,7 @@ use clap::CommandFactory;
 
 use crate::{
     args::{Cli, Command, Import, ImportFrom},
+    exit::{Failure, Fault},
     output::Output,
 };
 
@@ -63,8 +64,12 @@ pub(crate) fn dispatch(command: Command, output: &Output) -> anyhow::Result<()> 
             output.raw(&text)
         }
         Command::Man { dir: Some(dir) } => {
-            std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), &dir)?;
+            let generated =
+                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            generated.map_err(|error| {
+                let what = format!("cannot write the manual pages to `{}`: {error}", dir.display());
+                Failure::new(Fault::new(what).hint("name a folder that can be made and written"))
+            })?;
             output.note(&format!("wrote the manual pages to {}", dir.display()));
             Ok(())
         }

@@ -156,8 +156,8 @@ pub(crate) fn new(args: &New, output: &Output) -> anyhow::Result<()> {
     output.answer(&made, |made| {
         let path = made.path.display();
         format!(
-            "made plugin `{}` in {path}\n\ntry it:\n  cd {path} && cargo test\n  mortise build {path} --runtime native\n  \
-             mortise run {path}/target/mortise/{}-0.1.0 Greet --grant kv --json '{{\"name\": \"Ada\"}}'",
+            "made plugin `{}` in {path}\n\ntry it:\n  cd {path} && cargo test\n  mortise build --runtime native\n  \
+             mortise run target/mortise/{}-0.1.0 Greet --grant kv --json '{{\"name\": \"Ada\"}}'",
             made.name, made.name
         )
     })

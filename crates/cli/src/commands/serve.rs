@@ -28,12 +28,43 @@ use crate::{
 
 /// Chooses what is logged.
 const LOG: &str = "MORTISE_LOG";
+/// Open files that connections leave for everything else.
+#[cfg(unix)]
+const FILES_OF_THE_HOST: usize = 512;
 
 pub(crate) fn serve(args: &Serve) -> anyhow::Result<()> {
     log_to_stderr(args.log)?;
     let file = ConfigFile::of(args.config.as_deref());
     let config = file.read()?;
     super::block_on(run(args, file, config))
+}
+
+/// Takes as many open files as the system gives, and lets connections have no more of them than leaves some for plugins, databases and the control
+/// socket: whoever opens connections and sends nothing must not lock the operator out.
+#[cfg(unix)]
+fn leave_files_for_the_host(options: &mut Options) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    let highest = Rlimit {
+        current: limit.maximum,
+        ..limit.clone()
+    };
+    if setrlimit(Resource::Nofile, highest.clone()).is_ok() {
+        limit = highest;
+    }
+    let Some(files) = limit.current.map(|it| usize::try_from(it).unwrap_or(usize::MAX)) else {
+        return;
+    };
+    let left = files.saturating_sub(FILES_OF_THE_HOST).max(files / 4);
+    if left < options.connections_max {
+        tracing::warn!(
+            files,
+            connections = left,
+            "this process may open few files; connections beyond this number wait (raise the hard limit, `ulimit -Hn`)"
+        );
+        options.connections_max = left;
+    }
 }
 
 async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Result<()> {
@@ -43,6 +74,8 @@ async fn run(args: &Serve, file: ConfigFile, config: HostConfig) -> anyhow::Resu
     let listen = args.listen.or(config.gateway.map(|it| it.listen));
     let mut options = Options::default();
     options.headers.clone_from(&config.routing.propagate);
+    #[cfg(unix)]
+    leave_files_for_the_host(&mut options);
 
     // First of all: a signal must find its handler from here on.
     let stop = CancellationToken::new();

@@ -69,6 +69,7 @@ impl Methods for Arithmetic {
 const BOUNDS: Bounds = Bounds {
     batch_entries_max: 8,
     batch_concurrency: 3,
+    batch_answer_bytes_max: 1 << 20,
 };
 
 fn ask(body: &str) -> String {
@@ -292,4 +293,39 @@ fn batches_are_bounded() {
         0,
         "nothing of a refused batch runs"
     );
+}
+
+#[test]
+fn the_answers_of_a_batch_are_bounded() {
+    let bounds = Bounds {
+        batch_concurrency: 1,
+        batch_answer_bytes_max: 60,
+        ..BOUNDS
+    };
+    let call = |id: u32| format!(r#"{{"jsonrpc":"2.0","method":"slow","id":{id}}}"#);
+    let body = format!(
+        r#"[{},{},{{"jsonrpc":"2.0","method":"update"}},{},7]"#,
+        call(1),
+        call(2),
+        call(3)
+    );
+    let methods = Arithmetic::default();
+    let got = block_on(answer(&methods, &(), body.as_bytes(), bounds)).expect("answers");
+    let got: Vec<serde_json::Value> = serde_json::from_slice(&got).expect("a batch of answers");
+    let got: Vec<_> = got.iter().map(short).collect();
+    assert_eq!(got, ["1: 0", "2: 0", "3: -32004", "null: -32600"]);
+    assert_eq!(
+        methods.calls.load(Ordering::SeqCst),
+        2,
+        "nothing beyond the bound runs"
+    );
+}
+
+#[test]
+fn the_rest_of_a_batch_that_is_too_long_is_counted_and_not_kept() {
+    let entries = Entries::read("[1, 2, {\"a\": [3]}, 4]", 2).expect("a list");
+    let first: Vec<_> = entries.first.iter().map(|it| it.get()).collect();
+    assert_eq!((first, entries.count), (vec!["1", "2"], 4));
+    assert!(Entries::read("[1, 2, }", 1).is_err(), "all of it is read");
+    assert!(Entries::read("[1] 2", 1).is_err(), "and what comes after it");
 }

@@ -88,8 +88,14 @@ pub(crate) async fn recall(host: &Host) -> Result<(), HostError> {
         };
         if let Err(error) = again {
             let why = load::with_causes(&error);
+            if error.kind() == HostErrorKind::Storage {
+                tracing::error!(target: "mortise::life", plugin, why, "a canary does not go on in this life of the host; the next one tries again");
+                continue;
+            }
             shared.tell_of_lost_canary(plugin, &why).await;
-            shared.forget_canary(plugin).await?;
+            if let Err(error) = shared.forget_canary(plugin).await {
+                tracing::error!(target: "mortise::life", plugin, %error, "a canary that is lost could not be forgotten");
+            }
         }
     }
     Ok(())

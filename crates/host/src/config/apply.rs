@@ -30,6 +30,7 @@ use super::{
 use crate::{
     HostError, HostErrorKind,
     call::next_call_id,
+    entries,
     generation::{Address, Generation},
     history::{self, Giver},
     host::Shared,
@@ -472,7 +473,7 @@ async fn load_held(shared: &Arc<Shared>, base: &str) {
             .await;
         match loaded {
             Ok(_) if word.giver() == Giver::Directory => shared.brought.set(&name, &package, &request),
-            Ok(_) => shared.configured.lock().await.came_true(&name),
+            Ok(_) => entries::came_true(shared, &name, &package, &request, &word).await,
             Err(error) => {
                 tracing::error!(target: "mortise::config", plugin = name, %error, "a plugin that waited for its configuration does not serve");
                 shared

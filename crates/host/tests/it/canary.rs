@@ -308,6 +308,37 @@ async fn a_promotion_that_does_not_start_leaves_what_serves() {
     assert_eq!(took(&one), 20);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_measured_is_promoted_although_its_folder_is_gone() {
+    let world = World::new();
+    let (host, ..) = begun(&world, &["50%", "promote"]).await;
+    std::fs::remove_dir_all(world.dir.path().join("echo-1.1.0")).unwrap();
+    let (_, failed) = call_until(&host, "promoted").await;
+    assert_eq!(failed, 0);
+    assert_eq!(info(&host, "echo").plugin.version.to_string(), "1.1.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_takes_no_address_from_anybody() {
+    let world = World::new();
+    let host = world.host().await;
+    world.load(&host, "echo", "1.0.0").await;
+    let (canary, two) = canary_of(&world, &["50%", "promote"]);
+    let beside = LoadRequest {
+        beside: true,
+        ..canary.load.clone()
+    };
+    host.load(beside).await.unwrap();
+    let error = host.start_canary("uid:1", canary).await.unwrap_err();
+    assert_eq!(error.kind(), HostErrorKind::Conflict, "{error}");
+    assert!(
+        error.to_string().contains("`echo@1.1.0` is there already"),
+        "{error}"
+    );
+    assert_eq!(two.live(), 1, "it serves on");
+    host.inspect("echo@1.1.0").unwrap();
+}
+
 #[tokio::test]
 async fn a_host_that_starts_again_goes_on_with_its_canaries() {
     let world = World::new();

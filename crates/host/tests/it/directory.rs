@@ -204,6 +204,31 @@ async fn of_two_versions_the_higher_one_serves() {
 }
 
 #[tokio::test]
+async fn a_torn_folder_of_what_serves_brings_no_older_version_back() {
+    let watched = Watched::new();
+    let host = watched.host().await;
+    watched.put("x-1", "echo", "1.0.0");
+    serves(&host, "echo", "1.0.0").await;
+    watched.put("x-2", "echo", "2.0.0");
+    serves(&host, "echo", "2.0.0").await;
+    fs::write(watched.directory.join("x-2/plugin.toml"), "").unwrap();
+    until("the torn folder is listed", || {
+        !info(&host, "echo").reasons.is_empty()
+    })
+    .await;
+    assert_eq!(version(&host, "echo").as_deref(), Some("2.0.0"));
+    // Nor when something else changes.
+    watched.put("y", "other", "1.0.0");
+    serves(&host, "other", "1.0.0").await;
+    assert_eq!(version(&host, "echo").as_deref(), Some("2.0.0"));
+    watched.put("x-2", "echo", "2.1.0");
+    serves(&host, "echo", "2.1.0").await;
+    // One that is taken away is no torn one.
+    watched.remove("x-2");
+    serves(&host, "echo", "1.0.0").await;
+}
+
+#[tokio::test]
 async fn what_served_last_comes_back_if_its_folder_has_something_bad_by_then() {
     let watched = Watched::new();
     watched.put("echo", "echo", "1.0.0");

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     fault::TooLong,
     scan::{CORE_EXPORTS, HOST_MODULE},
-    store::Cell,
+    store::{Cell, no_host_in_allocator, room_for_answer},
 };
 
 /// The guest's allocator.
@@ -211,6 +211,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
         |mut caller: Caller<'_, Cell>,
          (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
             Box::new(async move {
+                no_host_in_allocator(caller.data())?;
                 let memory = memory_of(&mut caller)?;
                 let (data, cell) = (memory.data(&caller), caller.data());
                 let request = request(data, cell, (target_at, target_len), (at, len))?;
@@ -224,7 +225,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                 let alloc = alloc
                     .ok_or_else(|| Error::msg("`mortise_alloc` is no function"))?
                     .typed::<u32, u32>(caller.as_context())?;
-                let at = alloc.call_async(&mut caller, length(&bytes)?).await?;
+                let at = room_for_answer(&mut caller, alloc, length(&bytes)?).await?;
                 write(&mut caller, memory, at, &bytes, ROOM)?;
                 let mut pair = [0; 8];
                 pair[..4].copy_from_slice(&at.to_le_bytes());

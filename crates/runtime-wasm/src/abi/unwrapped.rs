@@ -3,8 +3,8 @@
 //!
 //! What the wrapper says is done here: lists and strings are copied into memory that the guest's `cabi_realloc` gives, a `result` comes back as
 //! a pointer to tag, pointer and length, and nothing is called after a call. Everything a guest hands out is checked, as in `core_module.rs`.
-//! One rule of the component model is not kept up: a guest that calls the host from within `cabi_realloc` is not trapped for it. It gets what
-//! it would get elsewhere.
+//! One rule of the component model is kept only where it matters: a guest that calls the host from within `cabi_realloc` is trapped for it while the
+//! host waits for room for an answer, and gets what it would get elsewhere at other times.
 //!
 //! ## The doorway
 //! An entry into a guest costs a fiber and more, and a call is three of them: room for the head, room for the payload, the call. A kept guest
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     fault::TooLong,
     scan::{GUEST_INTERFACE, HOST_INTERFACE},
-    store::Cell,
+    store::{Cell, no_host_in_allocator, room_for_answer},
 };
 
 /// `doorway.wat` in binary.
@@ -324,6 +324,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
         |mut caller: Caller<'_, Cell>,
          (_parent, target_at, target_len, at, len, result): (i64, u32, u32, u32, u32, u32)| {
             Box::new(async move {
+                no_host_in_allocator(caller.data())?;
                 let memory = memory_of(&mut caller)?;
                 let cell = caller.data();
                 let data = memory.data(&caller);
@@ -340,9 +341,7 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<Cell>> {
                 let realloc = realloc
                     .ok_or_else(|| Error::msg("`cabi_realloc` is no function"))?
                     .typed::<(u32, u32, u32, u32), u32>(caller.as_context())?;
-                let at = realloc
-                    .call_async(&mut caller, (0, 0, 1, length(&bytes)?))
-                    .await?;
+                let at = room_for_answer(&mut caller, realloc, (0, 0, 1, length(&bytes)?)).await?;
                 write(&mut caller, memory, at, &bytes, ROOM)?;
                 let mut outcome = [0; 12];
                 for (word, value) in [tag, at, length(&bytes)?].into_iter().enumerate() {

@@ -12,6 +12,7 @@
   ;; Memory: bump only. A kept guest is reset when a reply has been read.
   (func $alloc (param $size i32) (result i32)
     (local $at i32) (local $end i32) (local $have i32)
+    {alloc}
     (local.set $at (i32.and (i32.add (global.get $top) (i32.const 7)) (i32.const -8)))
     (local.set $end (i32.add (local.get $at) (local.get $size)))
     (local.set $have (i32.shl (memory.size) (i32.const 16)))

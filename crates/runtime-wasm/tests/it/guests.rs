@@ -47,6 +47,8 @@ pub struct Guest {
     pub table: u32,
     /// Instructions at the beginning of `start`.
     pub start: &'static str,
+    /// Instructions at the beginning of the allocator.
+    pub alloc: &'static str,
     /// More fields of the module.
     pub extra: &'static str,
     /// An import beside the host's own.
@@ -60,6 +62,7 @@ impl Guest {
             pages: 1,
             table: 1,
             start: "",
+            alloc: "",
             extra: "",
             extra_import: "",
         }
@@ -101,6 +104,7 @@ impl Guest {
             .replace("{pages}", &self.pages.to_string())
             .replace("{table}", &self.table.to_string())
             .replace("{start}", self.start)
+            .replace("{alloc}", self.alloc)
             .replace("{extra_import}", self.extra_import)
             .replace("{extra}", self.extra)
     }

@@ -5,7 +5,7 @@ use mortise_runtime::{CallErrorKind, RuntimeErrorKind};
 use mortise_runtime_wasm::{Pooling, Reuse};
 
 use crate::{
-    guests::{ALL, BOMB, ECHO, Guest, POLITE, TABLE},
+    guests::{ALL, Abi, BOMB, ECHO, Guest, POLITE, TABLE},
     world::{call, refused, runtime, runtime_with, start, start_with, word},
 };
 
@@ -137,5 +137,28 @@ async fn more_memories_than_allowed_are_refused() {
             .expect("1 and 99 make 100");
         let error = refused(start_with(&runtime, two, memory(99)).await);
         assert_eq!(error.kind(), RuntimeErrorKind::Exhausted, "{abi:?}: {error}");
+    }
+}
+
+/// Each level would be one more fiber, of a pool that all guests share, with a stack that no limit counts.
+#[tokio::test]
+async fn an_allocator_that_calls_the_host_for_ever_gets_one_answer() {
+    let runtime = runtime();
+    for abi in ALL {
+        let guest = Guest {
+            alloc: "(call $call_host (i32.const 3000) (i32.const 14))",
+            extra: r#"(data (i32.const 3000) "test.Host/Echo")"#,
+            ..Guest::new(abi)
+        };
+        let error = refused(start_with(&runtime, guest.build(), memory(100)).await);
+        assert_eq!(error.kind(), RuntimeErrorKind::StartFailed, "{abi:?}: {error}");
+        let text = format!("{error:?}");
+        // For a component whose wrapper stays on, the component model forbids it.
+        let why = if abi == Abi::Component {
+            "cannot leave component instance"
+        } else {
+            "from within its allocator"
+        };
+        assert!(text.contains(why), "{abi:?}: {text}");
     }
 }

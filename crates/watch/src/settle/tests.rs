@@ -79,7 +79,7 @@ impl World {
             self.present = self.now;
         }
         let (bytes, looks) = (self.bytes, self.looks());
-        let events = settling.step(self.now, &looks, |_| [bytes; 32]);
+        let events = settling.step(self.now, &looks, &BTreeSet::new(), |_| [bytes; 32]);
         for event in &events {
             match event {
                 Event::Settled(_, print) => {
@@ -186,11 +186,16 @@ fn an_old_folder_settles_at_the_first_look() {
     };
     let never = |_: &OsString| -> Content { panic!("its age says it all") };
     let young = look(Some(Duration::from_millis(60)));
-    assert_eq!(settling.step(Duration::ZERO, &young, never), []);
+    assert_eq!(settling.step(Duration::ZERO, &young, &BTreeSet::new(), never), []);
     assert_eq!(settling.next(&young), Some(Duration::from_millis(40)));
     let settled = [Event::Settled("a".into(), Print([1; 32]))];
     assert_eq!(
-        settling.step(Duration::from_millis(1), &look(Some(QUIET)), never),
+        settling.step(
+            Duration::from_millis(1),
+            &look(Some(QUIET)),
+            &BTreeSet::new(),
+            never
+        ),
         settled
     );
     assert_eq!(settling.next(&look(Some(QUIET))), None);
@@ -209,12 +214,53 @@ fn a_swap_of_folders_is_no_removal() {
         )])
     };
     let never = |_: &OsString| -> Content { panic!("its age says it all") };
-    assert_eq!(settling.step(Duration::ZERO, &look(1), never).len(), 1);
-    assert_eq!(settling.step(QUIET, &BTreeMap::new(), never), [], "rm -r a");
+    assert_eq!(
+        settling
+            .step(Duration::ZERO, &look(1), &BTreeSet::new(), never)
+            .len(),
+        1
+    );
+    assert_eq!(
+        settling.step(QUIET, &BTreeMap::new(), &BTreeSet::new(), never),
+        [],
+        "rm -r a"
+    );
     let settled = [Event::Settled("a".into(), Print([2; 32]))];
     assert_eq!(
-        settling.step(QUIET * 2 - Duration::from_millis(1), &look(2), never),
+        settling.step(
+            QUIET * 2 - Duration::from_millis(1),
+            &look(2),
+            &BTreeSet::new(),
+            never
+        ),
         settled,
         "mv b a"
     );
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_gone() {
+    let mut settling = Settling::new(QUIET);
+    let seen = BTreeMap::from([(
+        OsString::from("a"),
+        Look {
+            print: Print([1; 32]),
+            age: Some(QUIET),
+        },
+    )]);
+    let (nothing, unsure) = (BTreeMap::new(), BTreeSet::from([OsString::from("a")]));
+    let sure = BTreeSet::new();
+    let never = |_: &OsString| -> Content { panic!("its age says it all") };
+    assert_eq!(settling.step(Duration::ZERO, &seen, &sure, never).len(), 1);
+    for round in 1..10 {
+        assert_eq!(settling.step(QUIET * round, &nothing, &unsure, never), []);
+    }
+    assert_eq!(
+        settling.step(QUIET * 10, &seen, &sure, never),
+        [],
+        "it is what it was"
+    );
+    assert_eq!(settling.step(QUIET * 11, &nothing, &sure, never), []);
+    let gone = [Event::Gone("a".into())];
+    assert_eq!(settling.step(QUIET * 12, &nothing, &sure, never), gone);
 }

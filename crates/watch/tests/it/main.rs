@@ -164,6 +164,28 @@ fn what_is_being_prepared_is_not_looked_at() {
 }
 
 #[test]
+fn what_the_disk_does_not_tell_is_not_gone() {
+    in_both_modes(|world| {
+        write_package(&world.outside().join("real"), "one");
+        let link = world.directory().join("a");
+        symlink(world.outside().join("real"), &link).unwrap();
+        world.settles("a", "one");
+        // A link that leads to itself is an error that even root gets, and that says nothing about what was there.
+        let looped = world.directory().join(".looped");
+        symlink(&link, &looped).unwrap();
+        fs::rename(&looped, &link).unwrap();
+        write_package(&world.directory().join("b"), "two");
+        world.settles("b", "two");
+        thread::sleep(QUIET * 3);
+        write_package(&world.directory().join("c"), "three");
+        world.settles("c", "three");
+        assert!(!world.has_gone("a"));
+        fs::remove_file(&link).unwrap();
+        world.goes("a");
+    });
+}
+
+#[test]
 fn a_directory_may_come_later_and_go_for_a_while() {
     in_both_modes(|world| {
         let away = world.outside().join("away");
