@@ -286,7 +286,10 @@ impl Broker {
                     accepted = listener.accept() => accepted,
                     () = wires.closed() => return,
                 };
-                let Ok((stream, _)) = stream else { return };
+                let Ok((stream, _)) = stream else {
+                    tokio::time::sleep(socket::ACCEPT_PAUSE).await;
+                    continue;
+                };
                 if peer.as_ref().is_some_and(|peer| peer.check(&stream).is_err()) {
                     continue;
                 }

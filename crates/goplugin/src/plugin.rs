@@ -359,7 +359,12 @@ impl std::fmt::Debug for Plugin {
 }
 
 async fn accept(listener: UnixListener, tls: Option<Session>, wires: mpsc::Sender<Wire>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // No descriptor to be had just now: the next host or connection is not to suffer for it.
+            tokio::time::sleep(socket::ACCEPT_PAUSE).await;
+            continue;
+        };
         let (tls, wires) = (tls.clone(), wires.clone());
         tokio::spawn(async move {
             if let Ok(wire) = Wire::new(stream).accept_tls(tls.as_ref()).await {

@@ -8,9 +8,13 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::Path,
+    time::Duration,
 };
 
 use tokio::net::UnixListener;
+
+/// After a connection that could not be accepted, for want of descriptors most likely, the next is waited for after so long.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who else may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -39,6 +39,8 @@ pub(crate) async fn consume(client: Client, mut output: Option<mpsc::Sender<Outp
         return;
     };
     while let Ok(Some(message)) = stream.message().await {
+        // A plugin that prints faster than this reads would keep the thread.
+        tokio::task::coop::consume_budget().await;
         let Ok(message) = StdioData::decode(message) else {
             continue;
         };

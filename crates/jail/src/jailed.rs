@@ -31,7 +31,7 @@ pub struct Jailed {
 }
 
 /// How long dropping waits. A process that hangs in the kernel takes longer; it is dead all the same.
-const END_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const END_WAIT: Duration = Duration::from_secs(2);
 
 impl Jailed {
     pub(crate) fn new(

@@ -25,7 +25,7 @@ use rustix::{
 use crate::{
     Enclosure, Executable, Layer, Machine, Policy, Presence, Program, StartError,
     cgroup::{Cgroup, CgroupRoot, Controller},
-    jailed::Jailed,
+    jailed::{END_WAIT, Jailed},
     spec::{self, Ground, Run},
     words,
 };
@@ -526,7 +526,15 @@ impl Drop for Begun {
         }
         if let Some(init) = self.init {
             let _ = kill_process(init, Signal::KILL);
-            while matches!(waitpid(Some(init), WaitOptions::empty()), Err(Errno::INTR)) {}
+            let begun = Instant::now();
+            // One that hangs in the kernel, at a granted path on a dead mount, is left: others are to be started meanwhile.
+            while matches!(
+                waitpid(Some(init), WaitOptions::NOHANG),
+                Ok(None) | Err(Errno::INTR)
+            ) && begun.elapsed() < END_WAIT
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 }

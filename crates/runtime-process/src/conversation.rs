@@ -50,6 +50,7 @@ impl Conversation for LaneConversation {
             tokio::select! {
                 biased;
                 end = &mut self.reader => return lane_ended(end),
+                how = self.shared.lane.broken() => return Over::AtFault(EndCause::Protocol(how)),
                 () = calls.due_changed() => {}
                 () = stuck => {
                     // It may have answered at the last moment.

@@ -159,6 +159,8 @@ pub(crate) async fn run_stream<P: Peer>(peer: Arc<P>, call: Streamed) -> EndedBy
                     if replies.send(message).await.is_err() {
                         return (Ok(()), EndedBy::Host);
                     }
+                    // Neither side of this waits for the system as long as the other keeps up.
+                    tokio::task::coop::consume_budget().await;
                 }
                 Ok(None) => return (Ok(()), EndedBy::Plugin),
                 Err(status) => {

@@ -15,6 +15,7 @@ use prost::Message;
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    task::coop::consume_budget,
 };
 
 use crate::{
@@ -251,9 +252,10 @@ pub(crate) async fn await_ready(
     }
 }
 
-/// Reads until there is a whole frame.
+/// Reads until there is a whole frame. Gives way to other tasks, as [`Inbox::read`] does: else a limit of time could not end it.
 async fn next(inlet: &mut Inlet, decoder: &mut Decoder, waiting_for: &'static str) -> Result<Frame, Failure> {
     loop {
+        consume_budget().await;
         if let Some(frame) = decoder
             .next()
             .map_err(|error| Failure::Protocol(error.to_string()))?

@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{calls::Parent, lane::Held, shared::Shared};
+use crate::{calls::Parent, lane::Held, shared::Shared, transport::kept};
 
 /// Calls that a plugin may make beside one for each call that it works on: from `start`, from threads of its own.
 const MORE_THAN_CALLS: usize = 16;
@@ -114,6 +114,7 @@ impl HostCalls {
             units,
             answered: false,
         };
+        let payload = kept(payload);
         self.tasks.spawn(async move {
             let services = call.shared.services.clone();
             let answer = services.call(parent.as_ref(), &head.target, payload).await;

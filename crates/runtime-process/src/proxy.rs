@@ -17,11 +17,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
-    time::{Duration, timeout},
+    time::{Duration, sleep, timeout},
 };
 
-/// Connections of one plugin at once; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections of one plugin at once; further ones wait to be accepted. Each takes two of the host's descriptors for as long as both ends like.
+const CONNECTIONS_MAX: usize = 64;
+/// After a connection that could not be accepted it waits so long: what was missing is not there at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest request.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 /// A request that is not complete by then is dropped.
@@ -44,7 +46,15 @@ pub(crate) async fn serve(listener: OwnedFd, services: Arc<dyn HostServices>) ->
     let mut open = JoinSet::new();
     loop {
         let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (plugin, _) = listener.accept().await?;
+        let plugin = match listener.accept().await {
+            Ok((plugin, _)) => plugin,
+            // No descriptor to be had just now, or a connection that was gone before it was taken: neither says anything about the next.
+            Err(error) => {
+                tracing::debug!(%error, "a connection of a plugin could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let services = services.clone();
         open.spawn(async move {
             let _permit = permit;

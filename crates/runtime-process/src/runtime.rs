@@ -198,12 +198,14 @@ impl ProcessRuntime {
     ) -> Result<Joined, Failure> {
         let (reader, writer) = lane.into_split();
         let greeted = handshake::greet(reader, writer, self.config.lane, &metadata, start).await?;
+        let streams = greeted.concurrency as usize;
+        let items = streams.saturating_mul(start.limits.stream_messages_max as usize);
         let shared = Arc::new(Shared {
             metadata,
             limits: start.limits.clone(),
             services: start.services.clone(),
             calls: Calls::new(self.config.stuck_grace, start.limits.deadline),
-            lane: lane::Sender::new(greeted.outlet, greeted.window),
+            lane: lane::Sender::new(greeted.outlet, greeted.window, items),
             lane_name: greeted.lane,
             slots: Arc::new(Semaphore::new(greeted.concurrency.max(1) as usize)),
             client: greeted.client,
@@ -225,12 +227,16 @@ impl ProcessRuntime {
 
 impl Runtime for ProcessRuntime {
     fn support(&self) -> Support {
-        let memory_limit = if cfg!(target_os = "linux") {
+        let layers = Machine::probe().layers();
+        let memory_limit = if layers.has(Layer::MemoryCgroup) {
             Enforcement::Enforced
+        } else if cfg!(target_os = "linux") {
+            Enforcement::NotEnforced(
+                "this machine gives no `memory` cgroup controller, so only what each process maps itself is bounded, and not memory files nor children together; `mortise doctor` says why",
+            )
         } else {
             Enforcement::NotEnforced("this system can't limit another process's memory")
         };
-        let layers = Machine::probe().layers();
         let cpu_limit = if layers.has(Layer::CpuCgroup) {
             Enforcement::Enforced
         } else {

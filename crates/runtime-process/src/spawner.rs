@@ -5,7 +5,8 @@
 //! - S2: a process is always owned by a [`Process`]; dropping it kills it with all it started, and this thread reaps it. So a future that is dropped at
 //!   any point, or a whole tokio runtime that ends, leaves no process and no zombie.
 //! - S3: nothing is signalled after it was reaped. Until then its id, and so its group's, can't be used again for another.
-//! - S4: the private directory and the cgroups are removed after the process is reaped.
+//! - S4: the private directory and the cgroups are removed after the process is reaped. What a plugin has left in its directory is removed by a thread of its own,
+//!   under another name: it may take long, and no other plugin waits for it.
 //! - S5: at most one launcher waits for a program that is still to come; it is made while nothing else is to be done, and is gone when the last
 //!   [`Spawner`] is. A start that finds none, or one that is not for its kind of program, makes its own and is like any other.
 
@@ -33,7 +34,10 @@ use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::run_dir::{self, RunDir};
+use crate::{
+    disk,
+    run_dir::{self, RunDir},
+};
 
 /// How often a killed process is looked at until it can be reaped. Only then does this thread wake by itself.
 const REAP_INTERVAL: Duration = Duration::from_millis(5);
@@ -142,11 +146,28 @@ enum Job {
 struct Yard {
     // Dropped first: it has a directory among the cgroups.
     waiting: Waiting,
+    /// Dropped before the directory that it works in.
+    remover: Remover,
     run_dir: RunDir,
     machine: &'static Machine,
     cgroups: Option<CgroupRoot>,
     /// Whether others' leftovers were looked for.
     is_clear: bool,
+}
+
+/// Removes directories that are not empty, one after the other. Dropping it waits until it is through.
+#[derive(Default)]
+struct Remover {
+    /// There from the first directory on.
+    thread: Option<(mpsc::Sender<Chore>, thread::JoinHandle<()>)>,
+    /// How many there were.
+    count: u32,
+}
+
+enum Chore {
+    Remove(PathBuf),
+    /// Tells that all before is done.
+    Tell(mpsc::Sender<()>),
 }
 
 /// The launcher that waits for the next program.
@@ -210,6 +231,13 @@ impl Process {
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Looks at what it has on the disk.
+    pub(crate) fn disk(&self, bytes_max: u64) -> disk::Watch {
+        // All that the plugin starts is below the first process, also what is left by its parent.
+        let first = self.jailed.as_ref().and_then(Jailed::init).unwrap_or(self.pid);
+        disk::Watch::new(&self.dir, first, bytes_max)
     }
 
     /// The layers around it.
@@ -327,6 +355,7 @@ impl Yard {
         };
         Self {
             waiting,
+            remover: Remover::default(),
             run_dir,
             machine,
             cgroups,
@@ -358,7 +387,7 @@ impl Yard {
                     let _ = reply.send(self.spawn(*plan, jobs));
                 }
                 Ok(Job::Bury(jailed, dir)) => dying.push((jailed, dir)),
-                Ok(Job::Remove(jailed, dir)) => remove(jailed, &dir),
+                Ok(Job::Remove(jailed, dir)) => self.remove(jailed, &dir),
                 Ok(Job::Retire(gone)) => {
                     self.waiting.launcher = None;
                     self.waiting.due = None;
@@ -376,12 +405,12 @@ impl Yard {
                 if matches!(jailed.try_wait(), Ok(None)) {
                     dying.push((jailed, dir));
                 } else {
-                    remove(jailed, &dir);
+                    self.remove(jailed, &dir);
                 }
             }
             if dying.is_empty() {
                 for gone in retiring.drain(..) {
-                    let _ = gone.send(());
+                    self.remover.tell(gone);
                 }
             }
         }
@@ -423,7 +452,7 @@ impl Yard {
         let spawned = self.spawn_in(plan, &dir, number, jobs);
         self.waiting.due = Some(Instant::now() + READY_AFTER);
         if spawned.is_err() {
-            remove_dir(&dir);
+            self.remover.remove(&dir);
         }
         spawned
     }
@@ -479,6 +508,12 @@ impl Yard {
         })
     }
 
+    /// Removes the cgroups of something that was reaped, and its directory.
+    fn remove(&mut self, jailed: Jailed, dir: &Path) {
+        drop(jailed);
+        self.remover.remove(dir);
+    }
+
     /// A user of its own, if the host can give it one that can read the program. A plugin that was granted files has the host's: the grant would say nothing
     /// about a user that nobody knows.
     fn user(&self, plan: &Plan, dir: &Path, number: u32) -> io::Result<User> {
@@ -497,14 +532,74 @@ impl Yard {
     }
 }
 
-/// Removes the cgroups of something that was reaped, and its directory.
-fn remove(jailed: Jailed, dir: &Path) {
-    drop(jailed);
-    remove_dir(dir);
+// === impl Remover ===
+
+impl Remover {
+    /// Removes a plugin's directory, at once if nothing is in it.
+    fn remove(&mut self, dir: &Path) {
+        if fs::remove_dir(dir).is_ok() {
+            return;
+        }
+        self.count += 1;
+        let dead = dir.with_file_name(format!("dead-{}", self.count));
+        let dir = match fs::rename(dir, &dead) {
+            Ok(()) => dead,
+            Err(_) => dir.to_owned(),
+        };
+        match self.chores() {
+            Some(chores) => {
+                // It lives until this is dropped.
+                let _ = chores.send(Chore::Remove(dir));
+            }
+            None => remove_dir(&dir),
+        }
+    }
+
+    /// Tells when all that was to be removed is.
+    fn tell(&self, done: mpsc::Sender<()>) {
+        match &self.thread {
+            Some((chores, _)) => {
+                let _ = chores.send(Chore::Tell(done));
+            }
+            None => {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn chores(&mut self) -> Option<&mpsc::Sender<Chore>> {
+        if self.thread.is_none() {
+            let (chores, inbox) = mpsc::channel();
+            let thread = thread::Builder::new()
+                .name("mortise-remove".to_owned())
+                .spawn(move || {
+                    for chore in inbox {
+                        match chore {
+                            Chore::Remove(dir) => remove_dir(&dir),
+                            Chore::Tell(done) => {
+                                // Whoever asked may wait no longer.
+                                let _ = done.send(());
+                            }
+                        }
+                    }
+                });
+            self.thread = thread.ok().map(|thread| (chores, thread));
+        }
+        self.thread.as_ref().map(|(chores, _)| chores)
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        if let Some((chores, thread)) = self.thread.take() {
+            drop(chores);
+            let _ = thread.join();
+        }
+    }
 }
 
 fn remove_dir(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir) {
+    if let Err(error) = run_dir::remove_tree(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a plugin's private directory could not be removed; the next host tries again");
     }
 }

@@ -24,7 +24,7 @@ use mortise_wire::{
 use prost::Message as _;
 use tokio::{sync::Semaphore, task::AbortHandle};
 
-use crate::{dialect::Plugin as _, lane::Held, shared::Shared};
+use crate::{dialect::Plugin as _, lane::Held, shared::Shared, transport::kept};
 
 /// What the reader of the lane knows of a stream.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Incoming {
                 .abort(CallError::new(CallErrorKind::Exhausted, why));
         } else {
             // The pipe has room for whatever credit was given; and if nobody reads any more, the call is being cancelled.
-            let _ = self.replies.send_blocking(message, None);
+            let _ = self.replies.send_blocking(kept(message), None);
         }
         Ok(())
     }

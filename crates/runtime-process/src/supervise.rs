@@ -37,7 +37,7 @@ use tokio::{
 use crate::{
     ProcessConfig,
     dialect::{Conversation, Over, Plugin as _},
-    disk, memory,
+    memory,
     watched::Watched,
 };
 
@@ -106,7 +106,7 @@ impl<C: Conversation> Supervisor<C> {
     async fn watch(&mut self) -> Verdict {
         let mut sample = interval(memory::SAMPLE_INTERVAL);
         sample.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut disk = disk::Watch::new(self.child.process.dir(), self.config.disk_bytes_max);
+        let mut disk = self.child.process.disk(self.config.disk_bytes_max);
         loop {
             tokio::select! {
                 biased;

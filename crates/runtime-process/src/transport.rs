@@ -5,13 +5,16 @@
 
 use std::io::{self, IoSlice};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::carried;
 
 /// What is read at once, at least.
 const READ_BYTES: usize = 64 << 10;
+
+/// Messages up to this size do not keep the buffer that they came in: it may be as long as the longest frame, and who takes the message may take his time.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 
 /// The sending half.
 #[derive(Debug)]
@@ -30,6 +33,15 @@ pub(crate) enum Inlet {
     Carried(carried::Inlet),
     #[cfg(target_os = "linux")]
     Shm(shared::Inlet),
+}
+
+/// A message that is kept for a while: it costs its own length and no more.
+pub(crate) fn kept(message: Bytes) -> Bytes {
+    if message.len() <= COPIED_BYTES_MAX {
+        Bytes::copy_from_slice(&message)
+    } else {
+        message
+    }
 }
 
 // === impl Outlet ===

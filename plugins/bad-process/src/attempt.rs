@@ -91,6 +91,10 @@ pub enum Attempt {
     DescriptorFlood,
     FileFlood,
     DiskFlood,
+    /// Deeper than a path is long, where nobody can list them.
+    DeepDirectories,
+    /// Removed and held open, by a process that its parent has left.
+    NamelessFile,
     DenialFlood,
 }
 
@@ -177,6 +181,8 @@ impl Attempt {
         Self::DescriptorFlood,
         Self::FileFlood,
         Self::DiskFlood,
+        Self::DeepDirectories,
+        Self::NamelessFile,
         Self::DenialFlood,
     ];
 

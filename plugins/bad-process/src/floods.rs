@@ -130,6 +130,39 @@ pub(crate) fn disk() -> Outcome {
     Ok("64 MiB".to_owned())
 }
 
+pub(crate) fn deep_directories() -> Outcome {
+    const DEPTH: usize = 3000;
+    for _ in 0..DEPTH {
+        fs::create_dir("ab").map_err(errno_of)?;
+        std::env::set_current_dir("ab").map_err(errno_of)?;
+    }
+    Ok(format!("{DEPTH} levels"))
+}
+
+pub(crate) fn nameless_file() -> Outcome {
+    static PART: [u8; 64 << 10] = [1; 64 << 10];
+    // SAFETY: the children make system calls and nothing else; the path is a C string, and the buffer as long as is said.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            if libc::fork() == 0 {
+                let file = libc::open(c"nameless".as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600);
+                libc::unlink(c"nameless".as_ptr());
+                for _ in 0..64 * MIB / PART.len() {
+                    libc::write(file, PART.as_ptr().cast(), PART.len());
+                }
+                loop {
+                    libc::pause();
+                }
+            }
+            libc::_exit(0);
+        }
+        check(child.into())?;
+        libc::waitpid(child, ptr::null_mut(), 0);
+    }
+    Ok("64 MiB without a name".to_owned())
+}
+
 pub(crate) fn denials() -> Outcome {
     let mut refused = 0;
     for _ in 0..MANY {

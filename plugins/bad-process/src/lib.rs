@@ -121,6 +121,8 @@ fn make(attempt: Attempt, argument: &str) -> Outcome {
         A::DescriptorFlood => floods::descriptors(),
         A::FileFlood => floods::one_file(),
         A::DiskFlood => floods::disk(),
+        A::DeepDirectories => floods::deep_directories(),
+        A::NamelessFile => floods::nameless_file(),
         A::DenialFlood => floods::denials(),
         other => calls::other(other, argument),
     }

@@ -4,7 +4,9 @@
 //! 1. Scheme `http` or `https`. Host and port of the URL must be granted by `net.connect`; of every redirect's URL as well.
 //! 2. The host resolves names itself and looks at every address. If one of them is not a public unicast address (loopback, private, link-local
 //!    with the cloud's metadata service, shared, multicast, reserved, or one of these inside IPv6), the request is refused, unless
-//!    the grant names that very host (`localhost:8080`, `10.0.0.7:80`) without a wildcard.
+//!    the grant names that very host without a wildcard. Then the name may lead into private networks, where the operator's own services are. It does not lead
+//!    to this machine or its link, with the metadata service there: whoever owns a name says where it leads, and often he wrote the plugin too. Those take
+//!    a grant of the address itself (`10.0.0.7:80`, `169.254.169.254:80`), or of `localhost`, whose owner is this machine.
 //! 3. The connection goes to the addresses that were looked at: the check *is* the HTTP client's resolver, so there is no second look-up that
 //!    could answer differently (DNS rebinding).
 //! 4. At most [`REDIRECTS_MAX`] redirects, followed here one by one; proxies of the environment are not used.
@@ -90,11 +92,11 @@ impl Egress {
                 .collect(),
             public: client(CheckedLookup {
                 lookup: lookup.clone(),
-                public_only: true,
+                trust: Trust::Public,
             }),
             named: client(CheckedLookup {
                 lookup: lookup.clone(),
-                public_only: false,
+                trust: Trust::Named,
             }),
             lookup,
             reply_bytes_max,
@@ -124,7 +126,7 @@ impl Egress {
     /// # Cancel safety
     /// Dropping the future abandons it.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> Result<std::net::TcpStream, Status> {
-        let named = self.allow_host(host, port)?;
+        let trust = self.allow_host(host, port)?;
         let addresses = match address_of(host) {
             Some(address) => vec![address],
             None => self.lookup.lookup(host).await.map_err(|error| {
@@ -134,8 +136,7 @@ impl Egress {
                 )
             })?,
         };
-        if !named && let Some((address, why)) = addresses.iter().find_map(|it| Some((*it, special(*it)?))) {
-            let refused = NotPublic { address, why };
+        if let Some(refused) = trust.refuses(host, &addresses) {
             return Err(self.denied(&format!("reach `{host}`: {refused}"), host, port));
         }
         let mut last = format!("`{host}` has no address");
@@ -212,26 +213,28 @@ impl Egress {
                 format!("`{url}` names no host"),
             ));
         };
-        let named = self.allow_host(host, port)?;
-        let client = if named { &self.named } else { &self.public };
+        let client = match self.allow_host(host, port)? {
+            Trust::Named => &self.named,
+            Trust::Public => &self.public,
+        };
         client
             .as_ref()
             .map_err(|why| Status::new(Code::Internal, format!("the host has no HTTP client: {why}")))
     }
 
-    /// Whether a host that is granted is granted by name, so that its addresses need not be public.
-    fn allow_host(&self, host: &str, port: u16) -> Result<bool, Status> {
+    /// How far a host that is granted is trusted with its addresses.
+    fn allow_host(&self, host: &str, port: u16) -> Result<Trust, Status> {
         if !self.grants.iter().any(|it| it.matches(host, port)) {
             return Err(self.denied(&format!("reach `{host}:{port}`"), host, port));
         }
         let named = self.literal.iter().any(|it| it.matches(host, port));
         if let Some(address) = address_of(host)
-            && let Some(why) = special(address)
+            && let Some((why, _)) = special(address)
             && !named
         {
             return Err(self.denied(&format!("reach `{address}`, which is {why}"), host, port));
         }
-        Ok(named)
+        Ok(if named { Trust::Named } else { Trust::Public })
     }
 
     fn denied(&self, what: &str, host: &str, port: u16) -> Status {
@@ -415,23 +418,53 @@ fn client(lookup: CheckedLookup) -> Result<Client, String> {
 
 struct CheckedLookup {
     lookup: Arc<dyn NameLookup>,
-    public_only: bool,
+    trust: Trust,
 }
 
-/// A name leads to an address that is not everybody's.
+/// Which addresses a host may have (rule 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// A wildcard granted it.
+    Public,
+    /// A grant names it.
+    Named,
+}
+
+/// A name leads to an address that it may not lead to.
 #[derive(Debug)]
 struct NotPublic {
     address: IpAddr,
     why: &'static str,
+    trust: Trust,
+}
+
+impl Trust {
+    fn refuses(self, host: &str, addresses: &[IpAddr]) -> Option<NotPublic> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let is_own = address_of(&host).is_some() || host == "localhost" || host.ends_with(".localhost");
+        addresses.iter().find_map(|address| {
+            let (why, near) = special(*address)?;
+            let refused = match self {
+                Self::Public => true,
+                Self::Named => near && !is_own,
+            };
+            refused.then_some(NotPublic {
+                address: *address,
+                why,
+                trust: self,
+            })
+        })
+    }
 }
 
 impl fmt::Display for NotPublic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "it resolves to {}, which is {}, and no grant names that host without a wildcard",
-            self.address, self.why
-        )
+        let Self { address, why, trust } = self;
+        let missing = match trust {
+            Trust::Public => "no grant names that host without a wildcard",
+            Trust::Named => "only a grant of the address itself, or of `localhost`, leads there",
+        };
+        write!(f, "it resolves to {address}, which is {why}, and {missing}")
     }
 }
 
@@ -439,13 +472,11 @@ impl Error for NotPublic {}
 
 impl Resolve for CheckedLookup {
     fn resolve(&self, name: Name) -> Resolving {
-        let (lookup, public_only) = (self.lookup.clone(), self.public_only);
+        let (lookup, trust) = (self.lookup.clone(), self.trust);
         Box::pin(async move {
             let addresses = lookup.lookup(name.as_str()).await?;
-            if public_only
-                && let Some((address, why)) = addresses.iter().find_map(|it| Some((*it, special(*it)?)))
-            {
-                return Err(NotPublic { address, why }.into());
+            if let Some(refused) = trust.refuses(name.as_str(), &addresses) {
+                return Err(refused.into());
             }
             let addresses: Addrs = Box::new(addresses.into_iter().map(|it| SocketAddr::new(it, 0)));
             Ok(addresses)
@@ -458,24 +489,30 @@ fn address_of(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Why an address is not a public unicast address; `None` if it is one.
-fn special(address: IpAddr) -> Option<&'static str> {
-    match address.to_canonical() {
+/// Why an address is not a public unicast address, and whether it is this machine or on its link; `None` if it is one.
+fn special(address: IpAddr) -> Option<(&'static str, bool)> {
+    let why = match address.to_canonical() {
         IpAddr::V4(address) => special_v4(address),
         IpAddr::V6(address) => special_v6(address),
-    }
+    }?;
+    Some((why, matches!(why, LOOPBACK | METADATA | LINK_LOCAL | THIS_HOST)))
 }
+
+const LOOPBACK: &str = "a loopback address";
+const METADATA: &str = "the metadata service of clouds";
+const LINK_LOCAL: &str = "a link-local address";
+const THIS_HOST: &str = "an address of this host";
 
 fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
     let [a, b, c, _] = address.octets();
     Some(match (a, b, c) {
-        _ if address.is_loopback() => "a loopback address",
-        _ if address == Ipv4Addr::new(169, 254, 169, 254) => "the metadata service of clouds",
-        _ if address.is_link_local() => "a link-local address",
+        _ if address.is_loopback() => LOOPBACK,
+        _ if address == Ipv4Addr::new(169, 254, 169, 254) => METADATA,
+        _ if address.is_link_local() => LINK_LOCAL,
         _ if address.is_private() => "a private address",
         _ if address.is_multicast() => "a multicast address",
         _ if address.is_broadcast() => "the broadcast address",
-        (0, ..) => "an address of this host",
+        (0, ..) => THIS_HOST,
         (100, 64..=127, _) => "a shared address of a provider",
         (192, 0, 0 | 2)
         | (198, 51, 100)
@@ -494,12 +531,12 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         special_v4(Ipv4Addr::new(a, b, c, d))
     };
     Some(match segments {
-        _ if address.is_loopback() => "a loopback address",
-        _ if address.is_unspecified() => "an address of this host",
+        _ if address.is_loopback() => LOOPBACK,
+        _ if address.is_unspecified() => THIS_HOST,
         _ if address.is_multicast() => "a multicast address",
-        [0xfd00, 0x0ec2, ..] => "the metadata service of clouds",
+        [0xfd00, 0x0ec2, ..] => METADATA,
         _ if address.is_unique_local() => "a private address",
-        _ if address.is_unicast_link_local() => "a link-local address",
+        _ if address.is_unicast_link_local() => LINK_LOCAL,
         [0xfec0..=0xfeff, ..] => "a site-local address",
         // Addresses that carry an IPv4 address: translators and tunnels deliver them there.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => return embedded(high, low),
@@ -549,7 +586,35 @@ mod tests {
             ("2001::1", Some("a reserved address")),
         ];
         for (text, expected) in cases {
-            assert_eq!(special(text.parse().expect(text)), expected, "{text}");
+            let why = special(text.parse().expect(text)).map(|(why, _)| why);
+            assert_eq!(why, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_owner_of_a_granted_name_does_not_lead_to_this_machine() {
+        let refuses = |trust: Trust, host: &str, address: &str| {
+            let address: IpAddr = address.parse().expect(address);
+            trust.refuses(host, &[address]).is_some()
+        };
+        for near in [
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(refuses(Trust::Named, "api.vendor.com", near), "{near}");
+            assert!(refuses(Trust::Named, "notlocalhost", near), "{near}");
+            assert!(!refuses(Trust::Named, near, near), "{near}");
+            assert!(!refuses(Trust::Named, "LocalHost.", near), "{near}");
+            assert!(refuses(Trust::Public, "localhost", near), "{near}");
+        }
+        for inside in ["10.0.0.1", "fd12::1", "100.64.0.1"] {
+            assert!(!refuses(Trust::Named, "orders.corp", inside), "{inside}");
+            assert!(refuses(Trust::Public, "orders.corp", inside), "{inside}");
         }
     }
 

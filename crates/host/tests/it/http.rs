@@ -308,13 +308,19 @@ async fn names_must_lead_to_public_addresses_unless_the_grant_names_them() {
     names.set("meta.corp.test", &[&["169.254.169.254"]]);
     names.set("mapped.corp.test", &[&["::ffff:127.0.0.1"]]);
     names.set("named.corp.test", &[&["127.0.0.1"]]);
-    let endpoints = [format!("*.corp.test:{port}"), format!("named.corp.test:{port}")];
+    names.set("own.localhost", &[&["127.0.0.1"]]);
+    let endpoints = ["*.corp.test", "named.corp.test", "own.localhost"].map(|it| format!("{it}:{port}"));
     let host = host_with(&world, &names, &endpoints).await;
     for (name, address) in [
         ("inside", "127.0.0.1, which is a loopback address"),
         ("mixed", "10.0.0.1, which is a private address"),
         ("meta", "169.254.169.254, which is the metadata service of clouds"),
         ("mapped", "127.0.0.1, which is a loopback address"),
+        // Granted by name: whoever owns the name does not own this machine.
+        (
+            "named",
+            "127.0.0.1, which is a loopback address, and only a grant of the address itself",
+        ),
     ] {
         let refused = get(&host, format!("http://{name}.corp.test:{port}/"))
             .await
@@ -324,13 +330,13 @@ async fn names_must_lead_to_public_addresses_unless_the_grant_names_them() {
     }
     assert!(server.requests().is_empty());
     assert_eq!(
-        get(&host, format!("http://named.corp.test:{port}/"))
+        get(&host, format!("http://own.localhost:{port}/"))
             .await
             .unwrap()
             .status,
         200
     );
-    assert!(server.requests()[0].contains(&format!("host: named.corp.test:{port}")));
+    assert!(server.requests()[0].contains(&format!("host: own.localhost:{port}")));
     let unknown = get(&host, format!("http://unknown.corp.test:{port}/"))
         .await
         .unwrap_err();

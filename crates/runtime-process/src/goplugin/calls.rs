@@ -112,6 +112,7 @@ impl Plugin for Shared {
         tokio::select! {
             biased;
             outcome = self.connection.call(path, &headers, payload) => match outcome {
+                Ok(reply) if reply.len() > max => Err(grpc::reply_too_large(self, reply.len(), max)),
                 Ok(reply) => Ok(reply),
                 Err(status) => Err(grpc::error(self, status, path, deadline).await),
             },

@@ -377,6 +377,41 @@ async fn disk_flood() {
     hostile.host_serves().await;
 }
 
+/// What the host can't list counts as too much, and is removed all the same.
+#[tokio::test]
+async fn deep_directories() {
+    let Some(hostile) = Hostile::new().await else {
+        return;
+    };
+    let _ = hostile.attempt(Attempt::DeepDirectories, "").await;
+    let cause = hostile.culprit.ended().await;
+    assert!(
+        matches!(&cause, EndCause::OutOfDisk(why) if why.contains("can't be looked through")),
+        "{cause}"
+    );
+    hostile.host_serves().await;
+    eventually("only the witness has a directory", || {
+        (hostile.bench.private_dirs().len() == 1).then_some(())
+    })
+    .await;
+}
+
+/// What has no name any more takes as much as what has one.
+#[tokio::test]
+async fn nameless_file() {
+    let limit = |config: &mut ProcessConfig| config.disk_bytes_max = 16 << 20;
+    let Some(hostile) = Hostile::with(Grant::default(), limit).await else {
+        return;
+    };
+    let _ = hostile.attempt(Attempt::NamelessFile, "").await;
+    let cause = hostile.culprit.ended().await;
+    assert!(
+        matches!(&cause, EndCause::OutOfDisk(why) if why.contains("holds open")),
+        "{cause}"
+    );
+    hostile.host_serves().await;
+}
+
 /// Reports are bounded in rate, and what is not told is counted.
 #[tokio::test]
 async fn denial_flood() {
@@ -580,6 +615,8 @@ fn every_attempt_is_made() {
         Attempt::MemoryBomb,
         Attempt::MemoryBombOfChildren,
         Attempt::DiskFlood,
+        Attempt::DeepDirectories,
+        Attempt::NamelessFile,
         Attempt::DenialFlood,
     ];
     let made: BTreeSet<_> = REFUSED.iter().chain(&elsewhere).copied().collect();
