@@ -517,6 +517,7 @@ pub(crate) async fn start(runtime: &ProcessRuntime, artifact: &Verified) -> Resu
         },
         config_json: "{}".into(),
         services: Arc::new(NoServices),
+        pure: false,
     };
     Ok(Plugin {
         instance: runtime.start(prepared, start).await?,

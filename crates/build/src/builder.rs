@@ -1,13 +1,14 @@
 //! The build script's side: where to read, what to write.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use mortise_contract::Contract;
-use mortise_manifest::Limits;
+use mortise_manifest::{ConfigTerms, Limits, LimitsOverride, Manifest, Permissions};
 use mortise_wire::Metadata;
 use prost::Message as _;
 use prost_build::Module;
@@ -17,7 +18,7 @@ use crate::{
     BuildError,
     metadata::{metadata, parse_manifest},
     protos::{Protos, compile_protos},
-    service::{Generator, Numbered},
+    service::{Adapts, Generator, Numbered},
 };
 
 /// Compiles the contract of the plugin in the current folder: the whole of a plugin's `build.rs`.
@@ -35,6 +36,7 @@ pub struct Builder {
     out_dir: Option<PathBuf>,
     runtime: String,
     client_only: bool,
+    adapts_of: Option<PathBuf>,
     extern_paths: Vec<(String, String)>,
 }
 
@@ -54,6 +56,7 @@ impl Builder {
             out_dir: None,
             runtime: "::mortise_sdk".to_owned(),
             client_only: false,
+            adapts_of: None,
             extern_paths: Vec::new(),
         }
     }
@@ -77,6 +80,14 @@ impl Builder {
     #[must_use]
     pub fn out_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.out_dir = Some(path.into());
+        self
+    }
+
+    /// Clients also know what the `[[adapt]]`s of this `plugin.toml` say, and so reach plugins of older versions that need it. Those of a plugin's own crate know
+    /// it anyway.
+    #[must_use]
+    pub fn adapts_of(mut self, manifest: impl Into<PathBuf>) -> Self {
+        self.adapts_of = Some(manifest.into());
         self
     }
 
@@ -139,12 +150,42 @@ impl Builder {
         Ok(())
     }
 
+    /// What the manifest says of older versions, for clients that call them.
+    fn adapts(&self) -> Result<Adapts, BuildError> {
+        let path = match (&self.adapts_of, self.client_only) {
+            (Some(path), _) => path,
+            (None, true) => return Ok(Adapts::new()),
+            (None, false) => &self.manifest,
+        };
+        let manifest = parse_manifest(&String::from_utf8_lossy(&read(path)?))?;
+        if manifest.adapt.is_empty() {
+            return Ok(Adapts::new());
+        }
+        let files: BTreeSet<&str> = manifest.adapt.iter().map(|it| &*it.contract).collect();
+        let mut adapts = Adapts::new();
+        for file in files {
+            adapts.push((file.to_owned(), read(&path.with_file_name(file))?));
+        }
+        let only = Manifest {
+            description: None,
+            pure: false,
+            requires: Vec::new(),
+            subscribes: Vec::new(),
+            variants: Vec::new(),
+            permissions: Permissions::default(),
+            limits: LimitsOverride::default(),
+            state_schema: None,
+            hooks: false,
+            migrates: false,
+            config: ConfigTerms::default(),
+            ..manifest
+        };
+        adapts.push(("plugin.toml".to_owned(), only.to_toml().into_bytes()));
+        Ok(adapts)
+    }
+
     fn metadata(&self, protos: &Protos) -> Result<Metadata, BuildError> {
-        println!("cargo::rerun-if-changed={}", self.manifest.display());
-        let text = fs::read_to_string(&self.manifest).map_err(|source| BuildError::Read {
-            path: self.manifest.clone(),
-            source,
-        })?;
+        let text = String::from_utf8_lossy(&read(&self.manifest)?).into_owned();
         let mut metadata = metadata(&text, &protos.descriptor_set)?;
         match env::var("CARGO_PKG_VERSION") {
             Ok(cargo) if self.out_dir.is_none() && cargo != metadata.version => {
@@ -169,10 +210,13 @@ impl Builder {
             .flat_map(|it| it.public_methods().iter().zip(0..))
             .map(|(it, number)| ((it.service.clone(), it.name.clone()), (number, it.clone())))
             .collect();
+        let adapts = self.adapts()?;
         let generator = Generator {
             runtime: self.runtime.clone(),
             provided,
             client_only: self.client_only,
+            contracts: protos.described(&adapts)?,
+            adapts,
         };
         let requests = protos.commented.file.iter().map(|file| {
             let module = Module::from_protobuf_package_name(file.package());
@@ -319,6 +363,15 @@ fn toolchain() -> String {
     output
         .map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned())
         .unwrap_or_default()
+}
+
+/// A file that the result depends on.
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    println!("cargo::rerun-if-changed={}", path.display());
+    fs::read(path).map_err(|source| BuildError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Leaves an equal file alone, so that cargo does not rebuild what reads it.

@@ -1,17 +1,23 @@
 //! From a folder of .proto files to descriptors.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
 
-use prost_types::FileDescriptorSet;
+use mortise_contract::Contract;
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protox::{
     Compiler,
     file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver},
 };
 
-use crate::BuildError;
+use crate::{
+    BuildError,
+    service::{Adapts, Described},
+};
 
 /// Options of a contract, importable everywhere as `mortise/options.proto`.
 const OPTIONS: (&str, &str) = (
@@ -97,15 +103,78 @@ impl Protos {
             .file
             .iter()
             .filter(|it| self.names.iter().any(|name| name == it.name()));
-        own.flat_map(|file| {
-            let package = file.package();
-            file.service.iter().map(move |it| match package {
-                "" => it.name().to_owned(),
-                package => format!("{package}.{}", it.name()),
-            })
-        })
-        .collect()
+        own.flat_map(services_of).collect()
     }
+}
+
+/// A `FileDescriptorSet` whose files are not looked into: decoded ones lose their custom options.
+#[derive(Clone, PartialEq, Message)]
+struct RawSet {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    file: Vec<Vec<u8>>,
+}
+
+impl Protos {
+    /// What clients of each service were built against. Rules for other versions may be about any message, so with them it is everything.
+    pub(crate) fn described(&self, adapts: &Adapts) -> Result<HashMap<String, Described>, BuildError> {
+        let unusable = |why: String| BuildError::Contract { why };
+        let raw = RawSet::decode(&*self.descriptor_set).map_err(|error| unusable(error.to_string()))?;
+        let mut described = HashMap::new();
+        for file in self.commented.file.iter().filter(|it| !it.service.is_empty()) {
+            let needed = match adapts.is_empty() {
+                true => self.needed([file.name()]),
+                false => self.needed(self.commented.file.iter().map(FileDescriptorProto::name)),
+            };
+            let set = RawSet {
+                file: raw
+                    .file
+                    .iter()
+                    .zip(&self.commented.file)
+                    .filter(|(_, it)| needed.contains(it.name()))
+                    .map(|(bytes, _)| bytes.clone())
+                    .collect(),
+            };
+            let descriptor_set = set.encode_to_vec();
+            for service in services_of(file) {
+                let contract = Contract::from_descriptor_set(&descriptor_set, std::slice::from_ref(&service))
+                    .map_err(|error| unusable(error.to_string()))?;
+                let beside: Vec<&[u8]> = adapts.iter().map(|it| &*it.1).collect();
+                let one = Described {
+                    fingerprint: match beside.is_empty() {
+                        true => contract.fingerprint(),
+                        false => contract.fingerprint_with(&beside),
+                    },
+                    descriptor_set: descriptor_set.clone(),
+                };
+                described.insert(service, one);
+            }
+        }
+        Ok(described)
+    }
+
+    /// Files and everything that they import, but for what every reader of descriptors has.
+    fn needed<'a>(&'a self, files: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+        let mut needed = BTreeSet::new();
+        let mut pending: Vec<&str> = files.into_iter().collect();
+        while let Some(name) = pending.pop() {
+            let found = self.commented.file.iter().find(|it| it.name() == name);
+            if let Some(found) = found.filter(|_| !name.starts_with("google/protobuf/"))
+                && needed.insert(found.name())
+            {
+                pending.extend(found.dependency.iter().map(String::as_str));
+            }
+        }
+        needed
+    }
+}
+
+/// Full names of the services that a file declares.
+fn services_of(file: &FileDescriptorProto) -> impl Iterator<Item = String> {
+    let package = file.package();
+    file.service.iter().map(move |it| match package {
+        "" => it.name().to_owned(),
+        package => format!("{package}.{}", it.name()),
+    })
 }
 
 fn compiler<'a>(includes: impl IntoIterator<Item = &'a Path>) -> Compiler {

@@ -14,6 +14,19 @@ pub(crate) struct Generator {
     pub(crate) runtime: String,
     pub(crate) provided: Numbered,
     pub(crate) client_only: bool,
+    /// By the service's full name.
+    pub(crate) contracts: HashMap<String, Described>,
+    /// What is declared of older versions, by file.
+    pub(crate) adapts: Adapts,
+}
+
+/// A manifest with nothing but `[[adapt]]`s, and the descriptor sets that it names; empty without any.
+pub(crate) type Adapts = Vec<(String, Vec<u8>)>;
+
+/// What the client of a service was built against.
+pub(crate) struct Described {
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) descriptor_set: Vec<u8>,
 }
 
 impl ServiceGenerator for Generator {
@@ -148,13 +161,29 @@ impl Generator {
     fn client(&self, service: &Service, full: &str, text: &mut String) {
         let Service { name, .. } = service;
         let rt = &self.runtime;
+        let Described {
+            fingerprint,
+            descriptor_set,
+        } = &self.contracts[full];
+        let adapts: Vec<String> = self
+            .adapts
+            .iter()
+            .map(|(file, bytes)| format!("({file:?}, b\"{}\")", bytes.escape_ascii()))
+            .collect();
         line(
             text,
             format_args!(
                 "/// Calls service `{full}`: `async` with a `Caller` (a host), blocking with a `BlockingCaller` (another plugin's `Cx`).\n\
              #[derive(Clone, Debug)]\npub struct {name}Client<C> {{\n    caller: C,\n}}\n\
-             impl<C> {name}Client<C> {{\n    /// A client that calls through `caller`.\n    \
-             pub fn new(caller: C) -> Self {{\n        Self {{ caller }}\n    }}\n}}"
+             impl<C> {name}Client<C> {{\n    /// What it was built against. A host adapts its calls to plugins of other versions by it.\n    \
+             pub const CONTRACT: {rt}::client::ClientContract = {rt}::client::ClientContract {{\n        \
+             service: {full:?},\n        fingerprint: {fingerprint:?},\n        descriptor_set: b\"{}\",\n        adapts: &[{}],\n    }};\n\n    \
+             /// A client that calls through `caller`.\n    \
+             pub fn new(caller: C) -> Self {{\n        Self {{ caller }}\n    }}\n\n    \
+             fn __as_built(&self) -> {rt}::client::As<'_, C> {{\n        \
+             {rt}::client::As {{ caller: &self.caller, contract: &Self::CONTRACT }}\n    }}\n}}",
+                descriptor_set.escape_ascii(),
+                adapts.join(", ")
             ),
         );
         let (mut calls, mut blocking, mut streams) = (String::new(), String::new(), String::new());
@@ -177,19 +206,19 @@ impl Generator {
                     MethodKind::ClientStreaming => (
                         String::new(),
                         format!("{rt}::client::Upload<C::Sender, C::Receiver, {input_type}, {output_type}>"),
-                        format!("client_stream(&self.caller, {target:?})"),
+                        format!("client_stream(&self.__as_built(), {target:?})"),
                     ),
                     MethodKind::Bidi => (
                         String::new(),
                         format!(
                             "({rt}::client::Requests<C::Sender, {input_type}>, {rt}::client::Replies<C::Receiver, {output_type}>)"
                         ),
-                        format!("bidi_stream(&self.caller, {target:?})"),
+                        format!("bidi_stream(&self.__as_built(), {target:?})"),
                     ),
                     MethodKind::Unary | MethodKind::ServerStreaming => (
                         format!(", request: &{input_type}"),
                         format!("{rt}::client::Replies<C::Receiver, {output_type}>"),
-                        format!("server_stream(&self.caller, {target:?}, request)"),
+                        format!("server_stream(&self.__as_built(), {target:?}, request)"),
                     ),
                 };
                 line(
@@ -206,7 +235,7 @@ impl Generator {
                 &mut calls,
                 format_args!(
                     "    pub async fn {name}(&self, request: &{input_type}) -> ::core::result::Result<{output_type}, {rt}::Status> {{\n        \
-                 {rt}::client::unary(&self.caller, {target:?}, request).await\n    }}"
+                 {rt}::client::unary(&self.__as_built(), {target:?}, request).await\n    }}"
                 ),
             );
             doc(

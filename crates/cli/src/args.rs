@@ -285,6 +285,9 @@ pub(crate) struct Terms {
         value_name = "on|off"
     )]
     pub(crate) jail: Jail,
+    /// Take its word that it is pure, in a runtime that cannot keep it to that: its functions may adapt messages of others
+    #[arg(long)]
+    pub(crate) trust_adapter: bool,
 }
 
 /// Whether a process is jailed.

@@ -244,6 +244,12 @@ impl Contract {
         self.fingerprint
     }
 
+    /// Identity of everything that was read and of what is said beside it, such as rules for other versions.
+    #[must_use]
+    pub fn fingerprint_with(&self, beside: &[&[u8]]) -> [u8; 32] {
+        hash::fingerprint_with(self.fingerprint, beside)
+    }
+
     /// Mortise's options of a field of this contract.
     #[must_use]
     pub fn field_options(&self, field: &FieldDescriptor) -> FieldOptions {

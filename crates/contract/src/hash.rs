@@ -48,6 +48,17 @@ pub(crate) fn fingerprint(bytes: &[u8], services: &[String]) -> [u8; 32] {
     sink.finish()
 }
 
+/// The same with what is said beside a contract.
+pub(crate) fn fingerprint_with(contract: [u8; 32], beside: &[&[u8]]) -> [u8; 32] {
+    let mut sink = Sink::new("beside");
+    sink.hasher.update(&contract);
+    for bytes in beside {
+        sink.number(bytes.len() as u64);
+        sink.hasher.update(bytes);
+    }
+    sink.finish()
+}
+
 /// Numbers and kinds of `method`.
 pub(crate) fn wire_hash(method: &MethodDescriptor) -> [u8; 32] {
     let closure = Closure::of(method);

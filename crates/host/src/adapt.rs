@@ -8,8 +8,8 @@
 //! # Functions
 //! A step may name methods of plugins that adapt messages. They are called like any method, with the deadline of the call they are part of.
 //!
-//! - F1. They are to be pure: a plugin that may do anything (it declares permissions, or requires others) is refused as an adapter, unless it is the
-//!   provider itself and its own package names the function.
+//! - F1. They are pure: their plugin says so (`pure = true`), and its runtime keeps it to that or the operator takes its word ([`Purity`]). Only the provider
+//!   itself need not be, if its own package names the function.
 //! - F2. What a calling plugin's package says never has the host call what the plugin may not call itself: a function that only its package names has
 //!   to be in its `[[requires]]`. This is looked at when a plan is made, so no plan that breaks it exists.
 //! - F3. A function of the provider itself runs in the place of the call that it is part of. It waits for no second one: the calls that hold one might
@@ -19,7 +19,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,11 +28,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mortise_contract::{
     Contract, ContractError, Target as Method,
-    evolve::{AdaptError, Lineage, Plan, Refusal, Side, Stage},
+    evolve::{AdaptError, Function, Lineage, Plan, Refusal, Side, Stage, Strangers},
 };
-use mortise_manifest::Requirement;
-use mortise_runtime::{CallError, CallErrorKind};
+use mortise_manifest::{Manifest, Requirement};
+use mortise_runtime::{CallError, CallErrorKind, Enforcement, Runtime};
 use mortise_store::Package;
+use mortise_wire::client::ClientContract;
 
 use crate::{
     call::{self, Origin},
@@ -42,6 +43,8 @@ use crate::{
     table::Target,
 };
 
+/// What a client's build calls the manifest that it took along.
+const MANIFEST: &str = "plugin.toml";
 /// Callers whose plans one generation keeps; a further one starts over.
 const CALLERS_MAX: usize = 1024;
 
@@ -82,6 +85,29 @@ struct Planned {
     plan: Result<Arc<Plan>, CallError>,
 }
 
+/// Whether methods of a generation may adapt messages of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purity {
+    /// Its package does not say that it is pure.
+    Not,
+    /// It says so, and this is why nobody can tell.
+    Promised(&'static str),
+    /// Its runtime keeps it to that, or the operator takes its word.
+    Sure,
+}
+
+// === impl Purity ===
+
+impl Purity {
+    pub(crate) fn of(manifest: &Manifest, runtime: &dyn Runtime, trusted: bool) -> Self {
+        match runtime.support().purity {
+            _ if !manifest.pure => Self::Not,
+            Enforcement::NotEnforced(why) if !trusted => Self::Promised(why),
+            _ => Self::Sure,
+        }
+    }
+}
+
 // === impl CallerContract ===
 
 impl CallerContract {
@@ -102,6 +128,52 @@ impl CallerContract {
             package.contract().clone(),
             package.lineage().clone(),
         )
+    }
+
+    /// Of a generated client: what it was built against. It is read once for all clients of the same contract.
+    ///
+    /// # Errors
+    /// `HostBug` if the descriptors are none, which no client that was generated has.
+    pub fn of_client(client: &ClientContract) -> Result<Self, CallError> {
+        static KNOWN: LazyLock<ArcSwap<HashMap<[u8; 32], CallerContract>>> = LazyLock::new(ArcSwap::default);
+        if let Some(known) = KNOWN.load().get(&client.fingerprint) {
+            return Ok(known.clone());
+        }
+        let ClientContract {
+            service,
+            descriptor_set,
+            adapts,
+            ..
+        } = client;
+        let unknown = |error: &dyn fmt::Display| {
+            CallError::new(
+                CallErrorKind::HostBug,
+                format!("a client of `{service}` does not know its contract: {error}"),
+            )
+            .with_hint("build it again; do not edit what was generated")
+        };
+        let name = format!("a client of {service}");
+        let contract =
+            Contract::shared(descriptor_set, &[(*service).to_owned()]).map_err(|error| unknown(&error))?;
+        let mut lineage = Lineage::empty();
+        if let Some((file, text)) = adapts.iter().find(|it| it.0 == MANIFEST) {
+            let manifest =
+                Manifest::parse(&String::from_utf8_lossy(text), file).map_err(|error| unknown(&error))?;
+            let older = adapts
+                .iter()
+                .map(|(file, bytes)| ((*file).to_owned(), Bytes::from_static(bytes)))
+                .collect();
+            lineage =
+                Package::lineage_of(&name, &manifest, &contract, &older).map_err(|error| unknown(&error))?;
+        }
+        let fresh = Self::of(&name, contract, lineage.into());
+        // As many as the program has clients.
+        KNOWN.rcu(|known| {
+            let mut known = (**known).clone();
+            known.entry(client.fingerprint).or_insert_with(|| fresh.clone());
+            known
+        });
+        Ok(KNOWN.load().get(&client.fingerprint).cloned().unwrap_or(fresh))
     }
 
     /// The contract of that version of the plugin that answers. Its package has to know it: by its own version, or by an `[[adapt]]`.
@@ -301,12 +373,7 @@ fn out_of_reach<'a>(
     provider: &Lineage,
     allows: impl Fn(&Method) -> bool,
 ) -> Option<&'a Method> {
-    let stages = plan.request_stages().iter().chain(plan.response_stages());
-    let mut functions = stages.filter_map(|it| match it {
-        Stage::Function(function) => Some(function),
-        Stage::Rewrite(_) => None,
-    });
-    functions.find(|it| !provider.names(it) && !allows(it))
+    plan.functions().find(|it| !provider.names(it) && !allows(it))
 }
 
 // === doing it ===
@@ -319,14 +386,12 @@ pub(crate) struct Adapting<'a> {
 }
 
 impl Adapting<'_> {
-    /// One message, where no function is to be called.
+    /// One message, where no function is to be called: of a stream, whose plans have none, or of a bound call.
     ///
     /// # Errors
-    /// What does not fit, or that functions are part of it.
+    /// What does not fit.
     pub(crate) fn at_once(&self, side: Side, message: Bytes) -> Result<Bytes, CallError> {
-        if self.plan.has_functions() {
-            return Err(no_stream(self.target));
-        }
+        debug_assert!(!self.plan.has_functions(), "functions are calls");
         let bytes_max = self.generation.limits.payload_bytes_max;
         let adapted = match side {
             Side::Request => self.plan.request(message, bytes_max),
@@ -353,7 +418,7 @@ impl Adapting<'_> {
                     .apply(&message, bytes_max)
                     .map_err(|error| self.misfit(side, &error))?,
                 // A call inside of a call: its future has to be on the heap.
-                Stage::Function(function) => Box::pin(self.call(function, message, origin)).await?,
+                Stage::Function(function) => Box::pin(self.call(side, function, message, origin)).await?,
             };
         }
         // A function's reply has the length that its plugin allows, which need not be what this one takes.
@@ -365,14 +430,27 @@ impl Adapting<'_> {
         Ok(message)
     }
 
-    async fn call(&self, function: &Method, message: Bytes, origin: &Origin) -> Result<Bytes, CallError> {
+    /// What a function makes of a message, with what the function does not know of it.
+    async fn call(
+        &self,
+        side: Side,
+        function: &Function,
+        message: Bytes,
+        origin: &Origin,
+    ) -> Result<Bytes, CallError> {
         let shared = self
             .generation
             .services
             .shared
             .upgrade()
             .ok_or_else(|| CallError::new(CallErrorKind::Unavailable, "the host is shutting down"))?;
-        let target = self.pure(&shared, function)?;
+        let (target, contract) = self.pure(&shared, function.target())?;
+        let strangers = match contract.method(target.service(), target.method()) {
+            Some(it) => function
+                .strangers(&it.input(), &it.output(), &message)
+                .map_err(|error| self.misfit(side, &error))?,
+            None => Strangers::default(),
+        };
         let inner = Origin {
             depth: origin.depth + 1,
             contract: None,
@@ -382,26 +460,28 @@ impl Adapting<'_> {
             true => call::inside(self.generation, &target, message, inner).await,
             false => call::call(&target, message, inner).await,
         };
-        answered.map_err(|error| {
-            CallError::new(
-                error.kind(),
-                format!(
-                    "`{}` is adapted by `{function}`, which failed: {error}",
-                    self.target.full
-                ),
-            )
-            .not_retryable()
-        })
+        let failed = |kind, why: &dyn fmt::Display| {
+            let what = format!(
+                "`{}` is adapted by `{}`, which failed: {why}",
+                self.target.full,
+                function.target()
+            );
+            CallError::new(kind, what).not_retryable()
+        };
+        let answer = answered.map_err(|error| failed(error.kind(), &error))?;
+        strangers
+            .join(answer)
+            .map_err(|error| failed(CallErrorKind::GuestFault, &error))
     }
 
-    /// Who has the function, if he can do nothing else.
-    fn pure(&self, shared: &Shared, function: &Method) -> Result<Arc<Target>, CallError> {
+    /// Who has the function, if he can do nothing else, and the contract that he has it by.
+    fn pure(&self, shared: &Shared, function: &Method) -> Result<(Arc<Target>, Arc<Contract>), CallError> {
         let name = function.to_string();
         let found = shared.table.load();
         if self.generation.lineage.names(function)
             && let Some(own) = found.at(&self.target.address, &name)
         {
-            return Ok(own.clone());
+            return Ok((own.clone(), self.generation.contract.clone()));
         }
         let missing = |why: String| {
             CallError::new(
@@ -416,23 +496,33 @@ impl Adapting<'_> {
             Occupant::Gate(gate) => gate.generation.clone(),
             Occupant::Vacant(why) => return Err(missing(why.to_string())),
         };
-        let manifest = &adapter.manifest;
-        if manifest.permissions.is_empty() && manifest.requires.is_empty() {
-            return Ok(target.clone());
-        }
+        let (why, hint) = match adapter.purity {
+            Purity::Sure => return Ok((target.clone(), adapter.contract.clone())),
+            Purity::Not => (
+                "its plugin.toml does not say `pure = true`",
+                "move the function into a plugin that says it".to_owned(),
+            ),
+            Purity::Promised(why) => (
+                why,
+                format!(
+                    "run it with `runtime = \"wasm\"`, which can keep it to that, or write `trust_adapter = true` at plugin `{}` to take its author's word",
+                    target.address.name
+                ),
+            ),
+        };
         Err(CallError::new(
             CallErrorKind::Incompatible,
             format!(
-                "`{}` is adapted by `{name}` of plugin `{}`, which is no pure function: the plugin declares permissions or requires others",
+                "`{}` is adapted by `{name}` of plugin `{}`, of which nobody knows that it is a pure function: {why}",
                 self.target.full, adapter.plugin
             ),
         )
-        .with_hint("move the function into a plugin that declares neither"))
+        .with_hint(hint))
     }
 
     fn misfit(&self, side: Side, error: &AdaptError) -> CallError {
         let kind = match (error, side) {
-            (AdaptError::Unfit { .. }, _) => CallErrorKind::Incompatible,
+            (AdaptError::Unfit { .. } | AdaptError::Stranger { .. }, _) => CallErrorKind::Incompatible,
             (AdaptError::TooLarge { .. }, _) => CallErrorKind::Exhausted,
             (_, Side::Request) => CallErrorKind::Malformed,
             (_, Side::Response) => CallErrorKind::GuestFault,
@@ -480,20 +570,6 @@ fn refused(generation: &Generation, caller: &CallerContract, refusal: &Refusal) 
         ),
     )
     .with_hint(ADVICE)
-}
-
-#[cold]
-fn no_stream(target: &Target) -> CallError {
-    CallError::new(
-        CallErrorKind::Incompatible,
-        format!(
-            "`{}` is adapted by functions, and these cannot adapt a stream",
-            target.full
-        ),
-    )
-    .with_hint(
-        "declare field maps in place of the functions, or build the caller against the plugin's contract",
-    )
 }
 
 #[cold]
@@ -561,18 +637,6 @@ pub(crate) fn against(
             },
         )
         .collect()
-}
-
-/// As [`of_call`], for a stream that is about to be opened.
-pub(crate) fn of_stream(
-    generation: &Generation,
-    target: &Target,
-    origin: &Origin,
-) -> Result<Option<Arc<Plan>>, CallError> {
-    match of_call(generation, target, origin)? {
-        Some(plan) if plan.has_functions() => Err(no_stream(target)),
-        plan => Ok(plan),
-    }
 }
 
 /// The plan for a call that is about to be made, if it brings a contract.

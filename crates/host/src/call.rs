@@ -195,17 +195,22 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    /// What the guest is told of it.
-    pub(crate) fn context(&self, origin: Origin) -> CallContext {
-        CallContext {
-            call_id: next_call_id(),
-            deadline: Some(self.deadline),
-            began: Some(self.at),
-            traceparent: origin.traceparent,
-            metadata: origin.metadata,
-            depth: origin.depth,
-            caller: origin.caller,
-        }
+    /// What the runtime is told of it.
+    pub(crate) fn context(&self, generation: &Generation, origin: Origin) -> CallContext {
+        context(generation, origin, self.at, self.deadline)
+    }
+}
+
+fn context(generation: &Generation, origin: Origin, began: Instant, deadline: Instant) -> CallContext {
+    CallContext {
+        call_id: next_call_id(),
+        deadline: Some(deadline),
+        began: Some(began),
+        traceparent: origin.traceparent,
+        metadata: origin.metadata,
+        depth: origin.depth,
+        caller: origin.caller,
+        untold: generation.manifest.pure,
     }
 }
 
@@ -281,7 +286,7 @@ async fn serve(
         }
         None => payload,
     };
-    let cx = admitted.context(origin);
+    let cx = admitted.context(generation, origin);
     let sampled = generation.stats.begin();
     let span = trace_span!(
         target: "mortise::call", "guest",
@@ -321,15 +326,7 @@ pub(crate) async fn inside(
     check_size(generation, "request", payload.len())?;
     let began = Instant::now();
     let deadline = origin.deadline.unwrap_or_else(|| began + seat.deadline);
-    let cx = CallContext {
-        call_id: next_call_id(),
-        deadline: Some(deadline),
-        began: Some(began),
-        traceparent: origin.traceparent,
-        metadata: origin.metadata,
-        depth: origin.depth,
-        caller: origin.caller,
-    };
+    let cx = context(generation, origin, began, deadline);
     let sampled = generation.stats.begin();
     let reply = facet.call(&cx, seat.index, payload).await;
     let reply = reply.map_err(|error| overdue(error, target, deadline, began));

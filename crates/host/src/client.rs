@@ -5,11 +5,11 @@ use std::sync::Arc;
 use mortise_runtime::{CallError, ReceiveHalf, SendHalf, StreamHandle};
 use mortise_wire::{
     Status,
-    client::{Caller, StreamCaller},
+    client::{Caller, ClientContract, StreamCaller},
 };
 
 use crate::{
-    CallOptions, Host,
+    CallOptions, CallerContract, Host,
     call::{self, Origin},
     stream,
     table::Target,
@@ -22,6 +22,16 @@ impl Caller for Host {
             .await?
             .into())
     }
+
+    async fn call_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, Status> {
+        let options = built_against(CallOptions::default(), contract)?;
+        Ok(Self::call(self, target, payload.into(), options).await?.into())
+    }
 }
 
 /// Streams of a generated client.
@@ -33,6 +43,24 @@ impl StreamCaller for Host {
         let StreamHandle { requests, replies } = self.open_stream(target, CallOptions::default()).await?;
         Ok((requests, replies))
     }
+
+    async fn open_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+    ) -> Result<(Self::Sender, Self::Receiver), Status> {
+        let options = built_against(CallOptions::default(), contract)?;
+        let StreamHandle { requests, replies } = self.open_stream(target, options).await?;
+        Ok((requests, replies))
+    }
+}
+
+/// What a client says of itself, unless its user said something else.
+fn built_against(mut options: CallOptions, contract: &ClientContract) -> Result<CallOptions, CallError> {
+    if options.contract.is_none() {
+        options.contract = Some(CallerContract::of_client(contract)?);
+    }
+    Ok(options)
 }
 
 /// A caller for generated clients whose calls all go to one plugin.
@@ -52,7 +80,7 @@ impl PluginCaller {
         }
     }
 
-    /// The same, with a deadline, headers or a trace that go with every call.
+    /// The same, with a deadline, headers or a trace that go with every call; with a contract in place of the one that the client was built against.
     #[must_use]
     pub fn with_options(mut self, options: CallOptions) -> Self {
         self.options = options;
@@ -73,15 +101,49 @@ impl PluginCaller {
         found.ok_or_else(|| shared.refusal_at(&self.name, name))
     }
 
-    fn origin(&self) -> Origin {
-        Origin::outside(self.options.clone(), &self.host.shared().parts.propagate)
+    fn origin(&self, contract: Option<&ClientContract>) -> Result<Origin, CallError> {
+        let mut options = self.options.clone();
+        if let Some(contract) = contract {
+            options = built_against(options, contract)?;
+        }
+        Ok(Origin::outside(options, &self.host.shared().parts.propagate))
+    }
+
+    async fn send(
+        &self,
+        contract: Option<&ClientContract>,
+        target: &str,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, Status> {
+        let target = self.target(target)?;
+        Ok(call::call(&target, payload.into(), self.origin(contract)?)
+            .await?
+            .into())
+    }
+
+    async fn stream(
+        &self,
+        contract: Option<&ClientContract>,
+        target: &str,
+    ) -> Result<(Box<dyn SendHalf>, Box<dyn ReceiveHalf>), Status> {
+        let target = self.target(target)?;
+        let StreamHandle { requests, replies } = stream::open(&target, self.origin(contract)?).await?;
+        Ok((requests, replies))
     }
 }
 
 impl Caller for PluginCaller {
     async fn call(&self, target: &str, payload: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let target = self.target(target)?;
-        Ok(call::call(&target, payload.into(), self.origin()).await?.into())
+        self.send(None, target, payload).await
+    }
+
+    async fn call_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, Status> {
+        self.send(Some(contract), target, payload).await
     }
 }
 
@@ -90,8 +152,14 @@ impl StreamCaller for PluginCaller {
     type Receiver = Box<dyn ReceiveHalf>;
 
     async fn open(&self, target: &str) -> Result<(Self::Sender, Self::Receiver), Status> {
-        let target = self.target(target)?;
-        let StreamHandle { requests, replies } = stream::open(&target, self.origin()).await?;
-        Ok((requests, replies))
+        self.stream(None, target).await
+    }
+
+    async fn open_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+    ) -> Result<(Self::Sender, Self::Receiver), Status> {
+        self.stream(Some(contract), target).await
     }
 }

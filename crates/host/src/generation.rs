@@ -28,7 +28,7 @@ use mortise_wire::{Metadata, MethodKind};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    adapt::Plans,
+    adapt::{Plans, Purity},
     admission::Admission,
     config::Configured,
     gate::Gate,
@@ -56,6 +56,7 @@ pub(crate) struct Generation {
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) manifest: Arc<Manifest>,
+    pub(crate) purity: Purity,
     pub(crate) granted: Permissions,
     pub(crate) limits: Limits,
     pub(crate) configured: Configured,

@@ -979,6 +979,7 @@ fn unmade(runtime: RuntimeName, error: &RuntimeError) -> Support {
         interrupt: Interrupt::Never,
         memory_limit: Enforcement::NotEnforced("the runtime is missing"),
         cpu_limit: Enforcement::NotEnforced("the runtime is missing"),
+        purity: Enforcement::NotEnforced("the runtime is missing"),
         restartable: false,
         lacks: vec![Lack {
             what: "runtime",

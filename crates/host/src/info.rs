@@ -418,6 +418,7 @@ fn support_option<S: Serializer>(it: &Option<Support>, s: S) -> Result<S::Ok, S:
     };
     map.serialize_entry("memory_limit", &enforced(&it.memory_limit))?;
     map.serialize_entry("cpu_limit", &enforced(&it.cpu_limit))?;
+    map.serialize_entry("purity", &enforced(&it.purity))?;
     map.serialize_entry("restartable", &it.restartable)?;
     let lacks: Vec<String> = it
         .lacks

@@ -18,7 +18,7 @@ use tracing::{Instrument as _, info_span};
 
 use crate::{
     CheckReport, HostError, HostErrorKind, LoadRequest, Source, VariantReport,
-    adapt::{CallerContract, Plans},
+    adapt::{CallerContract, Plans, Purity},
     admission::Admission,
     config::{self, Choice, Configured, For, How, Ready},
     depend::{self, Known, MISSING},
@@ -39,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) granted: Permissions,
     pub(crate) jail: Jail,
+    /// Its word that it is pure is taken for it.
+    pub(crate) trust_adapter: bool,
     pub(crate) restart: Restart,
     pub(crate) limits: Limits,
     /// Its own terms: what it is configured with before any source has a word.
@@ -63,6 +65,22 @@ pub(crate) enum Entrance {
 const HEALTH_EVERY: Duration = Duration::from_millis(100);
 /// What a runtime may need beyond `Limits::start` to take back what it started.
 const START_SLACK: Duration = Duration::from_secs(2);
+
+// === impl Launch ===
+
+impl Launch {
+    fn grant(&self) -> Grant {
+        Grant {
+            permissions: self.granted.clone(),
+            jail: self.jail,
+            trust_adapter: self.trust_adapter,
+        }
+    }
+
+    fn purity(&self) -> Purity {
+        Purity::of(&self.manifest, &*self.runtime, self.trust_adapter)
+    }
+}
 
 // === fetch ===
 
@@ -210,6 +228,7 @@ pub(crate) async fn verify(
         }
         if let Some((_, verified)) = &verified {
             refusals.extend(without_state(&manifest, verified));
+            refusals.extend(not_pure(&manifest, verified));
             refusals.extend(events::refusals(shared, &manifest, &verified.artifact().contract).await);
         }
         match verified {
@@ -218,6 +237,7 @@ pub(crate) async fn verify(
                 runtime,
                 granted: manifest.permissions.intersection(&request.grant.permissions),
                 jail: request.grant.jail,
+                trust_adapter: request.grant.trust_adapter,
                 restart: request.restart,
                 limits: request.limits.apply(manifest.limits.apply(Limits::default())),
                 manifest,
@@ -347,6 +367,23 @@ fn without_state(manifest: &Manifest, verified: &Verified) -> Option<Refusal> {
     })
 }
 
+/// A plugin that says it is pure, and has methods that only others need.
+fn not_pure(manifest: &Manifest, verified: &Verified) -> Option<Refusal> {
+    let reserved = |it: &Reserved| verified.metadata().reserved(*it).is_some();
+    let found = Reserved::ALL
+        .into_iter()
+        .find(|it| manifest.pure && reserved(it))?;
+    Some(Refusal {
+        what: "pure".to_owned(),
+        why: format!(
+            "its manifest says `pure = true`, and its {} artifact has the method `{}`",
+            verified.artifact().runtime,
+            found.name()
+        ),
+        hint: "build the plugin again with `mortise build`".to_owned(),
+    })
+}
+
 fn ungranted(manifest: &Manifest, grant: &Grant, refusals: &mut Vec<Refusal>) {
     refusals.extend(
         manifest
@@ -387,10 +424,7 @@ fn undependable(shared: &Shared, address: &str, package: &Package, entrance: &En
 pub(crate) async fn prepare(shared: &Shared, launch: &Launch) -> Result<Prepared, Refusal> {
     let span = info_span!(target: "mortise::load", "prepare", plugin = %launch.verified.artifact().plugin);
     async {
-        let grant = Grant {
-            permissions: launch.granted.clone(),
-            jail: launch.jail,
-        };
+        let grant = launch.grant();
         let verified = placed(shared, &*launch.runtime, &launch.verified).await?;
         launch
             .runtime
@@ -501,11 +535,9 @@ async fn start_with(
                 plugin,
                 instance: instance.clone(),
             },
-            grant: Grant {
-                permissions: launch.granted.clone(),
-                jail: launch.jail,
-            },
+            grant: launch.grant(),
             requires: launch.manifest.requires.clone(),
+            pure: launch.manifest.pure,
             contract: launch.verified.artifact().contract.clone(),
             caller: CallerContract::of_plugin(
                 &address.name,
@@ -523,6 +555,7 @@ async fn start_with(
             limits: launch.limits.clone(),
             config_json: ready.delivered.json.clone(),
             services: services.clone(),
+            pure: launch.manifest.pure,
         };
         warn_of(address, launch);
         let until = Instant::now() + launch.limits.start;
@@ -552,6 +585,9 @@ fn warn_of(address: &Address, launch: &Launch) {
     let plugin = &address.name;
     if launch.jail == Jail::Off && launch.runtime.enclosure().is_some() {
         tracing::warn!(target: "mortise::life", %plugin, "a plugin starts without a jail: it may do whatever the host's user may");
+    }
+    if let Purity::Promised(why) = launch.purity() {
+        tracing::warn!(target: "mortise::life", %plugin, "its functions adapt no messages of others, because {why}; write `trust_adapter = true` to take its author's word");
     }
     if let (Some(percent), Enforcement::NotEnforced(why)) =
         (launch.limits.cpu_percent, launch.runtime.support().cpu_limit)
@@ -628,6 +664,7 @@ fn generation(
         lineage: launch.lineage.clone(),
         metadata,
         manifest: launch.manifest.clone(),
+        purity: launch.purity(),
         granted: launch.granted.clone(),
         limits: launch.limits.clone(),
         configured,
@@ -687,6 +724,7 @@ async fn check_variant(shared: &Shared, package: &Package, artifact: &Artifact) 
                 lineage: package.lineage().clone(),
                 granted: package.manifest().permissions.clone(),
                 jail: Jail::default(),
+                trust_adapter: false,
                 restart: Restart::default(),
                 limits: package.manifest().limits.apply(Limits::default()),
                 config: Arc::default(),

@@ -37,6 +37,8 @@ pub(crate) struct Remembered {
     events_subscribe: Vec<String>,
     #[serde(default)]
     jail_off: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    trust_adapter: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restart: Option<String>,
     #[serde(default)]
@@ -135,6 +137,7 @@ impl From<LoadRequest> for Remembered {
             events_publish,
             events_subscribe,
             jail_off,
+            trust_adapter: request.grant.trust_adapter,
             restart: Some(request.restart)
                 .filter(|it| *it != Restart::default())
                 .map(|it| it.to_string()),
@@ -198,6 +201,7 @@ impl From<Remembered> for LoadRequest {
                     events_subscribe,
                 },
                 jail: if jail_off { Jail::Off } else { Jail::On },
+                trust_adapter: kept.trust_adapter,
             },
             restart: kept
                 .restart
@@ -255,6 +259,7 @@ mod tests {
             grant: Grant {
                 permissions,
                 jail: Jail::Off,
+                trust_adapter: true,
             },
             restart: Restart::Always,
             limits,

@@ -79,6 +79,13 @@ impl LoadRequest {
         self
     }
 
+    /// Takes its word that it is pure, where its runtime cannot keep it to that: its functions may adapt messages of others.
+    #[must_use]
+    pub fn trust_adapter(mut self) -> Self {
+        self.grant.trust_adapter = true;
+        self
+    }
+
     /// Starts it again when its instance ends by itself, or not.
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {

@@ -8,6 +8,8 @@
 //! | `mortise.host.v1.Events/Publish` | permission `events.publish` for the topic |
 //! | any other `package.Service/Method` | a `[[requires]]` for that service, or that method of it, in the manifest |
 //!
+//! A pure plugin is answered nothing at all, not even the time. Its log lines are taken: what it said changes no reply.
+//!
 //! Every refusal names what is missing and how to get it. Log lines are bounded in number and size ([`log`]); what is dropped is
 //! counted and said.
 
@@ -54,6 +56,8 @@ pub(crate) struct Services {
     pub(crate) about: About,
     pub(crate) grant: Grant,
     pub(crate) requires: Vec<Requirement>,
+    /// It says that its replies depend on nothing but the requests.
+    pure: bool,
     pub(crate) contract: Arc<Contract>,
     /// Topics and types that it published and that fit each other.
     published: Mutex<HashSet<(String, String)>>,
@@ -89,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) about: About,
     pub(crate) grant: Grant,
     pub(crate) requires: Vec<Requirement>,
+    pub(crate) pure: bool,
     pub(crate) contract: Arc<Contract>,
     pub(crate) caller: Option<CallerContract>,
     pub(crate) config: Delivered,
@@ -107,6 +112,7 @@ impl Services {
             about,
             grant,
             requires,
+            pure,
             contract,
             caller,
             config,
@@ -121,6 +127,7 @@ impl Services {
             about,
             grant,
             requires,
+            pure,
             contract,
             caller,
             published: Mutex::default(),
@@ -364,7 +371,15 @@ impl HostServices for Services {
         target: &'a str,
         payload: Bytes,
     ) -> BoxFuture<'a, Result<Bytes, Status>> {
-        if target.starts_with("mortise.host.") {
+        if self.pure {
+            let refused = self.refuse(
+                "pure",
+                target,
+                &format!("`{}`", target.escape_debug()),
+                "its plugin.toml says `pure = true`, and a pure plugin asks its host for nothing: take that away, or get what it needs with its requests",
+            );
+            Box::pin(async { Err(refused) })
+        } else if target.starts_with("mortise.host.") {
             Box::pin(self.host_service(parent, target, payload))
         } else {
             Box::pin(self.other_plugin(parent, target, payload))

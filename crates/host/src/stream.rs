@@ -160,14 +160,14 @@ async fn serve(target: Arc<Target>, origin: Origin, mut opened: Opened) {
             }
             Err(NotAdmitted::Elsewhere) => continue,
         };
-        let plan = match adapt::of_stream(generation, &target, &origin) {
+        let plan = match adapt::of_call(generation, &target, &origin) {
             Ok(plan) => plan,
             Err(error) => {
                 let _ = opened.send(Err(error));
                 return;
             }
         };
-        let cx = admitted.context(origin);
+        let cx = admitted.context(generation, origin);
         hold(generation, &target, plan, &cx, opened, began).await;
         return;
     }

@@ -46,6 +46,7 @@
 //! source = "plugins/thumbnailer-1.2.0"   # a folder, "builtin:echo" or "embedded:thumbnailer"
 //! runtime = "wasm"                       # the one line of trust
 //! jail = "on"                            # of a process; "off" trusts it like the host
+//! trust_adapter = false                  # take the word of a pure plugin that is native or a process, so that its functions may adapt messages
 //! restart = "on-failure"                 # when its instance ends by itself: "never", "on-failure" or "always"
 //! grant = { kv = true, net.connect = ["api.example.com:443"] }
 //! limits = { memory_mib = 64, deadline_ms = 500, concurrency = 32, cpu_percent = 50, stop_ms = 5000, term_ms = 2000 }
@@ -611,6 +612,7 @@ fn read_terms(fields: &mut Fields<'_>, runtimes: &[RuntimeName], faults: &mut Fa
         .string("jail", faults)
         .and_then(|text| jail(&text, faults))
         .unwrap_or_default();
+    let trust_adapter = fields.boolean("trust_adapter", faults).unwrap_or(false);
     let restart = fields
         .string("restart", faults)
         .and_then(|text| restart(&text, faults))
@@ -624,7 +626,11 @@ fn read_terms(fields: &mut Fields<'_>, runtimes: &[RuntimeName], faults: &mut Fa
     let canary = canary.map(|fields| read_canary(fields, faults));
     PluginTerms {
         runtime,
-        grant: Grant { permissions, jail },
+        grant: Grant {
+            permissions,
+            jail,
+            trust_adapter,
+        },
         restart,
         limits,
         config_json,

@@ -6,6 +6,7 @@
 //! version = "1.2.0"               # semver
 //! api = 1                         # platform API level
 //! description = "Small pictures"  # optional, one line
+//! pure = false                    # its replies depend on nothing but the requests, see `Manifest::pure`
 //! [contract]
 //! provides = ["acme.image.v1.Thumbnailer"]
 //! [[requires]]
@@ -40,7 +41,7 @@
 //! hot = false                     # it takes a new configuration while it runs
 //! ```
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, ops::Range};
 
 use semver::{Version, VersionReq};
 use serde::Serialize;
@@ -72,6 +73,9 @@ pub struct Manifest {
     pub api: u32,
     /// One line for people.
     pub description: Option<String>,
+    /// Its replies depend on nothing but the requests, so that its methods may adapt messages of others. The host closes its services to it, configures it
+    /// with nothing and tells it nothing of its calls. Excludes everything else that a plugin may ask for.
+    pub pure: bool,
     /// Full names of the services it provides; at least one.
     pub provides: Vec<String>,
     /// Services it calls.
@@ -203,6 +207,9 @@ impl Manifest {
         if let Some(description) = &self.description {
             out.string("description", description);
         }
+        if self.pure {
+            out.raw("pure", true);
+        }
         out.header("[contract]");
         out.strings("provides", &self.provides);
         for requirement in &self.requires {
@@ -317,7 +324,7 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let variants = root.tables("variant", faults);
     let variants = read_variants(variants, faults);
     let adapt = root.tables("adapt", faults);
-    let own_version = plugin.as_ref().and_then(|it| it.as_ref()).map(|it| &it.1);
+    let own_version = plugin.as_ref().and_then(|it| it.as_ref()).map(|it| &it.version);
     let adapt = adapt::read_all(adapt, own_version, faults);
     let permissions = root.table("permissions", faults);
     let permissions = permissions
@@ -333,16 +340,41 @@ fn read_manifest(mut root: Fields<'_>, faults: &mut Faults) -> Option<Manifest> 
     let hooks = state.is_some();
     let (state_schema, migrates) = state.map(|fields| read_state(fields, faults)).unwrap_or_default();
     let config = root.table("config", faults);
+    let has_config = config.is_some();
     let config = config
         .map(|fields| read_config_terms(fields, faults))
         .unwrap_or_default();
     root.finish(faults);
-    let (name, version, api, description) = plugin??;
+    let About {
+        name,
+        version,
+        api,
+        description,
+        pure,
+        pure_at,
+    } = plugin??;
+    if pure {
+        let asks = [
+            ("[permissions]", !permissions.is_empty()),
+            ("[[requires]]", !requires.is_empty()),
+            ("[[subscribe]]", !subscribes.is_empty()),
+            ("[state]", hooks),
+            ("[config]", has_config),
+        ];
+        for (what, _) in asks.into_iter().filter(|it| it.1) {
+            let message =
+                format!("a pure plugin has no `{what}`: its replies depend on nothing but the requests");
+            let hint =
+                format!("take `{what}` or `pure = true` away; a plugin of its own may have the pure part");
+            faults.add(pure_at.clone(), message, Some(hint));
+        }
+    }
     Some(Manifest {
         name,
         version,
         api,
         description,
+        pure,
         provides: provides?,
         requires,
         subscribes,
@@ -393,10 +425,18 @@ fn read_state(mut fields: Fields<'_>, faults: &mut Faults) -> (Option<String>, b
     (schema, migrates.unwrap_or(false))
 }
 
-fn read_plugin(
-    mut fields: Fields<'_>,
-    faults: &mut Faults,
-) -> Option<(String, Version, u32, Option<String>)> {
+/// `[plugin]`.
+struct About {
+    name: String,
+    version: Version,
+    api: u32,
+    description: Option<String>,
+    pure: bool,
+    /// Where that is written.
+    pure_at: Range<usize>,
+}
+
+fn read_plugin(mut fields: Fields<'_>, faults: &mut Faults) -> Option<About> {
     let name = fields.required_string("name", "name = \"my-plugin\"", faults);
     let name = name.and_then(|text| plugin_name(&text, faults));
     let version = fields.required_string("version", "version = \"0.1.0\"", faults);
@@ -423,8 +463,17 @@ fn read_plugin(
         }
         Some(text.value.to_owned())
     });
+    let pure_at = fields.span_of("pure");
+    let pure = fields.boolean("pure", faults).unwrap_or(false);
     fields.finish(faults);
-    Some((name?, version?, api?, description))
+    Some(About {
+        name: name?,
+        version: version?,
+        api: api?,
+        description,
+        pure,
+        pure_at,
+    })
 }
 
 fn read_contract(mut fields: Fields<'_>, example: &str, faults: &mut Faults) -> Vec<String> {

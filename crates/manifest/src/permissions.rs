@@ -39,6 +39,8 @@ pub struct Grant {
     pub permissions: Permissions,
     /// Whether a runtime that jails its plugins jails this one.
     pub jail: Jail,
+    /// Its word that it is pure is taken for it, where its runtime cannot keep it to that.
+    pub trust_adapter: bool,
 }
 
 /// Whether a plugin is jailed. Only the operator's explicit word turns it off.

@@ -48,6 +48,7 @@ fn whole() -> Manifest {
         version: Version::new(1, 2, 0),
         api: 1,
         description: Some("Small pictures".to_owned()),
+        pure: false,
         provides: own("acme.image.v1.Thumbnailer"),
         requires: vec![
             Requirement {
@@ -848,6 +849,7 @@ prop_compose! {
             version: Version::new(version.0, version.1, version.2),
             api,
             description,
+            pure: false,
             provides: provides.into_iter().collect(),
             requires: requires.into_iter().map(|((service, method), (major, optional, lazy))| Requirement {
                 service,
@@ -1602,4 +1604,41 @@ fn what_is_wrong_with_a_canary_is_told_with_its_place() {
     }
     let told = host_faults("[[plugin]]\nname = \"small\"\nsource = \"small\"\ncanary = \"5%\"\n");
     assert!(told.contains("is a string, and it must be a table"), "{told}");
+}
+
+#[test]
+fn a_pure_plugin_asks_for_nothing() {
+    let begin = "[plugin]\nname = \"abc\"\nversion = \"1.0.0\"\napi = 1\npure = true\n[contract]\nprovides = [\"a.v1.B\"]\n";
+    let read = manifest(&format!("{begin}[limits]\nmemory_mib = 8\n"));
+    assert!(read.pure);
+    assert_eq!(manifest(&read.to_toml()), read);
+    for (more, what) in [
+        ("[permissions]\nkv = true\n", "[permissions]"),
+        ("[[requires]]\nservice = \"x.B\"\nlazy = true\n", "[[requires]]"),
+        (
+            "[permissions]\nevents.subscribe = [\"a.>\"]\n[[subscribe]]\ntopic = \"a.b\"\nmethod = \"a.v1.B/M\"\n",
+            "[[subscribe]]",
+        ),
+        ("[state]\nhooks = true\n", "[state]"),
+        ("[config]\nhot = true\n", "[config]"),
+        ("[config]\n", "[config]"),
+    ] {
+        let found = faults(&format!("{begin}{more}"));
+        let told = format!("a pure plugin has no `{what}`");
+        assert!(
+            found.contains(&told) && found.contains("plugin.toml:5:"),
+            "{more}: {found}"
+        );
+    }
+}
+
+#[test]
+fn the_word_of_a_pure_plugin_is_taken_where_the_operator_says_so() {
+    let config = HostConfig::parse(
+        "[[plugin]]\nsource = \"a\"\n[[plugin]]\nsource = \"b\"\ntrust_adapter = true\n",
+        "mortise.toml",
+    )
+    .expect("sound");
+    let trusted: Vec<bool> = config.plugins.iter().map(|it| it.grant.trust_adapter).collect();
+    assert_eq!(trusted, [false, true]);
 }

@@ -69,7 +69,10 @@ pub use mortise_wire as wire;
 pub use mortise_host::*;
 pub use mortise_manifest::{Grant, HostConfig, Limits, LimitsOverride, Permissions, RuntimeName};
 pub use mortise_runtime::{Blame, CallError, CallErrorKind, Digest, PluginId, Refusal, Retry, Support};
-pub use mortise_wire::{Code, Header, Health, Status};
+pub use mortise_wire::{Code, Header, Health, Status, client};
+/// What clients that `mortise-build` generates with `runtime_path("::mortise")` lean on.
+#[doc(hidden)]
+pub use {prost, prost_types};
 
 /// Configuration of plugins from etcd.
 #[cfg(feature = "etcd")]

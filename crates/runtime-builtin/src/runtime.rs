@@ -77,6 +77,9 @@ impl Runtime for BuiltinRuntime {
             interrupt: Interrupt::Never,
             memory_limit: Enforcement::NotEnforced("a builtin plugin's memory is the host's"),
             cpu_limit: Enforcement::NotEnforced("a builtin plugin's threads are the host's"),
+            purity: Enforcement::NotEnforced(
+                "a builtin plugin is the host's own code, and may do whatever that may",
+            ),
             restartable: true,
             lacks: ["isolation", "interrupt", "memory limit"]
                 .map(|what| Lack {

@@ -185,6 +185,7 @@ async fn start_with(
         limits,
         config_json: config_json.into(),
         services: services.clone(),
+        pure: false,
     };
     Ok((runtime.start(prepared, start).await?, services))
 }

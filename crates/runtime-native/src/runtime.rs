@@ -113,6 +113,9 @@ impl Runtime for NativeRuntime {
             cpu_limit: Enforcement::NotEnforced(
                 "a native plugin computes on the host's own threads; use its `process` variant to bound it",
             ),
+            purity: Enforcement::NotEnforced(
+                "a native plugin keeps memory between calls and has the whole system",
+            ),
             restartable: true,
             lacks: lacks(),
         }

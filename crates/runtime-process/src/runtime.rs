@@ -278,6 +278,9 @@ impl Runtime for ProcessRuntime {
             interrupt: Interrupt::Kill,
             memory_limit,
             cpu_limit,
+            purity: Enforcement::NotEnforced(
+                "a process keeps memory between calls, and nobody can take the clock away from it",
+            ),
             restartable: true,
             lacks,
         }

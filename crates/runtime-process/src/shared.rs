@@ -117,7 +117,7 @@ impl Shared {
         let (id, answer) = self.calls.open(cx, method, slot)?;
         let mut waiting = self.waiting(id, deadline);
         head.call_id = id;
-        head.deadline_ns = cx.deadline.map_or(deadline_ns, |at| {
+        head.deadline_ns = cx.deadline.filter(|_| !cx.untold).map_or(deadline_ns, |at| {
             nanoseconds(at.saturating_duration_since(Instant::now()))
         });
         let prefix = frame::call_prefix(Kind::Call, id, method.0, &head, payload.len());

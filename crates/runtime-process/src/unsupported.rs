@@ -35,6 +35,7 @@ impl Runtime for ProcessRuntime {
             interrupt: Interrupt::Kill,
             memory_limit: Enforcement::NotEnforced(WHY),
             cpu_limit: Enforcement::NotEnforced(WHY),
+            purity: Enforcement::NotEnforced(WHY),
             restartable: true,
             lacks: vec![Lack {
                 what: "start",

@@ -201,6 +201,7 @@ async fn load(runtime: &WasmRuntime, verified: &Verified) -> Box<dyn Instance> {
         limits: Limits::default(),
         config_json: "{}".into(),
         services: Arc::new(Nothing),
+        pure: false,
     };
     runtime.start(prepared, start).await.unwrap()
 }

@@ -10,6 +10,9 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 /// Appends the encoded `CallHead` of `cx` at `now`.
 pub(crate) fn encode(cx: &CallContext, now: Instant, out: &mut Vec<u8>) {
+    if cx.untold {
+        return;
+    }
     number(1, cx.call_id, out);
     let left = cx
         .deadline
@@ -69,6 +72,7 @@ mod tests {
             traceparent in ".{0,60}",
             caller in "[a-z]{0,8}",
             metadata in proptest::collection::vec(("[a-z-]{0,12}", ".{0,200}"), 0..5),
+            untold in proptest::bool::weighted(0.1),
         ) {
             let now = Instant::now();
             let cx = CallContext {
@@ -79,6 +83,7 @@ mod tests {
                 metadata: metadata.into_iter().map(|(name, value)| Header { name, value }).collect(),
                 depth,
                 caller: caller.into(),
+                untold,
             };
             let mut ours = Vec::new();
             encode(&cx, now, &mut ours);

@@ -119,8 +119,14 @@ impl<A: Abi> WasmInstance<A> {
             config_json: start.config_json.to_string(),
             plugin: metadata.name.clone(),
             version: metadata.version.clone(),
-            instance: start.instance.to_string(),
+            instance: if start.pure {
+                String::new()
+            } else {
+                start.instance.to_string()
+            },
         };
+        // What a guest leaves in its memory is a request's of before.
+        let reuse = if start.pure { Reuse::Ephemeral } else { reuse };
         let limit = start.limits.start;
         let busy_ticks = Arc::clone(code.busy_ticks());
         let shared = Shared::new(Arc::clone(&plugin), start.limits, start.services, busy_ticks);

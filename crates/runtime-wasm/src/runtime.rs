@@ -133,6 +133,7 @@ impl Runtime for WasmRuntime {
             cpu_limit: Enforcement::NotEnforced(
                 "a WebAssembly guest runs on the host's threads; a deadline ends a call that computes for too long",
             ),
+            purity: Enforcement::Enforced,
             restartable: true,
             lacks,
         }

@@ -339,8 +339,10 @@ fn take_over(kept: &mut CallContext, new: &CallContext) {
         metadata,
         depth,
         caller,
+        untold,
     } = new;
     (kept.call_id, kept.deadline, kept.began, kept.depth) = (*call_id, *deadline, *began, *depth);
+    kept.untold = *untold;
     if !(kept.traceparent.is_empty() && traceparent.is_empty()) {
         kept.traceparent = Arc::clone(traceparent);
     }

@@ -28,12 +28,17 @@ pub struct CallContext {
     pub depth: u32,
     /// The plugin that makes the call; empty = an outside caller.
     pub caller: Arc<str>,
+    /// The plugin is not to learn any of this: it is pure, and what it replies depends on the request alone.
+    pub untold: bool,
 }
 
 impl CallContext {
     /// The head that travels beside the payload, with the time that is left at `now`.
     #[must_use]
     pub fn head(&self, now: Instant) -> CallHead {
+        if self.untold {
+            return CallHead::default();
+        }
         let left = self
             .deadline
             .map(|at| at.saturating_duration_since(now).as_nanos().max(1));

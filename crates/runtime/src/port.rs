@@ -123,6 +123,9 @@ pub struct Start {
     pub config_json: Arc<str>,
     /// What it may call. Grants are checked behind it, in one place for all runtimes.
     pub services: Arc<dyn HostServices>,
+    /// It says that its replies depend on nothing but the requests: a runtime that can ([`crate::Support::purity`]) lets nothing reach a call from the one
+    /// before, and gives its code no name to tell it apart by.
+    pub pure: bool,
 }
 
 /// One running copy. Dropping it stops it by force; [`Instance::stop`] is the polite way.

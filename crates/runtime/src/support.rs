@@ -77,6 +77,8 @@ pub struct Support {
     pub memory_limit: Enforcement,
     /// Whether `Limits::cpu_percent` holds.
     pub cpu_limit: Enforcement,
+    /// Whether the replies of a plugin that says it is pure ([`crate::Start::pure`]) can depend on nothing but the requests.
+    pub purity: Enforcement,
     /// Whether an instance that died is replaced by a fresh one without loss of other instances' state.
     pub restartable: bool,
     /// Everything it cannot do here.

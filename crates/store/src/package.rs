@@ -140,6 +140,20 @@ impl Package {
         })
     }
 
+    /// What a manifest says of older versions of a contract, checked against them all: for a source folder, or a client that was generated beside one. `older` are the
+    /// descriptor sets that its `[[adapt]]`s name, by file; `origin` is what errors call it.
+    ///
+    /// # Errors
+    /// Everything that does not fit.
+    pub fn lineage_of(
+        origin: &str,
+        manifest: &Manifest,
+        contract: &Contract,
+        older: &BTreeMap<String, Bytes>,
+    ) -> Result<Lineage, StoreError> {
+        lineage(origin, manifest, contract, older).map_err(StoreError::all)
+    }
+
     pub(crate) fn with_origin(mut self, origin: String) -> Self {
         self.origin = origin;
         self
@@ -360,7 +374,11 @@ fn lineage(
         if versions.iter().any(|it| *it.0 == *name) {
             continue;
         }
-        match read(&older[&adapt.contract]) {
+        let Some(bytes) = older.get(&adapt.contract) else {
+            faults.push(fault("", format!("`{}` is missing", adapt.contract)));
+            continue;
+        };
+        match read(bytes) {
             Ok(contract) => versions.push((name.into(), contract)),
             Err(error) => faults.push(fault(&format!("`{}`: ", adapt.contract), error.to_string())),
         }

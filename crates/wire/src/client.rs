@@ -9,6 +9,9 @@
 //! | `rpc Watch(Q) returns (stream R)` | [`Replies`] |
 //! | `rpc Sum(stream Q) returns (R)` | [`Upload`] |
 //! | `rpc Chat(stream Q) returns (stream R)` | [`Requests`] and [`Replies`], which may go to two tasks |
+//!
+//! A client knows what it was built against ([`ClientContract`]) and says so with each call ([`As`]), so that a caller that is a host can have the call adapted to
+//! a plugin of another version. A plugin says nothing: its package has its contract.
 
 use std::{fmt, marker::PhantomData};
 
@@ -23,6 +26,20 @@ pub trait Caller {
     /// # Errors
     /// The plugin's own status, or one that says why it was not reached.
     fn call(&self, target: &str, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Status>> + Send;
+
+    /// The same for a client that was built against `contract`. Whoever cannot do anything with that calls as if nothing had been said.
+    ///
+    /// # Errors
+    /// As [`Caller::call`], and that the contracts do not fit.
+    fn call_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+        payload: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Status>> + Send {
+        let _ = contract;
+        self.call(target, payload)
+    }
 }
 
 /// Carries a request to `package.Service/Method` and waits for the reply.
@@ -49,6 +66,42 @@ pub trait StreamCaller {
         &self,
         target: &str,
     ) -> impl Future<Output = Result<(Self::Sender, Self::Receiver), Status>> + Send;
+
+    /// The same for a client that was built against `contract`, as [`Caller::call_as`].
+    ///
+    /// # Errors
+    /// As [`StreamCaller::open`], and that the contracts do not fit.
+    fn open_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+    ) -> impl Future<Output = Result<(Self::Sender, Self::Receiver), Status>> + Send {
+        let _ = contract;
+        self.open(target)
+    }
+}
+
+/// What a generated client was built against: `FooClient::<C>::CONTRACT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientContract {
+    /// Full name of the service.
+    pub service: &'static str,
+    /// Identity of the descriptors: of two clients with the same one, what is worked out for one does for the other.
+    pub fingerprint: [u8; 32],
+    /// Encoded `google.protobuf.FileDescriptorSet` of the file that declares the service, and of what it imports; without `google/protobuf/*`.
+    pub descriptor_set: &'static [u8],
+    /// What is declared of older versions, for calls to plugins that are older: a `plugin.toml` with its `[[adapt]]`s, and the descriptor sets that it names.
+    /// Empty if nothing is.
+    pub adapts: &'static [(&'static str, &'static [u8])],
+}
+
+/// A caller that says with each call what its client was built against.
+#[derive(Clone, Copy, Debug)]
+pub struct As<'a, C> {
+    /// Who carries the calls.
+    pub caller: &'a C,
+    /// What is said.
+    pub contract: &'a ClientContract,
 }
 
 /// Sends encoded messages to a method. Dropping it before [`MessageSender::finish`] cancels the call.
@@ -116,11 +169,46 @@ impl<C: StreamCaller + Sync + ?Sized> StreamCaller for &C {
     ) -> impl Future<Output = Result<(Self::Sender, Self::Receiver), Status>> + Send {
         (**self).open(target)
     }
+
+    fn open_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+    ) -> impl Future<Output = Result<(Self::Sender, Self::Receiver), Status>> + Send {
+        (**self).open_as(contract, target)
+    }
 }
 
 impl<C: Caller + ?Sized> Caller for &C {
     fn call(&self, target: &str, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Status>> + Send {
         (**self).call(target, payload)
+    }
+
+    fn call_as(
+        &self,
+        contract: &ClientContract,
+        target: &str,
+        payload: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<u8>, Status>> + Send {
+        (**self).call_as(contract, target, payload)
+    }
+}
+
+impl<C: Caller> Caller for As<'_, C> {
+    fn call(&self, target: &str, payload: Vec<u8>) -> impl Future<Output = Result<Vec<u8>, Status>> + Send {
+        self.caller.call_as(self.contract, target, payload)
+    }
+}
+
+impl<C: StreamCaller> StreamCaller for As<'_, C> {
+    type Sender = C::Sender;
+    type Receiver = C::Receiver;
+
+    fn open(
+        &self,
+        target: &str,
+    ) -> impl Future<Output = Result<(Self::Sender, Self::Receiver), Status>> + Send {
+        self.caller.open_as(self.contract, target)
     }
 }
 

@@ -78,7 +78,7 @@ fn streams_go_where_the_contract_has_the_word() {
     );
     has(
         &text,
-        "::mortise_sdk::client::bidi_stream(&self.caller, \"acme.v1.Watcher/Chat\")",
+        "::mortise_sdk::client::bidi_stream(&self.__as_built(), \"acme.v1.Watcher/Chat\")",
     );
 }
 

@@ -39,6 +39,7 @@ fn start(args: CanaryStart, output: &Output) -> anyhow::Result<()> {
         runtime: args.terms.runtime.clone(),
         grant: grant(&args.terms)?,
         jail: (args.terms.jail == Jail::Off).then(|| "off".to_owned()),
+        trust_adapter: args.terms.trust_adapter,
         limits: limits(&args.terms),
         config: plugin_config(&args.terms)?,
         force: args.force,

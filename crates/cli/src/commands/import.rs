@@ -159,6 +159,7 @@ fn manifest_of(args: &ImportGoPlugin) -> Result<Manifest, Failure> {
         version: placeholder.clone(),
         api: 1,
         description: None,
+        pure: false,
         provides: if args.service.is_empty() {
             vec![UNKNOWN_SERVICE.to_owned()]
         } else {

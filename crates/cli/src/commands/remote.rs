@@ -50,6 +50,7 @@ fn load_of(args: &Load, source: &str) -> Result<control::Load, Failure> {
         runtime: args.terms.runtime.clone(),
         grant: grant(&args.terms)?,
         jail: (args.terms.jail == Jail::Off).then(|| "off".to_owned()),
+        trust_adapter: args.terms.trust_adapter,
         restart: match args.restart {
             Restart::OnFailure => None,
             Restart::Never => Some("never".to_owned()),

@@ -80,6 +80,7 @@ fn load_request(args: &Run) -> Result<LoadRequest, Failure> {
                 args::Jail::On => Jail::On,
                 args::Jail::Off => Jail::Off,
             },
+            trust_adapter: args.terms.trust_adapter,
         },
         limits,
         config_json: remote::plugin_config(&args.terms)?.map(|it| it.get().to_owned()),

@@ -255,8 +255,8 @@ pub(crate) fn runtimes(all: &[RuntimeSupport]) -> String {
         let _ = write!(text, "\n{}: {word}", it.runtime);
         let _ = write!(
             text,
-            "\n  isolation     {}\n  interrupt     {}\n  memory limit  {}\n  cpu limit     {}",
-            it.isolation, it.interrupt, it.memory_limit, it.cpu_limit
+            "\n  isolation     {}\n  interrupt     {}\n  memory limit  {}\n  cpu limit     {}\n  pure plugins  {}",
+            it.isolation, it.interrupt, it.memory_limit, it.cpu_limit, it.purity
         );
         for lack in &it.lacks {
             let _ = write!(text, "\n  lacks {}: {}", lack.what, lack.why);

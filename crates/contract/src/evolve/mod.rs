@@ -22,6 +22,7 @@
 //! - E3: no value is ever cut off.
 
 mod compile;
+mod function;
 mod lineage;
 mod rewrite;
 mod value;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 pub use compile::{Change, Side, What};
+pub use function::{Function, Strangers};
 pub use lineage::{Lineage, LineageError, MessageMap, Step, VERSIONS_MAX};
 pub use rewrite::{AdaptError, DEPTH_MAX, Rewriter};
 
@@ -76,8 +78,8 @@ pub enum Way {
 pub enum Stage {
     /// Bytes are rewritten.
     Rewrite(Rewriter),
-    /// A method of a plugin is called with the bytes, and its reply is what goes on.
-    Function(Target),
+    /// A method of a plugin is called with the bytes, and its reply is what goes on, with what the method did not know of the bytes.
+    Function(Function),
 }
 
 /// Why there is no plan: everything in the way, and what to do.
@@ -129,7 +131,7 @@ impl Plan {
             Some(Err(refusal)) => refusal.faults,
             None => Vec::new(),
         };
-        if provided.is_some_and(|it| it.wire_hash() == method.wire_hash()) {
+        if declared.is_empty() && provided.is_some_and(|it| it.wire_hash() == method.wire_hash()) {
             // Equal numbers and kinds: no field is missing on either side, so no default is either.
             return Ok(Self::of_legs(vec![Leg::default()], Way::Passes, Vec::new()));
         }
@@ -223,8 +225,16 @@ impl Plan {
     /// Whether functions of plugins are part of it.
     #[must_use]
     pub fn has_functions(&self) -> bool {
+        self.functions().next().is_some()
+    }
+
+    /// The functions that are part of it, those for requests first.
+    pub fn functions(&self) -> impl Iterator<Item = &Target> {
         let stages = self.request.iter().chain(&self.response);
-        stages.into_iter().any(|it| matches!(it, Stage::Function(_)))
+        stages.filter_map(|it| match it {
+            Stage::Function(function) => Some(function.target()),
+            Stage::Rewrite(_) => None,
+        })
     }
 }
 
@@ -306,8 +316,18 @@ fn through(
         };
         match function(step, side, &old, &new) {
             None => {}
+            Some(Ok(target)) if method.client_streaming() || method.server_streaming() => {
+                faults.push(format!(
+                    "its messages are adapted by the function `{target}`, and functions adapt no messages of streams: a call for each would stand between the two sides; declare field maps in place of the function"
+                ));
+                continue;
+            }
             Some(Ok(target)) => {
-                stages.push(Stage::Function(target.clone()));
+                let (writer, reader) = match side {
+                    Side::Request => (&old, &new),
+                    Side::Response => (&new, &old),
+                };
+                stages.push(Stage::Function(Function::new(target.clone(), writer, reader)));
                 continue;
             }
             Some(Err(fault)) => {

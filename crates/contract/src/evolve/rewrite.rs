@@ -47,6 +47,16 @@ pub enum AdaptError {
         /// From which type to which.
         types: Arc<str>,
     },
+    /// Both sides know a field, the function between them does not, and it is not the same field.
+    #[error(
+        "`{field}` is unknown to the function that adapts the message, and of another type on the other side ({types})"
+    )]
+    Stranger {
+        /// The field, as the writer knows it.
+        field: Arc<str>,
+        /// From which type to which.
+        types: Arc<str>,
+    },
     /// The adapted message is longer than it may be.
     #[error("the adapted message would have more than the {max} bytes that it may have")]
     TooLarge {

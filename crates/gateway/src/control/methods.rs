@@ -415,6 +415,7 @@ fn load_request(load: Load) -> Result<LoadRequest, RpcError> {
         grant: mortise_manifest::Grant {
             permissions: permissions(load.grant),
             jail,
+            trust_adapter: load.trust_adapter,
         },
         restart,
         limits,

@@ -46,6 +46,9 @@ pub struct Load {
     /// `on` or `off`; default: `on`. `off` trusts a plugin that runs as a process like the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<String>,
+    /// Takes its word that it is pure, where its runtime cannot keep it to that, so that its functions may adapt messages.
+    #[serde(default)]
+    pub trust_adapter: bool,
     /// `never`, `on-failure` or `always`; default: `on-failure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
@@ -764,6 +767,9 @@ pub struct RuntimeSupport {
     /// The same for processor time.
     #[serde(default)]
     pub cpu_limit: String,
+    /// The same for what a plugin promises that says it is pure.
+    #[serde(default)]
+    pub purity: String,
     /// Whether an instance that died is replaced.
     pub restartable: bool,
     /// What it cannot do here.
@@ -911,6 +917,7 @@ impl From<&Support> for RuntimeSupport {
             interrupt: interrupt.to_owned(),
             memory_limit: enforced(&support.memory_limit),
             cpu_limit: enforced(&support.cpu_limit),
+            purity: enforced(&support.purity),
             restartable: support.restartable,
             lacks: lacks.collect(),
             layers: Vec::new(),

@@ -134,6 +134,7 @@ impl Runtime for Guests {
             isolation: Isolation::None,
             interrupt: Interrupt::Never,
             memory_limit: Enforcement::NotEnforced("it is part of the test"),
+            purity: Enforcement::NotEnforced("it is part of the test"),
             cpu_limit: Enforcement::NotEnforced("it is part of the test"),
             restartable: true,
             lacks: Vec::new(),

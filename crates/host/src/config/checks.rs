@@ -69,6 +69,13 @@ pub(super) fn faults(
     allowed: &Allowed,
 ) -> Result<References, Vec<Fault>> {
     let mut all = Vec::new();
+    if manifest.pure && !effective.value().is_empty() {
+        all.push(Fault {
+            path: String::new(),
+            why: "its manifest says `pure = true`, and a pure plugin is configured with nothing".to_owned(),
+            hint: "take its configuration away; `mortise config show` tells where each value comes from",
+        });
+    }
     if let Some(message) = &manifest.config.message {
         let value = Value::Object(effective.value().clone());
         match contract.check_value(message, &value, &is_reference) {

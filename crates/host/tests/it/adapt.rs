@@ -1,10 +1,14 @@
 //! Functions that adapt messages: whom they may be called for, and where they run.
 
-use std::{path::PathBuf, sync::Arc, sync::atomic::Ordering};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use mortise_host::{CallOptions, CallerContract, Host, State};
-use mortise_runtime::{CallError, CallErrorKind};
+use mortise_runtime::{CallError, CallErrorKind, Enforcement};
+use mortise_wire::{CallHead, Code};
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
@@ -59,6 +63,23 @@ fn functions(from: &str, up: &str, down: &str) -> String {
     )
 }
 
+/// Of a package, that it is pure.
+fn says_pure(folder: &Path) {
+    let manifest = folder.join("plugin.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replacen("api = 1\n", "api = 1\npure = true\n", 1)).unwrap();
+}
+
+/// A pure plugin with functions, and a store whose callers of version 1.0.0 need them.
+async fn adapter_and_store(world: &World, host: &Host) -> (PathBuf, Arc<Program>) {
+    let (folder, adapter) = package_of(world, ("adapter", "1.0.0"), "Adapter", "", |_| {});
+    says_pure(&folder);
+    let more = functions("1.0.0", "Adapter/Call", "Adapter/Call") + "[limits]\npayload_mib = 1\n";
+    let (of_store, _) = store(world, "2.0.0", "data", &more);
+    host.load(request(&of_store)).await.unwrap();
+    (folder, adapter)
+}
+
 async fn call_as_old(host: &Host, target: &str, payload: &[u8]) -> Result<Bytes, CallError> {
     let options = CallOptions {
         contract: Some(CallerContract::version("1.0.0")),
@@ -67,11 +88,11 @@ async fn call_as_old(host: &Host, target: &str, payload: &[u8]) -> Result<Bytes,
     host.call(target, Bytes::copy_from_slice(payload), options).await
 }
 
-/// A plugin that may call `Store/Call` and `more`, and whose own package has its messages made by `Store/Count`.
+/// A plugin that may call `Store/Call` and `more`, and whose own package has its messages made by `Store/Nap`.
 fn mole(world: &World, more: &str) -> (PathBuf, Arc<Program>) {
     let manifest = format!(
         "[[requires]]\nservice = \"test.v1.Store\"\nmethod = \"Call\"\nlazy = true\n{more}{}",
-        functions("0.9.0", "Store/Call", "Store/Count")
+        functions("0.9.0", "Store/Call", "Store/Nap")
     );
     let (folder, program) = package_of(world, ("mole", "1.0.0"), "Mole", &manifest, |set| {
         let mut other = set.clone();
@@ -87,24 +108,25 @@ async fn a_package_has_nothing_called_that_its_plugin_may_not_call() {
     let world = World::new();
     let host = world.host().await;
     let (folder, bank) = store(&world, "1.0.0", "data", "");
+    says_pure(&folder);
     host.load(request(&folder)).await.unwrap();
     let (folder, _) = mole(&world, "");
     let refused = host.load(request(&folder)).await.unwrap_err();
     let reason = &refused.reasons()[0];
     assert_eq!(reason.what, "contract");
     assert!(
-        reason.why.contains("adapted by `test.v1.Store/Count`") && reason.why.contains("no `[[requires]]`"),
+        reason.why.contains("adapted by `test.v1.Store/Nap`") && reason.why.contains("no `[[requires]]`"),
         "{}",
         reason.why
     );
     assert!(bank.contexts.lock().unwrap().is_empty());
-    // Declared, it is a call like any other.
+    // Declared, it is a call like any other. `80` is both a message and a time to sleep for.
     let (folder, _) = mole(
         &world,
-        "[[requires]]\nservice = \"test.v1.Store\"\nmethod = \"Count\"\nlazy = true\n",
+        "[[requires]]\nservice = \"test.v1.Store\"\nmethod = \"Nap\"\nlazy = true\n",
     );
     host.load(request(&folder)).await.unwrap();
-    call(&host, "plugin.mole.Relay", "test.v1.Store/Call x")
+    call(&host, "plugin.mole.Relay", "test.v1.Store/Call 80")
         .await
         .unwrap();
     assert_eq!(
@@ -128,11 +150,11 @@ async fn a_provider_that_came_unseen_is_not_reached_either() {
     host.load(request(&folder)).await.unwrap();
     program.refuses.store(false, Ordering::SeqCst);
     until("it is back", || state(&host, "mole").is_routed()).await;
-    let refused = call(&host, "plugin.mole.Relay", "test.v1.Store/Call x")
+    let refused = call(&host, "plugin.mole.Relay", "test.v1.Store/Call 80")
         .await
         .unwrap_err();
     assert!(
-        refused.to_string().contains("adapted by `test.v1.Store/Count`"),
+        refused.to_string().contains("adapted by `test.v1.Store/Nap`"),
         "{refused}"
     );
     assert!(bank.contexts.lock().unwrap().is_empty());
@@ -156,11 +178,9 @@ async fn functions_of_the_provider_run_in_the_place_of_their_call() {
 async fn what_a_function_answers_is_no_longer_than_the_plugin_takes() {
     let world = World::new();
     let host = world.host().await;
-    let (folder, adapter) = package_of(&world, ("adapter", "1.0.0"), "Adapter", "", |_| {});
+    let (folder, adapter) = adapter_and_store(&world, &host).await;
     host.load(request(&folder)).await.unwrap();
-    let more = functions("1.0.0", "Adapter/Call", "Adapter/Call") + "[limits]\npayload_mib = 1\n";
-    let (folder, program) = store(&world, "2.0.0", "data", &more);
-    host.load(request(&folder)).await.unwrap();
+    let program = world.program("store", "2.0.0");
     adapter.pads.store(2 << 20, Ordering::SeqCst);
     let refused = call_as_old(&host, "plugin.store.Call", b"").await.unwrap_err();
     assert_eq!(refused.kind(), CallErrorKind::Exhausted);
@@ -200,4 +220,99 @@ async fn what_does_not_fit_is_counted() {
     assert!(program.contexts.lock().unwrap().is_empty());
     let info = info(&host, "store");
     assert_eq!((info.calls, info.errors), (1, 1));
+}
+
+#[tokio::test]
+async fn a_pure_plugin_is_answered_nothing_and_told_nothing() {
+    let world = World::new();
+    let host = world.host().await;
+    let (folder, program) = world.package("pure", "1.0.0", "");
+    says_pure(&folder);
+    let configured = request(&folder).config_json("{\"a\": 1}");
+    let refused = host.load(configured).await.unwrap_err();
+    assert!(
+        refused.reasons()[0].why.contains("configured with nothing"),
+        "{refused:?}"
+    );
+    host.load(request(&folder)).await.unwrap();
+    assert_eq!(*program.configs.lock().unwrap(), ["{}"]);
+    for target in [
+        "mortise.host.v1.Clock/Now",
+        "mortise.host.v1.Config/Get",
+        "test.v1.Echo/Call",
+    ] {
+        let refused = call(&host, "plugin.pure.Relay", target).await.unwrap_err();
+        assert_eq!(refused.status().kind(), Code::PermissionDenied);
+        assert!(refused.to_string().contains("`pure = true`"), "{refused}");
+    }
+    let contexts = program.contexts.lock().unwrap();
+    assert_eq!(contexts.len(), 3);
+    assert!(contexts.iter().all(|it| it.untold && it.deadline.is_some()));
+    assert_eq!(contexts[0].head(std::time::Instant::now()), CallHead::default());
+}
+
+#[tokio::test]
+async fn only_a_plugin_that_is_pure_adapts() {
+    let world = World::new();
+    let host = world.host().await;
+    let (folder, _) = adapter_and_store(&world, &host).await;
+    let manifest = folder.join("plugin.toml");
+    let pure = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, pure.replace("pure = true\n", "")).unwrap();
+    host.load(request(&folder)).await.unwrap();
+    let refused = call_as_old(&host, "plugin.store.Call", b"").await.unwrap_err();
+    assert_eq!(refused.kind(), CallErrorKind::Incompatible);
+    assert!(
+        refused.to_string().contains("does not say `pure = true`"),
+        "{refused}"
+    );
+    std::fs::write(&manifest, pure).unwrap();
+    host.load(request(&folder)).await.unwrap();
+    call_as_old(&host, "plugin.store.Call", b"").await.unwrap();
+}
+
+#[tokio::test]
+async fn where_nobody_can_tell_the_operator_has_to_take_the_word() {
+    let world = World::new();
+    *world.closures.purity.lock().unwrap() = Enforcement::NotEnforced("closures remember");
+    let host = world.host().await;
+    let (folder, _) = adapter_and_store(&world, &host).await;
+    host.load(request(&folder)).await.unwrap();
+    let refused = call_as_old(&host, "plugin.store.Call", b"").await.unwrap_err();
+    assert_eq!(refused.kind(), CallErrorKind::Incompatible);
+    assert!(refused.to_string().contains("closures remember"), "{refused}");
+    assert!(
+        refused
+            .hint()
+            .unwrap()
+            .contains("`trust_adapter = true` at plugin `adapter`")
+    );
+    host.load(request(&folder).trust_adapter()).await.unwrap();
+    call_as_old(&host, "plugin.store.Call", b"").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_whose_messages_need_a_function_is_not_opened() {
+    let world = World::new();
+    let host = world.host().await;
+    let (folder, _) = adapter_and_store(&world, &host).await;
+    host.load(request(&folder)).await.unwrap();
+    let options = CallOptions {
+        contract: Some(CallerContract::version("1.0.0")),
+        ..CallOptions::default()
+    };
+    let refused = host
+        .open_stream("plugin.store.Watch", options)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.kind(), CallErrorKind::Incompatible);
+    let told = refused.to_string();
+    assert!(
+        told.contains("`test.v1.Adapter/Call`") && told.contains("declare field maps"),
+        "{told}"
+    );
+    host.open_stream("plugin.store.Watch", CallOptions::default())
+        .await
+        .unwrap();
 }

@@ -145,8 +145,21 @@ impl Program {
 }
 
 /// All programs, by `name@version`.
-#[derive(Clone, Default)]
-pub struct Closures(Arc<Mutex<HashMap<String, Arc<Program>>>>);
+#[derive(Clone)]
+pub struct Closures {
+    programs: Arc<Mutex<HashMap<String, Arc<Program>>>>,
+    /// What it says of plugins that say they are pure.
+    pub purity: Arc<Mutex<Enforcement>>,
+}
+
+impl Default for Closures {
+    fn default() -> Self {
+        Self {
+            programs: Arc::default(),
+            purity: Arc::new(Mutex::new(Enforcement::Enforced)),
+        }
+    }
+}
 
 struct Copy {
     id: InstanceId,
@@ -164,7 +177,11 @@ struct Copy {
 
 impl Closures {
     fn program(&self, name: &str, version: &str) -> Option<Arc<Program>> {
-        self.0.lock().unwrap().get(&format!("{name}@{version}")).cloned()
+        self.programs
+            .lock()
+            .unwrap()
+            .get(&format!("{name}@{version}"))
+            .cloned()
     }
 }
 
@@ -177,6 +194,7 @@ impl Runtime for Closures {
             interrupt: Interrupt::Trap,
             memory_limit: Enforcement::NotEnforced("closures share the host's memory"),
             cpu_limit: Enforcement::NotEnforced("closures share the host's threads"),
+            purity: self.purity.lock().unwrap().clone(),
             restartable: true,
             lacks: Vec::new(),
         }
@@ -640,6 +658,11 @@ impl World {
         }
     }
 
+    /// The code of a package.
+    pub fn program(&self, name: &str, version: &str) -> Arc<Program> {
+        self.closures.program(name, version).expect("it was registered")
+    }
+
     pub fn builder(&self) -> HostBuilder {
         Host::builder()
             .runtime(self.closures.clone())
@@ -661,7 +684,7 @@ impl World {
     pub fn package(&self, name: &str, version: &str, more: &str) -> (PathBuf, Arc<Program>) {
         let program = Program::new();
         self.closures
-            .0
+            .programs
             .lock()
             .unwrap()
             .insert(format!("{name}@{version}"), program.clone());

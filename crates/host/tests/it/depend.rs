@@ -6,7 +6,7 @@ use mortise_contract::Contract;
 use mortise_host::{Host, HostErrorKind, State, Tie};
 use mortise_manifest::HostConfig;
 use mortise_store::{DataDir, History};
-use mortise_wire::{METADATA_FORMAT, Metadata, plugin::Method};
+use mortise_wire::{METADATA_FORMAT, Metadata, MethodKind, plugin::Method};
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
@@ -32,7 +32,7 @@ pub fn package_of(
         name: it.name().to_owned(),
         wire_hash: it.wire_hash().to_vec(),
         full_hash: it.full_hash().to_vec(),
-        flags: 0,
+        flags: MethodKind::of(it.client_streaming(), it.server_streaming()).flags(),
     });
     let metadata = Metadata {
         format: METADATA_FORMAT,

@@ -176,6 +176,7 @@ impl Bench {
             limits: self.limits.clone(),
             config_json: "{}".into(),
             services: self.host.clone(),
+            pure: false,
         }
     }
 

@@ -158,6 +158,7 @@ impl EchoC {
             limits: Limits::default(),
             config_json: config_json.into(),
             services: self.bench.host.clone(),
+            pure: false,
         };
         runtime.start(prepared, start).await
     }

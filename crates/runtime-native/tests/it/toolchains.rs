@@ -114,6 +114,7 @@ async fn load(bench: &Bench, identity: String, bytes: Bytes) -> Loaded {
         limits: Limits::default(),
         config_json: "{}".into(),
         services: bench.host.clone(),
+        pure: false,
     };
     Loaded {
         identity,

@@ -174,6 +174,7 @@ impl Bench {
             limits: self.limits.clone(),
             config_json: "{\"a\":1}".into(),
             services: self.services.clone(),
+            pure: false,
         }
     }
 

@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::{
     guests::{ALL, COUNT, ECHO, ERROR, Guest, HEAD, HOST, LIE, LOG, TRAP},
-    world::{call, runtime, runtime_with, start, start_with, word},
+    world::{call, runtime, runtime_with, start, start_pure, start_with, word},
 };
 
 #[tokio::test]
@@ -287,6 +287,7 @@ async fn the_head_reaches_the_guest() {
             }]),
             depth: 2,
             caller: "shop".into(),
+            untold: false,
         };
         let reply = instance
             .call()
@@ -310,6 +311,26 @@ async fn the_head_reaches_the_guest() {
             (cx.traceparent.to_string(), cx.metadata.to_vec()),
             "{abi:?}"
         );
+        let untold = CallContext { untold: true, ..cx };
+        let facet = instance.call().expect("it answers");
+        let reply = facet.call(&untold, MethodIndex(HEAD), "".into()).await;
+        assert_eq!(
+            reply.expect("it answers"),
+            "",
+            "{abi:?}: not even the time that is left"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pure_guest_remembers_nothing_whatever_the_policy() {
+    for abi in ALL {
+        let runtime = runtime_with(|it| it.reuse = Reuse::WARM);
+        let (instance, _) = start_pure(&runtime, Guest::new(abi).build()).await;
+        for _ in 0..3 {
+            let count = call(&*instance, COUNT, "").await.expect("it counts");
+            assert_eq!(word(&count), 1, "{abi:?}");
+        }
     }
 }
 

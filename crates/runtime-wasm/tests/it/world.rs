@@ -141,7 +141,14 @@ pub async fn start_with(
     bytes: Vec<u8>,
     limits: Limits,
 ) -> Result<(Box<dyn Instance>, Arc<Services>), RuntimeError> {
-    start_limited(runtime, &verified(bytes), limits).await
+    start_limited(runtime, &verified(bytes), limits, false).await
+}
+
+/// The same for a plugin that says it is pure.
+pub async fn start_pure(runtime: &WasmRuntime, bytes: Vec<u8>) -> (Box<dyn Instance>, Arc<Services>) {
+    start_limited(runtime, &verified(bytes), Limits::default(), true)
+        .await
+        .expect("the guest starts")
 }
 
 /// The same for a plugin with state. It must not be asked for that: these guests have no such methods.
@@ -153,20 +160,21 @@ pub async fn start_stateful(
     let verified = artifact(bytes)
         .verify(guests::metadata_with_state("guest"))
         .expect("the metadata agrees");
-    start_limited(runtime, &verified, limits).await
+    start_limited(runtime, &verified, limits, false).await
 }
 
 pub async fn start_verified(
     runtime: &WasmRuntime,
     verified: &Verified,
 ) -> Result<(Box<dyn Instance>, Arc<Services>), RuntimeError> {
-    start_limited(runtime, verified, Limits::default()).await
+    start_limited(runtime, verified, Limits::default(), false).await
 }
 
 async fn start_limited(
     runtime: &WasmRuntime,
     verified: &Verified,
     limits: Limits,
+    pure: bool,
 ) -> Result<(Box<dyn Instance>, Arc<Services>), RuntimeError> {
     let prepared = runtime.prepare(verified, &Grant::default()).await?;
     let services = Arc::new(Services::default());
@@ -175,6 +183,7 @@ async fn start_limited(
         limits,
         config_json: "{}".into(),
         services: Arc::clone(&services) as Arc<dyn HostServices>,
+        pure,
     };
     Ok((runtime.start(prepared, start).await?, services))
 }

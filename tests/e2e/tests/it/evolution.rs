@@ -3,8 +3,8 @@
 //! The plugins give back the very bytes that they get, and tell them (`plugins/parcel-1`), so what is found in them is the host's work alone.
 
 use mortise::{
-    CallErrorKind, CallOptions, CallerContract, Host, LoadRequest, Package, RuntimeName, Source,
-    contract::Contract,
+    CallErrorKind, CallOptions, CallerContract, Code, Host, LoadRequest, Package, PluginCaller, RuntimeName,
+    Source, Status, contract::Contract,
 };
 use mortise_e2e::{Daemon, package};
 use prost_reflect::{DynamicMessage, MessageDescriptor, prost::Message as _};
@@ -74,7 +74,12 @@ async fn host_with_all(runtime: RuntimeName, adapter: RuntimeName) -> Host {
     let host = mortise::host().start().await.unwrap();
     let load = |folder: String, name: String, runtime| {
         let source = Source::folder(package(&folder).unwrap());
-        host.load(LoadRequest::new(source).name(name).runtime(runtime))
+        host.load(
+            LoadRequest::new(source)
+                .name(name)
+                .runtime(runtime)
+                .trust_adapter(),
+        )
     };
     load("parcel-adapter".to_owned(), "parcel-adapter".to_owned(), adapter)
         .await
@@ -185,7 +190,85 @@ async fn every_pair_wasm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_pair_process() {
-    every_pair(RuntimeName::Process, RuntimeName::Native).await;
+    every_pair(RuntimeName::Process, RuntimeName::Process).await;
+}
+
+/// The clients that were generated of each version: messages in, messages out, and nothing said of contracts.
+macro_rules! clients {
+    ($($number:literal $name:ident),*) => {
+        $(
+            #[allow(clippy::pedantic, dead_code, unreachable_pub, reason = "generated")]
+            mod $name {
+                include!(concat!(env!("OUT_DIR"), "/parcel-", $number, "/mortise.rs"));
+            }
+        )*
+
+        /// What the plugin got, and what it gave back.
+        async fn typed(caller: usize, host: PluginCaller, sent: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Status> {
+            match caller {
+                $($number => {
+                    let client = $name::ParcelsClient::new(host);
+                    let parcel = $name::Parcel::decode(sent).unwrap();
+                    let back = client.send(&parcel).await?.encode_to_vec();
+                    Ok((client.seen(&parcel).await?.parcel, back))
+                })*
+                _ => unreachable!(),
+            }
+        }
+    };
+}
+
+clients!(1 parcel_1, 2 parcel_2, 3 parcel_3, 4 parcel_4, 5 parcel_5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_clients_know_what_they_were_built_against() {
+    let (expected, versions) = (expected(), versions());
+    let host = host_with_all(RuntimeName::Wasm, RuntimeName::Wasm).await;
+    for caller in VERSIONS {
+        let name = format!("caller-{caller}");
+        let version = &versions[caller - 1];
+        let sent = expected["sent"][&name].as_str().unwrap();
+        let bytes = written(version, sent);
+        for plugin in VERSIONS {
+            let cell = format!("client {caller}, plugin {plugin}");
+            let answered = typed(caller, host.plugin(&format!("parcel-{plugin}")), &bytes).await;
+            let detail = host.inspect(&format!("parcel-{plugin}")).unwrap();
+            // Callers of other cells are there too: of one contract each, and this is the newest.
+            let ways: Vec<&str> = detail
+                .adapted
+                .iter()
+                .filter(|it| it.caller == format!("a client of {SERVICE}") && it.method.ends_with("/Send"))
+                .map(|it| it.way.as_str())
+                .collect();
+            let verdicts = VERSIONS.take(caller).map(|it| {
+                expected["verdict"][format!("caller-{it}")][plugin - 1]
+                    .as_str()
+                    .unwrap()
+            });
+            assert_eq!(sorted(ways), sorted(verdicts.collect()), "{cell}");
+            if expected["verdict"][&name][plugin - 1].as_str() == Some("refused") {
+                let status = answered.unwrap_err();
+                assert_eq!(status.kind(), Code::FailedPrecondition, "{cell}: {status}");
+                assert!(
+                    status.message.contains("mortise.test.parcel.v1.Parcel."),
+                    "{cell}: {status}"
+                );
+                continue;
+            }
+            let (seen, back) = answered.unwrap_or_else(|it| panic!("{cell}: {it}"));
+            let table = &expected["seen"][&name][&format!("plugin-{plugin}")];
+            let expected_seen: Value = serde_json::from_str(table.as_str().unwrap()).unwrap();
+            assert_eq!(read(&versions[plugin - 1], &seen), expected_seen, "{cell}");
+            let expected_back: Value = serde_json::from_str(sent).unwrap();
+            assert_eq!(read(version, &back), expected_back, "{cell}");
+        }
+    }
+    host.shutdown().await;
+}
+
+fn sorted(mut words: Vec<&str>) -> Vec<&str> {
+    words.sort_unstable();
+    words
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +350,7 @@ async fn an_adapter_that_is_missing_or_may_do_things_is_refused() {
     assert_eq!(error.kind(), CallErrorKind::Unavailable);
     assert!(error.to_string().contains("Split/Up"), "{error}");
     assert!(error.hint().unwrap().contains("load the adapter plugin"));
-    // The same functions in a plugin that may use the key-value store.
+    // The same functions in a plugin that does not say it is pure.
     let folder = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(package("parcel-adapter").unwrap()).unwrap() {
         let file = file.unwrap();
@@ -275,16 +358,37 @@ async fn an_adapter_that_is_missing_or_may_do_things_is_refused() {
     }
     let manifest = folder.path().join("plugin.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, text + "\n[permissions]\nkv = true\n").unwrap();
-    let mut impure = LoadRequest::new(Source::folder(folder.path())).runtime(RuntimeName::Native);
-    impure.grant.permissions.kv = true;
-    host.load(impure).await.unwrap();
-    let error = call().await.unwrap_err();
-    assert_eq!(error.kind(), CallErrorKind::Incompatible);
-    assert!(error.to_string().contains("no pure function"), "{error}");
-    host.load(LoadRequest::new(source("parcel-adapter")).runtime(RuntimeName::Wasm))
+    assert!(text.contains("pure = true"), "{text}");
+    std::fs::write(&manifest, text.replace("pure = true", "")).unwrap();
+    let load = |source, runtime| host.load(LoadRequest::new(source).runtime(runtime));
+    load(Source::folder(folder.path()), RuntimeName::Wasm)
         .await
         .unwrap();
+    let error = call().await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Incompatible);
+    assert!(
+        error.to_string().contains("does not say `pure = true`"),
+        "{error}"
+    );
+    // It says so, and there is only its author's word for it.
+    for runtime in [RuntimeName::Native, RuntimeName::Process] {
+        load(source("parcel-adapter"), runtime).await.unwrap();
+        let error = call().await.unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::Incompatible, "{runtime}");
+        assert!(
+            error.hint().unwrap().contains("trust_adapter"),
+            "{runtime}: {error}"
+        );
+        host.load(
+            LoadRequest::new(source("parcel-adapter"))
+                .runtime(runtime)
+                .trust_adapter(),
+        )
+        .await
+        .unwrap();
+        call().await.unwrap();
+    }
+    load(source("parcel-adapter"), RuntimeName::Wasm).await.unwrap();
     call().await.unwrap();
     host.shutdown().await;
 }

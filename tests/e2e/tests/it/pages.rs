@@ -148,6 +148,7 @@ fn words(support: &Support) -> Vec<String> {
         interrupt.into(),
         enforced(&support.memory_limit),
         enforced(&support.cpu_limit),
+        enforced(&support.purity),
         lacks,
     ]
 }
@@ -184,7 +185,7 @@ async fn the_page_about_platforms_says_what_support_says() {
         if system == "Linux" {
             let row = page
                 .iter()
-                .find(|row| row[0] == format!("`{runtime}`") && row.len() == 6);
+                .find(|row| row[0] == format!("`{runtime}`") && row.len() == 7);
             assert_eq!(row, Some(&words(support)), "docs/platforms.md, second table");
         }
     }

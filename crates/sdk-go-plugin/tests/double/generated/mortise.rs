@@ -234,9 +234,25 @@ pub struct TestClient<C> {
     caller: C,
 }
 impl<C> TestClient<C> {
+    /// What it was built against. A host adapts its calls to plugins of other versions by it.
+    pub const CONTRACT: ::mortise_sdk::client::ClientContract = ::mortise_sdk::client::ClientContract {
+        service: "grpctest.Test",
+        fingerprint: [
+            165, 42, 106, 210, 198, 162, 31, 130, 237, 255, 25, 162, 92, 167, 247, 3, 13,
+            254, 97, 198, 40, 217, 87, 31, 1, 186, 42, 193, 101, 166, 15, 184,
+        ],
+        descriptor_set: b"\n\x9e\x04\n\ntest.proto\x12\x08grpctest\"#\n\x0bTestRequest\x12\x14\n\x05Input\x18\x01 \x01(\x05R\x05Input\"&\n\x0cTestResponse\x12\x16\n\x06Output\x18\x02 \x01(\x05R\x06Output\"m\n\x0ePrintKVRequest\x12\x10\n\x03Key\x18\x01 \x01(\tR\x03Key\x12\"\n\x0bValueString\x18\x02 \x01(\tH\x00R\x0bValueString\x12\x1c\n\x08ValueInt\x18\x03 \x01(\x05H\x00R\x08ValueIntB\x07\n\x05Value\"\x11\n\x0fPrintKVResponse2\xae\x02\n\x04Test\x127\n\x06Double\x12\x15.grpctest.TestRequest\x1a\x16.grpctest.TestResponse\x12>\n\x07PrintKV\x12\x18.grpctest.PrintKVRequest\x1a\x19.grpctest.PrintKVResponse\x12;\n\x06Stream\x12\x15.grpctest.TestRequest\x1a\x16.grpctest.TestResponse(\x010\x01\x128\n\x05Count\x12\x15.grpctest.TestRequest\x1a\x16.grpctest.TestResponse0\x01\x126\n\x03Sum\x12\x15.grpctest.TestRequest\x1a\x16.grpctest.TestResponse(\x01b\x06proto3",
+        adapts: &[],
+    };
     /// A client that calls through `caller`.
     pub fn new(caller: C) -> Self {
         Self { caller }
+    }
+    fn __as_built(&self) -> ::mortise_sdk::client::As<'_, C> {
+        ::mortise_sdk::client::As {
+            caller: &self.caller,
+            contract: &Self::CONTRACT,
+        }
     }
 }
 impl<C: ::mortise_sdk::client::Caller> TestClient<C> {
@@ -245,14 +261,19 @@ impl<C: ::mortise_sdk::client::Caller> TestClient<C> {
         &self,
         request: &TestRequest,
     ) -> ::core::result::Result<TestResponse, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "grpctest.Test/Double", request).await
+        ::mortise_sdk::client::unary(&self.__as_built(), "grpctest.Test/Double", request)
+            .await
     }
     /// Calls `grpctest.Test/PrintKV`.
     pub async fn print_kv(
         &self,
         request: &PrintKvRequest,
     ) -> ::core::result::Result<PrintKvResponse, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "grpctest.Test/PrintKV", request)
+        ::mortise_sdk::client::unary(
+                &self.__as_built(),
+                "grpctest.Test/PrintKV",
+                request,
+            )
             .await
     }
 }
@@ -290,7 +311,7 @@ impl<C: ::mortise_sdk::client::StreamCaller> TestClient<C> {
         ::mortise_sdk::Status,
     > {
         ::mortise_sdk::client::server_stream(
-                &self.caller,
+                &self.__as_built(),
                 "grpctest.Test/Count",
                 request,
             )
@@ -306,7 +327,8 @@ impl<C: ::mortise_sdk::client::StreamCaller> TestClient<C> {
         ),
         ::mortise_sdk::Status,
     > {
-        ::mortise_sdk::client::bidi_stream(&self.caller, "grpctest.Test/Stream").await
+        ::mortise_sdk::client::bidi_stream(&self.__as_built(), "grpctest.Test/Stream")
+            .await
     }
     /// Opens a call of `grpctest.Test/Sum`.
     pub async fn sum(
@@ -315,7 +337,8 @@ impl<C: ::mortise_sdk::client::StreamCaller> TestClient<C> {
         ::mortise_sdk::client::Upload<C::Sender, C::Receiver, TestRequest, TestResponse>,
         ::mortise_sdk::Status,
     > {
-        ::mortise_sdk::client::client_stream(&self.caller, "grpctest.Test/Sum").await
+        ::mortise_sdk::client::client_stream(&self.__as_built(), "grpctest.Test/Sum")
+            .await
     }
 }
 }

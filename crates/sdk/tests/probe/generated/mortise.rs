@@ -143,9 +143,25 @@ pub struct AdminClient<C> {
     caller: C,
 }
 impl<C> AdminClient<C> {
+    /// What it was built against. A host adapts its calls to plugins of other versions by it.
+    pub const CONTRACT: ::mortise_sdk::client::ClientContract = ::mortise_sdk::client::ClientContract {
+        service: "probe.v1.Admin",
+        fingerprint: [
+            237, 117, 80, 161, 168, 111, 108, 204, 16, 63, 79, 158, 183, 178, 97, 131,
+            163, 6, 133, 86, 217, 178, 130, 87, 45, 58, 243, 167, 77, 140, 15, 5,
+        ],
+        descriptor_set: b"\n\xcd\x04\n\x15mortise/options.proto\x12\x07mortise\x1a google/protobuf/descriptor.proto:@\n\nidempotent\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x8c\x03 \x01(\x08R\nidempotent:?\n\ntimeout_ms\x12\x1e.google.protobuf.MethodOptions\x18\xd3\x8c\x03 \x01(\rR\ttimeoutMs:<\n\x08replaces\x12\x1e.google.protobuf.MethodOptions\x18\xd4\x8c\x03 \x01(\tR\x08replaces:<\n\x08fallback\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x8c\x03 \x01(\tR\x08fallback:B\n\x0bnonblocking\x12\x1e.google.protobuf.MethodOptions\x18\xd6\x8c\x03 \x01(\x08R\x0bnonblocking:9\n\x07default\x12\x1d.google.protobuf.FieldOptions\x18\xdc\x8c\x03 \x01(\tR\x07default:=\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xdd\x8c\x03 \x01(\x08R\tsensitive:D\n\x0cstate_schema\x12\x1f.google.protobuf.MessageOptions\x18\xe6\x8c\x03 \x01(\x08R\x0bstateSchemab\x06proto3\n\xf5\x06\n\x0bprobe.proto\x12\x08probe.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15mortise/options.proto\"%\n\x0bKeysRequest\x12\x16\n\x06prefix\x18\x01 \x01(\tR\x06prefix\"\x1f\n\tKeysReply\x12\x12\n\x04keys\x18\x01 \x03(\tR\x04keys\"\xcd\x01\n\nActRequest\x12\x14\n\x04echo\x18\x01 \x01(\x0cH\x00R\x04echo\x12\x14\n\x04fail\x18\x02 \x01(\x05H\x00R\x04fail\x12\x16\n\x05panic\x18\x03 \x01(\tH\x00R\x05panic\x12\x1b\n\x08sleep_ms\x18\x04 \x01(\rH\x00R\x07sleepMs\x12%\n\rask_elsewhere\x18\x05 \x01(\tH\x00R\x0caskElsewhere\x12\x1a\n\x07inspect\x18\x06 \x01(\x08H\x00R\x07inspect\x12\x14\n\x04fill\x18\x07 \x01(\rH\x00R\x04fillB\x05\n\x03act\"\x9f\x01\n\x08ActReply\x12\x14\n\x05bytes\x18\x01 \x01(\x0cR\x05bytes\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x120\n\x04seen\x18\x03 \x03(\x0b2\x1c.probe.v1.ActReply.SeenEntryR\x04seen\x1a7\n\tSeenEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x012;\n\x05Admin\x122\n\x04Keys\x12\x15.probe.v1.KeysRequest\x1a\x13.probe.v1.KeysReply2\xb3\x01\n\x05Probe\x12/\n\x03Act\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x12?\n\tActInline\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\"\x08\x90\xe5\x18\x01\xb0\xe5\x18\x01\x128\n\x04Free\x12\x17.google.protobuf.Struct\x1a\x17.google.protobuf.Struct2r\n\tElsewhere\x12/\n\x03Ask\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x124\n\x06Follow\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply0\x01b\x06proto3",
+        adapts: &[],
+    };
     /// A client that calls through `caller`.
     pub fn new(caller: C) -> Self {
         Self { caller }
+    }
+    fn __as_built(&self) -> ::mortise_sdk::client::As<'_, C> {
+        ::mortise_sdk::client::As {
+            caller: &self.caller,
+            contract: &Self::CONTRACT,
+        }
     }
 }
 impl<C: ::mortise_sdk::client::Caller> AdminClient<C> {
@@ -154,7 +170,8 @@ impl<C: ::mortise_sdk::client::Caller> AdminClient<C> {
         &self,
         request: &KeysRequest,
     ) -> ::core::result::Result<KeysReply, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "probe.v1.Admin/Keys", request).await
+        ::mortise_sdk::client::unary(&self.__as_built(), "probe.v1.Admin/Keys", request)
+            .await
     }
 }
 impl<C: ::mortise_sdk::client::BlockingCaller> AdminClient<C> {
@@ -273,9 +290,25 @@ pub struct ProbeClient<C> {
     caller: C,
 }
 impl<C> ProbeClient<C> {
+    /// What it was built against. A host adapts its calls to plugins of other versions by it.
+    pub const CONTRACT: ::mortise_sdk::client::ClientContract = ::mortise_sdk::client::ClientContract {
+        service: "probe.v1.Probe",
+        fingerprint: [
+            102, 196, 109, 210, 58, 88, 192, 163, 122, 156, 22, 38, 127, 121, 225, 38,
+            45, 90, 218, 144, 66, 136, 149, 43, 124, 12, 187, 250, 196, 255, 104, 192,
+        ],
+        descriptor_set: b"\n\xcd\x04\n\x15mortise/options.proto\x12\x07mortise\x1a google/protobuf/descriptor.proto:@\n\nidempotent\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x8c\x03 \x01(\x08R\nidempotent:?\n\ntimeout_ms\x12\x1e.google.protobuf.MethodOptions\x18\xd3\x8c\x03 \x01(\rR\ttimeoutMs:<\n\x08replaces\x12\x1e.google.protobuf.MethodOptions\x18\xd4\x8c\x03 \x01(\tR\x08replaces:<\n\x08fallback\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x8c\x03 \x01(\tR\x08fallback:B\n\x0bnonblocking\x12\x1e.google.protobuf.MethodOptions\x18\xd6\x8c\x03 \x01(\x08R\x0bnonblocking:9\n\x07default\x12\x1d.google.protobuf.FieldOptions\x18\xdc\x8c\x03 \x01(\tR\x07default:=\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xdd\x8c\x03 \x01(\x08R\tsensitive:D\n\x0cstate_schema\x12\x1f.google.protobuf.MessageOptions\x18\xe6\x8c\x03 \x01(\x08R\x0bstateSchemab\x06proto3\n\xf5\x06\n\x0bprobe.proto\x12\x08probe.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15mortise/options.proto\"%\n\x0bKeysRequest\x12\x16\n\x06prefix\x18\x01 \x01(\tR\x06prefix\"\x1f\n\tKeysReply\x12\x12\n\x04keys\x18\x01 \x03(\tR\x04keys\"\xcd\x01\n\nActRequest\x12\x14\n\x04echo\x18\x01 \x01(\x0cH\x00R\x04echo\x12\x14\n\x04fail\x18\x02 \x01(\x05H\x00R\x04fail\x12\x16\n\x05panic\x18\x03 \x01(\tH\x00R\x05panic\x12\x1b\n\x08sleep_ms\x18\x04 \x01(\rH\x00R\x07sleepMs\x12%\n\rask_elsewhere\x18\x05 \x01(\tH\x00R\x0caskElsewhere\x12\x1a\n\x07inspect\x18\x06 \x01(\x08H\x00R\x07inspect\x12\x14\n\x04fill\x18\x07 \x01(\rH\x00R\x04fillB\x05\n\x03act\"\x9f\x01\n\x08ActReply\x12\x14\n\x05bytes\x18\x01 \x01(\x0cR\x05bytes\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x120\n\x04seen\x18\x03 \x03(\x0b2\x1c.probe.v1.ActReply.SeenEntryR\x04seen\x1a7\n\tSeenEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x012;\n\x05Admin\x122\n\x04Keys\x12\x15.probe.v1.KeysRequest\x1a\x13.probe.v1.KeysReply2\xb3\x01\n\x05Probe\x12/\n\x03Act\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x12?\n\tActInline\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\"\x08\x90\xe5\x18\x01\xb0\xe5\x18\x01\x128\n\x04Free\x12\x17.google.protobuf.Struct\x1a\x17.google.protobuf.Struct2r\n\tElsewhere\x12/\n\x03Ask\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x124\n\x06Follow\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply0\x01b\x06proto3",
+        adapts: &[],
+    };
     /// A client that calls through `caller`.
     pub fn new(caller: C) -> Self {
         Self { caller }
+    }
+    fn __as_built(&self) -> ::mortise_sdk::client::As<'_, C> {
+        ::mortise_sdk::client::As {
+            caller: &self.caller,
+            contract: &Self::CONTRACT,
+        }
     }
 }
 impl<C: ::mortise_sdk::client::Caller> ProbeClient<C> {
@@ -286,7 +319,8 @@ impl<C: ::mortise_sdk::client::Caller> ProbeClient<C> {
         &self,
         request: &ActRequest,
     ) -> ::core::result::Result<ActReply, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "probe.v1.Probe/Act", request).await
+        ::mortise_sdk::client::unary(&self.__as_built(), "probe.v1.Probe/Act", request)
+            .await
     }
     /// The same on the thread that must not block.
     ///
@@ -295,7 +329,11 @@ impl<C: ::mortise_sdk::client::Caller> ProbeClient<C> {
         &self,
         request: &ActRequest,
     ) -> ::core::result::Result<ActReply, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "probe.v1.Probe/ActInline", request)
+        ::mortise_sdk::client::unary(
+                &self.__as_built(),
+                "probe.v1.Probe/ActInline",
+                request,
+            )
             .await
     }
     /// Takes and gives objects without a schema.
@@ -308,7 +346,8 @@ impl<C: ::mortise_sdk::client::Caller> ProbeClient<C> {
         ::mortise_sdk::prost_types::Struct,
         ::mortise_sdk::Status,
     > {
-        ::mortise_sdk::client::unary(&self.caller, "probe.v1.Probe/Free", request).await
+        ::mortise_sdk::client::unary(&self.__as_built(), "probe.v1.Probe/Free", request)
+            .await
     }
 }
 impl<C: ::mortise_sdk::client::BlockingCaller> ProbeClient<C> {
@@ -430,9 +469,25 @@ pub struct ElsewhereClient<C> {
     caller: C,
 }
 impl<C> ElsewhereClient<C> {
+    /// What it was built against. A host adapts its calls to plugins of other versions by it.
+    pub const CONTRACT: ::mortise_sdk::client::ClientContract = ::mortise_sdk::client::ClientContract {
+        service: "probe.v1.Elsewhere",
+        fingerprint: [
+            158, 137, 189, 127, 128, 254, 164, 95, 141, 19, 167, 23, 20, 168, 243, 250,
+            87, 22, 156, 12, 219, 155, 38, 136, 148, 26, 79, 137, 189, 1, 175, 192,
+        ],
+        descriptor_set: b"\n\xcd\x04\n\x15mortise/options.proto\x12\x07mortise\x1a google/protobuf/descriptor.proto:@\n\nidempotent\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x8c\x03 \x01(\x08R\nidempotent:?\n\ntimeout_ms\x12\x1e.google.protobuf.MethodOptions\x18\xd3\x8c\x03 \x01(\rR\ttimeoutMs:<\n\x08replaces\x12\x1e.google.protobuf.MethodOptions\x18\xd4\x8c\x03 \x01(\tR\x08replaces:<\n\x08fallback\x12\x1e.google.protobuf.MethodOptions\x18\xd5\x8c\x03 \x01(\tR\x08fallback:B\n\x0bnonblocking\x12\x1e.google.protobuf.MethodOptions\x18\xd6\x8c\x03 \x01(\x08R\x0bnonblocking:9\n\x07default\x12\x1d.google.protobuf.FieldOptions\x18\xdc\x8c\x03 \x01(\tR\x07default:=\n\tsensitive\x12\x1d.google.protobuf.FieldOptions\x18\xdd\x8c\x03 \x01(\x08R\tsensitive:D\n\x0cstate_schema\x12\x1f.google.protobuf.MessageOptions\x18\xe6\x8c\x03 \x01(\x08R\x0bstateSchemab\x06proto3\n\xf5\x06\n\x0bprobe.proto\x12\x08probe.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15mortise/options.proto\"%\n\x0bKeysRequest\x12\x16\n\x06prefix\x18\x01 \x01(\tR\x06prefix\"\x1f\n\tKeysReply\x12\x12\n\x04keys\x18\x01 \x03(\tR\x04keys\"\xcd\x01\n\nActRequest\x12\x14\n\x04echo\x18\x01 \x01(\x0cH\x00R\x04echo\x12\x14\n\x04fail\x18\x02 \x01(\x05H\x00R\x04fail\x12\x16\n\x05panic\x18\x03 \x01(\tH\x00R\x05panic\x12\x1b\n\x08sleep_ms\x18\x04 \x01(\rH\x00R\x07sleepMs\x12%\n\rask_elsewhere\x18\x05 \x01(\tH\x00R\x0caskElsewhere\x12\x1a\n\x07inspect\x18\x06 \x01(\x08H\x00R\x07inspect\x12\x14\n\x04fill\x18\x07 \x01(\rH\x00R\x04fillB\x05\n\x03act\"\x9f\x01\n\x08ActReply\x12\x14\n\x05bytes\x18\x01 \x01(\x0cR\x05bytes\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x120\n\x04seen\x18\x03 \x03(\x0b2\x1c.probe.v1.ActReply.SeenEntryR\x04seen\x1a7\n\tSeenEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x012;\n\x05Admin\x122\n\x04Keys\x12\x15.probe.v1.KeysRequest\x1a\x13.probe.v1.KeysReply2\xb3\x01\n\x05Probe\x12/\n\x03Act\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x12?\n\tActInline\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\"\x08\x90\xe5\x18\x01\xb0\xe5\x18\x01\x128\n\x04Free\x12\x17.google.protobuf.Struct\x1a\x17.google.protobuf.Struct2r\n\tElsewhere\x12/\n\x03Ask\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply\x124\n\x06Follow\x12\x14.probe.v1.ActRequest\x1a\x12.probe.v1.ActReply0\x01b\x06proto3",
+        adapts: &[],
+    };
     /// A client that calls through `caller`.
     pub fn new(caller: C) -> Self {
         Self { caller }
+    }
+    fn __as_built(&self) -> ::mortise_sdk::client::As<'_, C> {
+        ::mortise_sdk::client::As {
+            caller: &self.caller,
+            contract: &Self::CONTRACT,
+        }
     }
 }
 impl<C: ::mortise_sdk::client::Caller> ElsewhereClient<C> {
@@ -441,7 +496,11 @@ impl<C: ::mortise_sdk::client::Caller> ElsewhereClient<C> {
         &self,
         request: &ActRequest,
     ) -> ::core::result::Result<ActReply, ::mortise_sdk::Status> {
-        ::mortise_sdk::client::unary(&self.caller, "probe.v1.Elsewhere/Ask", request)
+        ::mortise_sdk::client::unary(
+                &self.__as_built(),
+                "probe.v1.Elsewhere/Ask",
+                request,
+            )
             .await
     }
 }
@@ -468,7 +527,7 @@ impl<C: ::mortise_sdk::client::StreamCaller> ElsewhereClient<C> {
         ::mortise_sdk::Status,
     > {
         ::mortise_sdk::client::server_stream(
-                &self.caller,
+                &self.__as_built(),
                 "probe.v1.Elsewhere/Follow",
                 request,
             )
