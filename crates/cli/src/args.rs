@@ -153,6 +153,10 @@ pub(crate) struct Check {
     /// A source folder or a package folder
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
+    /// An older version: a package folder, a source folder, a contract.binpb or a .proto file. Shows every rule that the new contract breaks, what is done about
+    /// it at run time, and what becomes of calls in both directions; fails if any call would be refused
+    #[arg(long, value_name = "OLD")]
+    pub(crate) against: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -163,13 +167,14 @@ pub(crate) struct ContractArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContractTask {
-    /// Show what becomes of calls between two versions: old callers of the new, and new callers of the old. Fails if any call would be refused
+    /// Show every rule that the newer of two versions breaks, and what becomes of calls between them: old callers of the new, and new callers of the old.
+    /// Fails if any call would be refused
     Diff(ContractDiff),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ContractDiff {
-    /// A package folder, a plugin's source folder, or a contract.binpb
+    /// A package folder, a plugin's source folder, a contract.binpb or a .proto file
     pub(crate) old: PathBuf,
     /// Another; the `[[adapt]]`s of both packages count
     pub(crate) new: PathBuf,

@@ -1,12 +1,15 @@
 //! A plugin's source folder, read whole, and the package folder that becomes of it.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use mortise::{
-    manifest::{Manifest, RuntimeName, Variant},
+    Package,
+    contract::{Contract, evolve::Lineage},
+    manifest::{Adapt, Manifest, RuntimeName, Variant},
     wire::Metadata,
 };
 use mortise_build::BuildError;
@@ -94,11 +97,8 @@ impl Project {
         for adapt in &manifest.adapt {
             let (from, to) = (file_in(&self.dir, &adapt.contract), fresh.join(&adapt.contract));
             fs::copy(&from, &to).map_err(|error| {
-                let hint = format!(
-                    "`[[adapt]]` names the contract of version {}: copy `contract.binpb` out of its package",
-                    adapt.from
-                );
-                Failure::new(Fault::new(format!("cannot copy `{}`: {error}", from.display())).hint(hint))
+                let fault = Fault::new(format!("cannot copy `{}`: {error}", from.display()));
+                Failure::new(fault.hint(missing_contract(adapt)))
             })?;
         }
         let contract = fresh.join("contract.binpb");
@@ -151,6 +151,45 @@ pub(crate) fn read_manifest(dir: &Path) -> Result<(String, Manifest), Failure> {
     let manifest =
         Manifest::parse(&text, &path.display().to_string()).map_err(|all| Failure::of_diagnostics(&all))?;
     Ok((text, manifest))
+}
+
+/// What the manifest of a source folder says of older versions, checked against all their contracts.
+///
+/// # Errors
+/// Every `[[adapt]]` whose contract is missing, and every rule that does not fit.
+pub(crate) fn lineage(dir: &Path, manifest: &Manifest, contract: &Contract) -> Result<Lineage, Failure> {
+    let mut older = BTreeMap::new();
+    let mut faults = Vec::new();
+    for adapt in &manifest.adapt {
+        let path = file_in(dir, &adapt.contract);
+        match fs::read(&path) {
+            Ok(bytes) => drop(older.insert(adapt.contract.clone(), bytes.into())),
+            Err(error) => faults.push(
+                Fault::new(format!("cannot read `{}`: {error}", path.display()))
+                    .at(format_args!(
+                        "{}:{}",
+                        file_in(dir, "plugin.toml").display(),
+                        adapt.line.0
+                    ))
+                    .hint(missing_contract(adapt)),
+            ),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Failure::many(faults));
+    }
+    let origin = dir.display().to_string();
+    Package::lineage_of(&origin, manifest, contract, &older).map_err(|error| {
+        let all = std::iter::once(&error).chain(error.also());
+        Failure::many(all.map(|it| Fault::new(it.to_string()).hint(it.hint())).collect())
+    })
+}
+
+fn missing_contract(adapt: &Adapt) -> String {
+    format!(
+        "`[[adapt]]` names the contract of version {}: copy `contract.binpb` out of its package",
+        adapt.from
+    )
 }
 
 /// Compiles the contract and puts it together with the manifest.

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::{
     args::Check,
+    commands::contract,
     exit::{Exit, Failure, Fault},
     output::{Output, table},
     project, runtimes,
@@ -27,6 +28,9 @@ struct Report {
     plugin: Option<String>,
     variants: Vec<VariantRow>,
     faults: Vec<Fault>,
+    /// Beside an older version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    against: Option<contract::Report>,
 }
 
 #[derive(Serialize)]
@@ -39,13 +43,14 @@ struct VariantRow {
 }
 
 pub(crate) fn check(args: &Check, output: &Output) -> anyhow::Result<()> {
-    let report = match project::read_manifest(&args.path) {
+    let mut report = match project::read_manifest(&args.path) {
         Err(failure) => Report {
             path: args.path.clone(),
             kind: "source",
             plugin: None,
             variants: Vec::new(),
             faults: [failure.faults, source_faults(&args.path, None)].concat(),
+            against: None,
         },
         Ok((text, manifest)) if manifest.variants.is_empty() => Report {
             path: args.path.clone(),
@@ -53,10 +58,17 @@ pub(crate) fn check(args: &Check, output: &Output) -> anyhow::Result<()> {
             plugin: Some(format!("{} {}", manifest.name, manifest.version)),
             variants: Vec::new(),
             faults: source_faults(&args.path, Some((&text, &manifest))),
+            against: None,
         },
         Ok((_, manifest)) => super::block_on(check_package(&args.path, &manifest))?,
     };
-    let failed = !report.faults.is_empty();
+    // What has faults of its own may have no contract to compare.
+    if let Some(old) = &args.against
+        && report.faults.is_empty()
+    {
+        report.against = Some(contract::compare(old, &args.path)?);
+    }
+    let failed = !report.faults.is_empty() || report.against.as_ref().is_some_and(|it| !it.fits);
     output.answer(&report, |report| text(report, output))?;
     if failed {
         // The report was the answer: nothing more to say than the code.
@@ -90,6 +102,7 @@ fn text(report: &Report, output: &Output) -> String {
         1 => "1 fault".to_owned(),
         many => format!("{many} faults"),
     };
+    parts.extend(report.against.as_ref().map(contract::text));
     parts.push(match &report.plugin {
         Some(plugin) => format!("{plugin}: {faults}"),
         None => faults,
@@ -133,6 +146,7 @@ async fn check_package(path: &Path, manifest: &Manifest) -> anyhow::Result<Repor
         plugin: checked.plugin.as_ref().map(ToString::to_string),
         variants: rows.collect(),
         faults,
+        against: None,
     })
 }
 
@@ -160,6 +174,7 @@ fn source_faults(dir: &Path, manifest: Option<(&str, &Manifest)>) -> Vec<Fault> 
                         text,
                         manifest,
                         &protos.descriptor_set,
+                        dir,
                     ));
                 }
             }
@@ -179,7 +194,13 @@ fn source_faults(dir: &Path, manifest: Option<(&str, &Manifest)>) -> Vec<Fault> 
 }
 
 /// Where manifest and contract do not fit each other.
-fn contract_faults(file: &Path, text: &str, manifest: &Manifest, descriptor_set: &[u8]) -> Vec<Fault> {
+fn contract_faults(
+    file: &Path,
+    text: &str,
+    manifest: &Manifest,
+    descriptor_set: &[u8],
+    dir: &Path,
+) -> Vec<Fault> {
     let place = |needle: &str| {
         place_of(text, needle).map(|(line, column)| format!("{}:{line}:{column}", file.display()))
     };
@@ -218,6 +239,9 @@ fn contract_faults(file: &Path, text: &str, manifest: &Manifest, descriptor_set:
             ));
             at(fault.hint("take the option away"), service)
         }));
+    }
+    if let Err(failure) = project::lineage(dir, manifest, &all) {
+        faults.extend(failure.faults);
     }
     if let Some(schema) = &manifest.state_schema
         && all.pool().get_message_by_name(schema).is_none()

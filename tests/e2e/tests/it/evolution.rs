@@ -473,3 +473,94 @@ fn the_difference_of_two_packages_is_told() {
         "{text}"
     );
 }
+
+#[test]
+fn a_check_against_an_older_version_tells_every_rule_and_what_becomes_of_it() {
+    let check = |path: &std::path::Path, old: &std::path::Path, form: &str| {
+        let mut command = std::process::Command::new(mortise_e2e::mortise().unwrap());
+        command
+            .arg("check")
+            .arg(path)
+            .arg("--against")
+            .arg(old)
+            .args(["--output", form]);
+        command.output().unwrap()
+    };
+    let plugins = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
+    let rules = |output: &std::process::Output| -> Vec<Value> {
+        let report: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|it| panic!("{it}: {}", String::from_utf8_lossy(&output.stderr)));
+        report["against"]["rules"].as_array().unwrap().clone()
+    };
+    let at = |rules: &[Value], path: &str, rule: &str| -> Value {
+        let found = rules.iter().find(|it| it["path"] == path && it["rule"] == rule);
+        found
+            .unwrap_or_else(|| panic!("no {rule} at {path} in {rules:?}"))
+            .clone()
+    };
+    // A package against a package, a source folder against a descriptor set and against a .proto file: the same rules.
+    let [two, three] = [2, 3].map(|it| package(&format!("parcel-{it}")).unwrap());
+    for (new, old) in [
+        (three.clone(), two.clone()),
+        (plugins.join("parcel-3"), two.join("contract.binpb")),
+        (
+            plugins.join("parcel-3"),
+            plugins.join("parcel-2/contract/parcel.proto"),
+        ),
+    ] {
+        let output = check(&new, &old, "json");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        let rules = rules(&output);
+        let wider = at(
+            &rules,
+            "mortise.test.parcel.v1.Parcel.grams",
+            "FIELD_WIRE_JSON_COMPATIBLE_TYPE",
+        );
+        assert_eq!(wider["verdict"], "adapted", "{wider}");
+        assert!(wider["how"].to_string().contains("is converted"), "{wider}");
+        assert!(rules.iter().all(|it| it["verdict"] != "refused"), "{rules:?}");
+    }
+    let text = String::from_utf8_lossy(&check(&three, &two, "text").stdout).into_owned();
+    assert!(
+        text.contains("FIELD_WIRE_JSON_COMPATIBLE_TYPE") && text.contains("adapted via 2.0.0 -> 3.0.0"),
+        "{text}"
+    );
+    let output = check(&plugins.join("parcel-5"), &two, "json");
+    assert_eq!(output.status.code(), Some(1));
+    let rules = rules(&output);
+    let refused = at(
+        &rules,
+        "mortise.test.parcel.v1.Parcel.id",
+        "FIELD_WIRE_JSON_COMPATIBLE_TYPE",
+    );
+    assert_eq!(refused["verdict"], "refused", "{refused}");
+    // What does not fit is a fault of the source folder, before anything is built.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: &str| {
+        let to = folder.path().join(from);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(plugins.join("parcel-3").join(from), to).unwrap();
+    };
+    for file in [
+        "Cargo.toml",
+        "build.rs",
+        "contract/parcel.proto",
+        "contract-2.0.0.binpb",
+    ] {
+        copy(file);
+    }
+    let manifest = std::fs::read_to_string(plugins.join("parcel-3/plugin.toml")).unwrap();
+    std::fs::write(
+        folder.path().join("plugin.toml"),
+        manifest.replace("zip = \"postcode\"", "zip = \"postbox\""),
+    )
+    .unwrap();
+    let output = check(folder.path(), &two, "text");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("has no field `postbox`"), "{text}");
+}
