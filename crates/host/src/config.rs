@@ -11,7 +11,8 @@
 //! - **G3** What was refused is not tried again with the same artifact until it is another; what failed for a reason of the machine's is.
 //! - **G4** `good` is what an instance had in force when it had proved itself. It is on the disk with what each source said last, so a host starts
 //!   without its sources; a plugin that cannot start with what is wanted starts with it.
-//! - **G5** Secrets are in memory only: here, in the instance, and on the way between. Journal, history and disk have references.
+//! - **G5** What a reference leads to is a part of what is wanted: a secret that is another by now (`rotation`) is a difference.
+//! - **G6** Secrets are in memory only: here, in the instance, and on the way between. Journal, history and disk have references.
 
 mod apply;
 mod beforehand;
@@ -20,6 +21,7 @@ mod engine;
 mod files;
 mod kept;
 mod report;
+mod rotation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +36,7 @@ use mortise_store::Package;
 use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{HostErrorKind, LoadRequest, history::Word};
+use crate::{HostErrorKind, LoadRequest, generation::Generation, history::Word};
 
 pub(crate) use apply::{Choice, For, VETO, as_start};
 pub use beforehand::ConfigFault;
@@ -146,6 +148,8 @@ pub(crate) enum How {
 pub(crate) struct Configured {
     own: Arc<Map<String, Value>>,
     in_force: ArcSwap<InForce>,
+    /// What its references lead to by now, if that is not what it was handed.
+    stale: Mutex<Option<Digest>>,
 }
 
 /// One thing to start a plugin with.
@@ -175,8 +179,32 @@ impl Configs {
     /// The plugins have changed.
     pub(crate) fn look(&self) {
         if !self.lock().is_idle() {
-            self.bell.send_replace(());
+            self.ring();
         }
+    }
+
+    /// Has wanted and in force compared.
+    fn ring(&self) {
+        self.bell.send_replace(());
+    }
+
+    /// Notes what an instance would be handed now in place of what it was; `None`: the same. Whether that is new.
+    fn note_secrets(&self, address: &str, generation: &Generation, other: Option<Digest>) -> bool {
+        // Not while the other lock is held: who holds that one looks at this.
+        if std::mem::replace(&mut *generation.configured.stale(), other) == other {
+            return false;
+        }
+        // What was tried in vain was tried with other secrets.
+        let mut state = self.lock();
+        let in_force = generation.configured.in_force();
+        let of_these = state
+            .tried
+            .get(address)
+            .is_some_and(|it| it.effective.is_same(&in_force.effective));
+        if of_these {
+            state.tried.remove(address);
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -279,7 +307,17 @@ impl Configured {
                 how,
                 since: SystemTime::now(),
             }),
+            stale: Mutex::default(),
         }
+    }
+
+    /// Whether a secret that it was handed is another one by now.
+    fn is_stale(&self) -> bool {
+        self.stale().is_some()
+    }
+
+    fn stale(&self) -> MutexGuard<'_, Option<Digest>> {
+        self.stale.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn in_force(&self) -> Arc<InForce> {

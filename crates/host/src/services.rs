@@ -153,6 +153,11 @@ impl Services {
         self.secrets.store(Arc::new(all));
     }
 
+    /// What it was handed last, with its secrets.
+    pub(crate) fn config_json(&self) -> Arc<str> {
+        self.config.load().json.clone()
+    }
+
     /// It took over another configuration.
     pub(crate) fn set_config(&self, config: Delivered) {
         self.config.store(Arc::new(config));

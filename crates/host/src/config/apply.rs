@@ -40,6 +40,8 @@ use crate::{
 
 /// Longest that a plugin may think about a new configuration.
 const CONFIGURE_MAX: Duration = Duration::from_secs(5);
+/// Whose change it is when a secret is another one where it is.
+const SECRETS: &str = "secrets";
 /// What a refusal is about if the plugin that serves does not want to be replaced.
 pub(crate) const VETO: &str = "veto";
 
@@ -223,7 +225,7 @@ async fn reconcile_one(shared: &Arc<Shared>, address: &Arc<Address>, layers: &[L
     };
     let in_force = generation.configured.in_force();
     let wanted = effective(&generation.configured.own, layers);
-    if wanted.is_same(&in_force.effective) {
+    if wanted.is_same(&in_force.effective) && !generation.configured.is_stale() {
         shared
             .configs
             .settled(address, generation, &in_force, layers, wanted, status.state);
@@ -255,7 +257,10 @@ async fn apply(
     layers: &[Layer],
     wanted: Effective,
 ) {
-    let actor = actor(&in_force.layers, layers);
+    let actor = match wanted.is_same(&in_force.effective) {
+        true => SECRETS.to_owned(),
+        false => actor(&in_force.layers, layers),
+    };
     let checked = check(
         address.base(),
         &wanted,
@@ -263,7 +268,7 @@ async fn apply(
         &generation.contract,
         &shared.configs.allowed,
     );
-    // What is refused may have a secret written out where a reference belongs, and a record is for good (G5).
+    // What is refused may have a secret written out where a reference belongs, and a record is for good (G6).
     let after = match &checked {
         Ok(_) => wanted.value(),
         Err(_) => in_force.effective.value(),
@@ -323,7 +328,7 @@ async fn apply(
         let state = address.status.load().state;
         let in_force = now.configured.in_force();
         let wanted = effective(&now.configured.own, layers);
-        if wanted.is_same(&in_force.effective) {
+        if wanted.is_same(&in_force.effective) && !now.configured.is_stale() {
             shared
                 .configs
                 .settled(address, &now, &in_force, layers, wanted, state);
@@ -359,6 +364,7 @@ async fn bring_into_force(
         match answer {
             Ok(Ok(Answer::Applied)) => {
                 generation.services.set_config(delivered);
+                generation.configured.stale().take();
                 generation.configured.in_force.store(Arc::new(InForce {
                     effective: wanted.clone(),
                     layers: layers.to_vec(),
@@ -587,7 +593,8 @@ impl Configs {
             (Err(_), serving) => serving.is_some(),
             (Ok(layers), Some(generation)) => {
                 let wanted = effective(&generation.configured.own, layers);
-                !wanted.is_same(&generation.configured.in_force().effective)
+                let configured = &generation.configured;
+                configured.is_stale() || !wanted.is_same(&configured.in_force().effective)
             }
             // Why it does not serve is told anyway.
             (Ok(_), None) => false,

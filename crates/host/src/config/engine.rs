@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Configs, Said, SourceState};
+use super::{Configs, Said, SourceState, rotation};
 use crate::{HostError, host::Shared};
 
 /// How long it must be quiet before changes are looked at.
@@ -42,9 +42,9 @@ impl Shared {
         sources: Vec<Box<dyn ConfigSource>>,
         wait: Duration,
     ) -> Result<(), HostError> {
-        if sources.is_empty() {
-            return Ok(());
-        }
+        let closing = self.closing.subscribe();
+        self.tokio
+            .spawn(rotation::watch_secrets(Arc::downgrade(self), closing));
         self.configs.lock().sources = sources
             .iter()
             .map(|it| SourceState {
@@ -54,7 +54,9 @@ impl Shared {
                 heard: false,
             })
             .collect();
-        self.recall_configs().await?;
+        if !sources.is_empty() {
+            self.recall_configs().await?;
+        }
         let (tell, mut inbox) = mpsc::channel(TOLD_MAX);
         for (number, source) in sources.into_iter().enumerate() {
             self.tokio
@@ -143,6 +145,7 @@ async fn run(
     mut closing: watch::Receiver<bool>,
 ) {
     let mut work = Work::default();
+    let mut has_sources = true;
     loop {
         let Some(held) = shared.upgrade() else { return };
         work.begin_due(&held);
@@ -161,10 +164,13 @@ async fn run(
                 }
                 continue;
             }
-            told = inbox.recv() => match told {
-                Some(told) => Some(told),
-                None => return,
-            },
+            told = inbox.recv(), if has_sources => {
+                has_sources = told.is_some();
+                match told {
+                    Some(told) => Some(told),
+                    None => continue,
+                }
+            }
             rung = bell.changed() => match rung {
                 Ok(()) => None,
                 Err(_) => return,

@@ -628,3 +628,94 @@ async fn a_large_configuration_is_remembered() {
     let host = crate::closures::start_again(again).await;
     assert_eq!(in_force(&host, "a"), Some(format!("\"{large}\"")));
 }
+
+/// Waits until the plugin has this key.
+async fn has_key(host: &Host, key: &str) {
+    for _ in 0..4000 {
+        if seen(host).await == json!({ "key": key }) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("it never has {key}, but {}", seen(host).await);
+}
+
+#[tokio::test]
+async fn a_secret_that_changes_where_it_is_is_in_force_without_a_restart() {
+    for (more, how) in [(HOT, "hot"), ("", "swap")] {
+        let world = World::new();
+        // Without any source: the plugin's own terms refer to it.
+        let host = world.host().await;
+        let place = world.dir.path().join("key");
+        let rotate = |key: &str| {
+            let fresh = world.dir.path().join("fresh");
+            fs::write(&fresh, format!("{key}\n")).unwrap();
+            fs::rename(fresh, &place).unwrap();
+        };
+        rotate("first-of-all");
+        let (folder, program) = world.package("echo", "1.0.0", more);
+        let own = json!({"key": {"secret": format!("file:{}", place.display())}});
+        host.load(request(&folder).config_json(own.to_string()))
+            .await
+            .unwrap();
+        assert_eq!(seen(&host).await, json!({"key": "first-of-all"}));
+        rotate("second-of-all");
+        has_key(&host, "second-of-all").await;
+        assert_eq!(host.config("echo").unwrap().how, how);
+        assert_eq!(
+            program.started.load(Ordering::SeqCst),
+            if how == "hot" { 1 } else { 2 }
+        );
+        // Gone, or not text: what was handed over holds.
+        fs::write(&place, b"\xff\xff").unwrap();
+        fs::remove_file(&place).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        assert_eq!(seen(&host).await, json!({"key": "second-of-all"}));
+        rotate("third-of-all");
+        has_key(&host, "third-of-all").await;
+        let rows = written(&host, 2).await;
+        for row in &rows {
+            assert_eq!((&*row.actor, &*row.outcome), ("secrets", "done"), "{row:?}");
+        }
+        let told = format!("{rows:?} {:?} {:?}", host.config("echo"), info(&host, "echo"));
+        assert!(!told.contains("-of-all"), "{told}");
+        host.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_the_plugin_refuses_is_listed_until_it_is_another() {
+    let configured = Configured::new();
+    let place = configured.world.dir.path().join("key");
+    let rotate = |key: &str| fs::write(&place, key).unwrap();
+    rotate("first-of-all");
+    configured.put(
+        "echo.json",
+        &json!({"key": {"secret": format!("file:{}", place.display())}}).to_string(),
+    );
+    let allowed = vec![format!("file:{}/", configured.world.dir.path().display())];
+    let host = configured
+        .builder_with(allowed, Vec::new())
+        .start()
+        .await
+        .unwrap();
+    let program = configured.load(&host, HOT, "{}").await;
+    assert_eq!(seen(&host).await, json!({"key": "first-of-all"}));
+    rotate("no good at all");
+    trouble(&host, "the plugin refuses it").await;
+    assert_eq!(seen(&host).await, json!({"key": "first-of-all"}));
+    // It is asked once, and nobody is told what was refused.
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(configures(&program).len(), 1);
+    let rows = written(&host, 1).await;
+    assert_eq!((&*rows[0].actor, &*rows[0].outcome), ("secrets", "failed"));
+    let told = format!("{rows:?} {:?}", info(&host, "echo"));
+    assert!(!told.contains("at all"), "{told}");
+    // Taken back, nothing is wrong any more; and another one is in force.
+    rotate("first-of-all");
+    until("nothing is listed", || info(&host, "echo").reasons.is_empty()).await;
+    assert_eq!(configures(&program).len(), 1, "it has that already");
+    rotate("second-of-all");
+    has_key(&host, "second-of-all").await;
+    host.shutdown().await;
+}
