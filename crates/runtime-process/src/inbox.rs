@@ -183,7 +183,8 @@ fn describe(why: NotOpen, id: u64) -> String {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::{
         io::IoSlice,

@@ -344,7 +344,11 @@ pub(crate) mod tests {
         std::os::unix::fs::symlink(&outside, dir.join("link")).unwrap();
         fs::create_dir_all(dir.join("closed/below/more")).unwrap();
         for name in ["closed/below", "closed"] {
-            fs::set_permissions(dir.join(name), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+            fs::set_permissions(
+                dir.join(name),
+                std::os::unix::fs::PermissionsExt::from_mode(0o000),
+            )
+            .unwrap();
         }
         let path = part.path().to_owned();
         // As large as the stack of any thread here.

@@ -48,9 +48,9 @@ fn leave_files_for_the_host(options: &mut Options) {
     let mut limit = getrlimit(Resource::Nofile);
     let highest = Rlimit {
         current: limit.maximum,
-        ..limit.clone()
+        ..limit
     };
-    if setrlimit(Resource::Nofile, highest.clone()).is_ok() {
+    if setrlimit(Resource::Nofile, highest).is_ok() {
         limit = highest;
     }
     let Some(files) = limit.current.map(|it| usize::try_from(it).unwrap_or(usize::MAX)) else {
