@@ -11,6 +11,7 @@
 //! - [`bare`]: what needs unsafe code.
 
 pub mod bare;
+pub mod chains;
 pub mod events;
 pub mod evolve;
 pub mod greedy;

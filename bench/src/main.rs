@@ -47,7 +47,7 @@ enum Task {
         #[arg(long)]
         runtime: Option<String>,
         /// Only this variant
-        #[arg(long, value_parser = ["steady", "crashing", "killed"])]
+        #[arg(long, value_parser = ["steady", "together", "crashing", "killed"])]
         variant: Option<String>,
     },
     #[command(hide = true)]

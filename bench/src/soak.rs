@@ -1,10 +1,11 @@
 //! `cargo xtask soak`: swaps by the thousand under load, with every call accounted for.
 //!
 //! The counter counts; each reply is the number of a call, so that a call that was lost or done twice shows as a number that is missing or there
-//! twice. Three variants:
+//! twice. Four variants:
 //! - **steady**: nothing fails. The numbers of all replies are 1, 2, 3 and so on, whatever the number of swaps.
 //! - **crashing**: the plugin panics in about one of four saves and loads. After each swap the counter stands where it stood, plus what was added,
 //!   or an instance crashed and the report says so; then it stands no further back than what was saved last.
+//! - **together**: three plugins change as one, a hundred times less often, while calls go from one to the other ([`chains`]).
 //! - **killed**: the host is killed at random times and started again on the same data. Then the counter stands no further back than at the last swap
 //!   that was acknowledged.
 
@@ -25,7 +26,10 @@ use mortise::{CallOptions, Host, LoadRequest, Route, manifest::RuntimeName};
 use prost::Message as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::swap::{VERSIONS, host, request};
+use crate::{
+    chains,
+    swap::{VERSIONS, host, request},
+};
 
 /// Callers at once.
 const CALLERS: usize = 4;
@@ -101,6 +105,11 @@ pub async fn run(swaps: u64, only: Option<RuntimeName>, variant: Option<&str>, d
                 began,
             );
         }
+        if wanted("together") && name != RuntimeName::Builtin {
+            let began = Instant::now();
+            let tally = chains::together(name, swaps.div_ceil(100), &data.join(format!("{name}-t"))).await?;
+            say("together", &tally, began);
+        }
         if wanted("crashing") {
             let began = Instant::now();
             let tally = crashing(name, swaps.div_ceil(20), &data.join(format!("{name}-c"))).await?;
@@ -123,7 +132,7 @@ pub async fn run(swaps: u64, only: Option<RuntimeName>, variant: Option<&str>, d
 }
 
 /// One call of the counter.
-async fn add(host: &Host, route: &Route, by: u64) -> Result<AddReply, mortise::CallError> {
+pub(crate) async fn add(host: &Host, route: &Route, by: u64) -> Result<AddReply, mortise::CallError> {
     let payload: Bytes = AddRequest { by }.encode_to_vec().into();
     let reply = host.call_route(route, payload, CallOptions::default()).await?;
     Ok(AddReply::decode(&*reply).expect("the plugin answers with its own message"))

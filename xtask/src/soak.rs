@@ -20,14 +20,14 @@ pub(crate) struct Args {
     /// Only this runtime
     #[arg(long)]
     runtime: Option<String>,
-    /// Only this variant: steady, crashing or killed
+    /// Only this variant: steady, together, crashing or killed
     #[arg(long)]
     variant: Option<String>,
 }
 
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     setup::prepare(workspace)?;
-    let folders = ["counter", "counter-1.1"].map(str::to_owned);
+    let folders = ["counter", "counter-1.1", "left", "right"].map(str::to_owned);
     guests::build(workspace, &folders, guests::Mortise::Release)?;
     let mut cargo = workspace.cargo();
     cargo.args([

@@ -1,10 +1,15 @@
 //! A short soak: what `cargo xtask soak` does by the thousand.
 
 use mortise::manifest::RuntimeName;
-use mortise_bench::soak::{self, Tally};
+use mortise_bench::{
+    chains,
+    soak::{self, Tally},
+};
 
 /// Swaps of each, so that a run is over in seconds.
 const SWAPS: u64 = 60;
+/// Changes of three plugins at once.
+const CHANGES: u64 = 30;
 
 fn report(name: RuntimeName, variant: &str, tally: &Tally) {
     println!("soak {name} {variant}: {tally}");
@@ -48,4 +53,14 @@ soaks! {
     native: RuntimeName::Native,
     wasm: RuntimeName::Wasm,
     process: RuntimeName::Process,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chains_of_calls_meet_one_version_of_plugins_that_change_as_one() {
+    for name in [RuntimeName::Native, RuntimeName::Wasm, RuntimeName::Process] {
+        let data = tempfile::tempdir().unwrap();
+        let tally = chains::together(name, CHANGES, data.path()).await.unwrap();
+        report(name, "together", &tally);
+        assert_eq!((tally.swapped, tally.lost, tally.doubled), (CHANGES, 0, 0));
+    }
 }

@@ -454,6 +454,9 @@ impl Adapting<'_> {
         let inner = Origin {
             depth: origin.depth + 1,
             contract: None,
+            range: None,
+            is_own_accord: false,
+            trail: origin.trail.through(self.generation.instance.id().clone()),
             ..origin.clone()
         };
         let answered = match Arc::ptr_eq(&target.address, &self.target.address) {

@@ -9,12 +9,13 @@
 //! - **A1** `running` never exceeds the limit.
 //! - **A2** A free place is never left idle while somebody waits: a waiter counts itself in before it looks once more, and whoever frees a
 //!   place wakes one waiter if any is counted.
-//! - **A3** After [`Admission::close`] nobody is admitted and nobody waits: waiters are told to look for another generation.
+//! - **A3** After [`Admission::close`] nobody is admitted and nobody waits: waiters are told to look for another generation. Who comes by
+//!   [`Admission::enter_closed`] is somebody's guest who is inside already, and the door is nothing to him; the limit is.
 
 use std::{
     pin::pin,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -25,6 +26,9 @@ const WAITING: u64 = 0x7fff_ffff << 32;
 const CLOSED: u64 = 1 << 63;
 /// Calls that may wait for one generation; each holds its payload.
 const WAITING_MAX: u64 = 65_536;
+
+/// How often it is looked whether the last has gone. Seldom is one left by then.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// The door of one generation.
 #[derive(Debug)]
@@ -37,6 +41,15 @@ pub(crate) struct Admission {
 /// A place inside; dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Place<'a>(&'a Admission);
+
+/// What a closed door is to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closed {
+    /// An end.
+    Stops,
+    /// Nothing.
+    Opens,
+}
 
 /// Why nobody was let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +80,24 @@ impl Admission {
         if let Some(answer) = self.enter_at_once() {
             return answer;
         }
+        self.enter_until(deadline, Closed::Stops).await
+    }
+
+    /// The same, whether or not the door is closed.
+    ///
+    /// # Cancel safety
+    /// As [`Admission::enter`].
+    pub(crate) async fn enter_closed(&self, deadline: Instant) -> Result<Place<'_>, Turned> {
+        let is_crowded = self.word.load(Ordering::Relaxed) & WAITING != 0;
+        if !is_crowded && let Some(answer) = self.attempt(Closed::Opens) {
+            return answer;
+        }
+        self.enter_until(deadline, Closed::Opens).await
+    }
+
+    async fn enter_until(&self, deadline: Instant, closed: Closed) -> Result<Place<'_>, Turned> {
         let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, self.wait())
+        tokio::time::timeout(left, self.wait(closed))
             .await
             .unwrap_or(Err(Turned::TooLate))
     }
@@ -76,7 +105,7 @@ impl Admission {
     /// Lets a call in if there is room and nobody waits; `None` if it would have to wait.
     pub(crate) fn enter_at_once(&self) -> Option<Result<Place<'_>, Turned>> {
         if self.word.load(Ordering::Relaxed) & WAITING == 0 {
-            self.attempt()
+            self.attempt(Closed::Stops)
         } else {
             None
         }
@@ -98,16 +127,23 @@ impl Admission {
         self.word.load(Ordering::Relaxed) & RUNNING
     }
 
+    /// Waits until nobody is inside.
+    pub(crate) async fn left_by_all(&self) {
+        while self.running() > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Calls that wait now.
     pub(crate) fn waiting(&self) -> u64 {
         (self.word.load(Ordering::Relaxed) & WAITING) >> 32
     }
 
     /// Takes a place if there is one; `None` if there is not.
-    fn attempt(&self) -> Option<Result<Place<'_>, Turned>> {
+    fn attempt(&self, closed: Closed) -> Option<Result<Place<'_>, Turned>> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            if word & CLOSED != 0 {
+            if word & CLOSED != 0 && closed == Closed::Stops {
                 return Some(Err(Turned::Closed));
             }
             if word & RUNNING >= self.limit {
@@ -124,7 +160,7 @@ impl Admission {
     }
 
     #[cold]
-    async fn wait(&self) -> Result<Place<'_>, Turned> {
+    async fn wait(&self, closed: Closed) -> Result<Place<'_>, Turned> {
         let before = self.word.fetch_add(ONE_WAITING, Ordering::AcqRel);
         let _waiting = Waiting(self);
         if before & WAITING >= WAITING_MAX * ONE_WAITING {
@@ -134,7 +170,7 @@ impl Admission {
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
             // A2: counted in and enlisted before this look, so a place freed after it wakes us.
-            if let Some(answer) = self.attempt() {
+            if let Some(answer) = self.attempt(closed) {
                 return answer;
             }
             freed.await;
@@ -226,6 +262,27 @@ mod tests {
         admission.reopen();
         drop(place);
         assert!(admission.enter(soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn guests_of_those_inside_come_in_by_a_closed_door_and_not_over_the_limit() {
+        let admission = Arc::new(Admission::new(2));
+        let outer = admission.enter(soon()).await.expect("the first has room");
+        admission.close();
+        let guest = admission.enter_closed(soon()).await.expect("it has room");
+        let more = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.enter_closed(soon()).await.map(drop) }
+        });
+        while admission.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((admission.running(), admission.waiting()), (2, 1), "A1");
+        drop(guest);
+        assert_eq!(more.await.expect("no panic"), Ok(()), "A2");
+        assert_eq!(admission.enter(soon()).await.err(), Some(Turned::Closed), "A3");
+        drop(outer);
+        assert_eq!(admission.running(), 0);
     }
 
     #[tokio::test]

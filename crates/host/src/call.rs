@@ -9,7 +9,7 @@
 //! 2. *After* it was read, before admission: the old one is still held and lets the call in, or has closed its door; then the cell is read
 //!    again, and holds the new one because a supervisor swaps first and closes second.
 //! 3. *After* admission: the old one is drained before it is stopped, and this call is one of those it waits for.
-//! 4. *While state is handed over*: the cell holds a gate, and the call waits there and reads the cell again.
+//! 4. *While state is handed over*: the cell holds a gate, and the call waits there and reads the cell again, or passes it if the gate waits for it.
 
 use std::{
     cell::Cell,
@@ -22,8 +22,9 @@ use std::{
 
 use bytes::Bytes;
 use mortise_contract::evolve::{Plan, Side};
-use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, stream::not_unary};
+use mortise_runtime::{Call, CallContext, CallError, CallErrorKind, Trail, stream::not_unary};
 use mortise_wire::{Code, DEPTH_MAX, Header};
+use semver::VersionReq;
 use tracing::{Instrument as _, trace_span};
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     adapt::{self, Adapting},
     admission::{Place, Turned},
     events,
+    gate::{Gate, Pass},
     generation::{Address, Generation, Occupant, Seat},
     table::Target,
 };
@@ -45,6 +47,12 @@ pub(crate) struct Origin {
     pub(crate) caller: Arc<str>,
     /// What the caller was built against, if that is known.
     pub(crate) contract: Option<CallerContract>,
+    /// The instances that it comes out of.
+    pub(crate) trail: Trail,
+    /// A plugin makes it, and on nobody's behalf.
+    pub(crate) is_own_accord: bool,
+    /// The versions that its caller can use.
+    pub(crate) range: Option<Arc<VersionReq>>,
 }
 
 impl Origin {
@@ -73,6 +81,7 @@ impl Origin {
             depth: 0,
             caller: no_text(),
             contract,
+            ..Self::default()
         }
     }
 
@@ -84,8 +93,8 @@ impl Origin {
                 caller: caller.clone(),
                 traceparent: no_text(),
                 metadata: no_headers(),
-                deadline: None,
-                contract: None,
+                is_own_accord: true,
+                ..Self::default()
             };
         };
         Self {
@@ -94,7 +103,8 @@ impl Origin {
             metadata: travelling(&parent.metadata),
             depth: parent.depth.saturating_add(1),
             caller: caller.clone(),
-            contract: None,
+            trail: parent.trail.clone(),
+            ..Self::default()
         }
     }
 }
@@ -162,6 +172,9 @@ pub(crate) async fn attempt(target: &Target, payload: Bytes, origin: Origin) -> 
                 let gate = gate.clone();
                 // What is held here must not hold up whoever waits for it to go.
                 drop(held);
+                if let Some(pass) = gate.lets_through(&origin) {
+                    return Box::pin(behind(&gate, pass, target, payload, origin, began)).await;
+                }
                 Box::pin(gate.pass(target, &origin, began))
                     .await
                     .map_err(Failed::Outside)?;
@@ -185,6 +198,26 @@ pub(crate) async fn attempt(target: &Target, payload: Bytes, origin: Origin) -> 
             Err(NotAdmitted::Elsewhere) => {}
         }
     }
+}
+
+/// Calls what stands behind a gate, out of a call that the gate waits for (G3). Its door is closed to everybody else.
+async fn behind(
+    gate: &Gate,
+    pass: Pass,
+    target: &Target,
+    payload: Bytes,
+    origin: Origin,
+    began: Instant,
+) -> Result<Bytes, Failed> {
+    let generation = &*gate.generation;
+    let deadline = looked_over(generation, target, &origin, payload.len(), began).map_err(Failed::Outside)?;
+    let entered = generation.admission.enter_closed(deadline).await;
+    let place = entered.map_err(|turned| Failed::Outside(refused(generation, turned, began)))?;
+    let at = Instant::now();
+    let admitted = Admitted { place, at, deadline };
+    let served = serve(generation, target, admitted, payload, origin, began).await;
+    drop(pass);
+    served.map_err(Failed::Inside)
 }
 
 /// A call that is let in.
@@ -211,6 +244,7 @@ fn context(generation: &Generation, origin: Origin, began: Instant, deadline: In
         depth: origin.depth,
         caller: origin.caller,
         untold: generation.manifest.pure,
+        trail: origin.trail,
     }
 }
 
@@ -234,12 +268,7 @@ pub(crate) async fn admit<'a>(
     payload_bytes: usize,
     began: Instant,
 ) -> Result<Admitted<'a>, NotAdmitted> {
-    if origin.depth > DEPTH_MAX {
-        return Err(too_deep(&target.full, &origin.caller).into());
-    }
-    let seat = seat(generation, target)?;
-    check_size(generation, "request", payload_bytes)?;
-    let deadline = origin.deadline.unwrap_or_else(|| began + seat.deadline);
+    let deadline = looked_over(generation, target, origin, payload_bytes, began)?;
     let (entered, at) = match generation.admission.enter_at_once() {
         Some(entered) => (entered, began),
         None => (generation.admission.enter(deadline).await, Instant::now()),
@@ -247,12 +276,31 @@ pub(crate) async fn admit<'a>(
     match entered {
         Ok(place) => Ok(Admitted { place, at, deadline }),
         Err(Turned::Closed) => Err(NotAdmitted::Elsewhere),
-        Err(turned) => {
-            generation.stats.begin();
-            generation.stats.refused();
-            Err(turned_away(generation, turned, began).into())
-        }
+        Err(turned) => Err(refused(generation, turned, began).into()),
     }
+}
+
+/// Everything that is known before there is room; how long there may be waited for it.
+fn looked_over(
+    generation: &Generation,
+    target: &Target,
+    origin: &Origin,
+    payload_bytes: usize,
+    began: Instant,
+) -> Result<Instant, CallError> {
+    if origin.depth > DEPTH_MAX {
+        return Err(too_deep(&target.full, &origin.caller));
+    }
+    // Another one serves than was found in the table: its version was not looked at.
+    if generation.number != target.generation
+        && let Some(range) = &origin.range
+        && !range.matches(&generation.plugin.version)
+    {
+        return Err(out_of_range(generation, target, range));
+    }
+    let seat = seat(generation, target)?;
+    check_size(generation, "request", payload_bytes)?;
+    Ok(origin.deadline.unwrap_or_else(|| began + seat.deadline))
 }
 
 /// Pick, guest, account.
@@ -402,6 +450,19 @@ fn too_deep(target: &str, caller: &str) -> CallError {
 }
 
 #[cold]
+fn out_of_range(generation: &Generation, target: &Target, range: &VersionReq) -> CallError {
+    let plugin = &generation.plugin;
+    CallError::new(
+        CallErrorKind::Incompatible,
+        format!(
+            "`{}` is answered by {plugin} now, and the caller requires {range}",
+            target.full
+        ),
+    )
+    .with_hint("load a version of the provider that the caller can use")
+}
+
+#[cold]
 pub(crate) fn lacks_method(generation: &Generation, target: &Target) -> CallError {
     let plugin = &generation.plugin;
     CallError::new(
@@ -424,6 +485,14 @@ pub(crate) fn check_size(generation: &Generation, what: &str, bytes: usize) -> R
     .with_hint("raise `limits.payload_mib` of the plugin, or send less at once")
     // It is as large the next time.
     .not_retryable())
+}
+
+/// Who was turned away is counted.
+#[cold]
+fn refused(generation: &Generation, turned: Turned, since: Instant) -> CallError {
+    generation.stats.begin();
+    generation.stats.refused();
+    turned_away(generation, turned, since)
 }
 
 #[cold]

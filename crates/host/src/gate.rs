@@ -6,8 +6,21 @@
 //! - **G1** A call is never turned away for the gate alone: it is answered by the old instance, by the new one, or its deadline passed.
 //!   The one exception is a queue of [`WAITING_MAX`] calls.
 //! - **G2** A gate opens once and for good, after the cell holds what it stands for: a generation, or nothing and why.
+//! - **G3** A call that comes out of an instance behind a gate passes it, and all gates of the same change, into the instance behind. Whoever waits for that
+//!   instance to be left waits for this call, too, so it must not wait for him. What it comes out of is told by its trail, through however many plugins
+//!   that are no part of the change.
+//! - **G4** A [`Passage`] is sealed when no call is in an instance behind its gates and none passes, in one step; after that none does. What an
+//!   instance calls of its own accord passes for as long as calls are in one of them that may wait for it.
+//!
+//! ```text
+//!  passage   open to all of G3 ──[everything drained]──► to calls that others wait for ──[nobody passes]──► sealed
+//! ```
+//! Why that is enough: before it is sealed, a call in an old instance waits only for calls that pass (G3) or that are no part of the change, so each drain ends
+//! when its calls end. After it is sealed, no old instance has a call in it and none gets one, so what they save is what all of them know at one and the
+//! same time.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,8 +28,8 @@ use std::{
     time::Instant,
 };
 
-use mortise_runtime::{CallError, CallErrorKind};
-use tokio::sync::watch;
+use mortise_runtime::{CallError, CallErrorKind, InstanceId};
+use tokio::sync::{Notify, watch};
 
 use crate::{call::Origin, generation::Generation, table::Target};
 
@@ -27,18 +40,38 @@ const WAITING_MAX: u64 = 65_536;
 pub(crate) struct Gate {
     /// Who served until it closed, and serves again if nothing comes of the swap.
     pub(crate) generation: Arc<Generation>,
+    passage: Arc<Passage>,
     opened: watch::Sender<bool>,
     waiting: AtomicU64,
 }
+
+/// What the gates that close for one change have in common: whom they let through.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    /// Who stands behind them.
+    behind: Vec<InstanceId>,
+    /// How many pass now, [`CALLS_ONLY`] and [`SEALED`].
+    word: AtomicU64,
+    left: Notify,
+}
+
+/// Nobody passes of his own accord any more.
+const CALLS_ONLY: u64 = 1 << 62;
+const SEALED: u64 = 1 << 63;
+
+/// A call that passes; dropping it says that it is over.
+#[derive(Debug)]
+pub(crate) struct Pass(Arc<Passage>);
 
 /// Counts a caller in.
 struct Waiting<'a>(&'a AtomicU64);
 
 impl Gate {
     /// A closed one.
-    pub(crate) fn new(generation: Arc<Generation>) -> Self {
+    pub(crate) fn new(generation: Arc<Generation>, passage: Arc<Passage>) -> Self {
         Self {
             generation,
+            passage,
             opened: watch::Sender::new(false),
             waiting: AtomicU64::new(0),
         }
@@ -47,6 +80,17 @@ impl Gate {
     /// Lets everybody go on.
     pub(crate) fn open(&self) {
         self.opened.send_replace(true);
+    }
+
+    /// Whether this call goes on into what stands behind the gate (G3). Meant to be asked seldom: it looks at every instance of its trail.
+    pub(crate) fn lets_through(&self, origin: &Origin) -> Option<Pass> {
+        let comes_out_of_it = origin
+            .trail
+            .instances()
+            .any(|it| self.passage.behind.contains(it));
+        comes_out_of_it
+            .then(|| self.passage.enter(origin.is_own_accord))
+            .flatten()
     }
 
     /// Waits until it opens.
@@ -93,8 +137,119 @@ impl Gate {
     }
 }
 
+// === impl Passage ===
+
+impl Passage {
+    /// Before instances that no gate stands before yet.
+    pub(crate) fn new(behind: impl IntoIterator<Item = InstanceId>) -> Arc<Self> {
+        Arc::new(Self {
+            behind: behind.into_iter().collect(),
+            word: AtomicU64::new(0),
+            left: Notify::new(),
+        })
+    }
+
+    fn enter(self: &Arc<Self>, is_own_accord: bool) -> Option<Pass> {
+        let ends = if is_own_accord {
+            SEALED | CALLS_ONLY
+        } else {
+            SEALED
+        };
+        let enter = |word: u64| (word & ends == 0).then_some(word + 1);
+        let entered = self.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter);
+        entered.is_ok().then(|| Pass(self.clone()))
+    }
+
+    /// Lets nobody through any more, from the moment on when nobody passes (G4). For when no call is in what stands behind, but for those that pass.
+    ///
+    /// # Cancel safety
+    /// Nothing is sealed; call it again.
+    pub(crate) async fn seal(&self) {
+        self.word.fetch_or(CALLS_ONLY, Ordering::AcqRel);
+        loop {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            // Enlisted before this look, so whoever leaves after it wakes us.
+            let sealed = self.word.compare_exchange(
+                CALLS_ONLY,
+                CALLS_ONLY | SEALED,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if sealed.is_ok() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let before = self.0.word.fetch_sub(1, Ordering::AcqRel);
+        if before & !CALLS_ONLY == 1 {
+            self.0.left.notify_waiters();
+        }
+    }
+}
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_sealed_when_the_last_has_passed_and_lets_nobody_in_afterwards() {
+        let passage = Passage::new([InstanceId("a-1".into())]);
+        let own = passage.enter(true).expect("G4: calls may wait for it");
+        let call = passage.enter(false).expect("G3");
+        let mut sealing = Box::pin(passage.seal());
+        assert!(poll!(&mut sealing).is_pending());
+        assert!(passage.enter(true).is_none(), "G4: nobody waits for it any more");
+        let inner = passage.enter(false).expect("G3: somebody may wait for it");
+        drop((own, call));
+        assert!(poll!(&mut sealing).is_pending(), "one passes");
+        drop(inner);
+        sealing.await;
+        assert!(
+            passage.enter(false).is_none() && passage.enter(true).is_none(),
+            "G4"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_passes_while_it_is_being_sealed_and_is_not_waited_for() {
+        for _ in 0..200 {
+            let passage = Passage::new([]);
+            let inside = Arc::new(AtomicU64::new(0));
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    let (passage, inside) = (passage.clone(), inside.clone());
+                    tokio::spawn(async move {
+                        for _ in 0..100 {
+                            let Some(pass) = passage.enter(false) else { break };
+                            inside.fetch_add(1, Ordering::SeqCst);
+                            tokio::task::yield_now().await;
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(pass);
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                })
+                .collect();
+            passage.seal().await;
+            assert_eq!(inside.load(Ordering::SeqCst), 0, "G4");
+            for caller in callers {
+                caller.await.expect("no panic");
+            }
+            assert_eq!(inside.load(Ordering::SeqCst), 0, "G4");
+        }
     }
 }

@@ -200,12 +200,12 @@ impl Host {
     }
 
     /// Loads several plugins, all or none: each is checked with all the others in place, all are prepared and started, what requires another after
-    /// it, and only when all of them are healthy they take over, providers first. Until then nothing has changed for any caller. If one of them
-    /// fails its probation, all of them go back together.
+    /// it. When all of them are healthy, callers wait at a gate before each that is replaced, calls that came before end, state goes over, and all take
+    /// over. Whatever goes wrong in any of them until then leaves every old one as it was, with its state. If one of them fails its probation, all of them go
+    /// back together.
     ///
-    /// While the cells are changed one right after another, and for calls that began before, an old plugin may call a new provider, and hears
-    /// `Incompatible` if that is out of its range; no new plugin ever meets an old provider that it was loaded with. A plugin that calls another
-    /// one while it starts meets what serves then.
+    /// No call meets both old and new ones. Callers wait for at most the least `Limits::swap` of those that are replaced, and a call that runs for longer
+    /// keeps them all. A plugin that calls another one while it starts meets what serves then.
     ///
     /// # Errors
     /// All reasons against any of them, or what kept the first from starting. What served before still does, and what was new is gone.

@@ -88,29 +88,30 @@ impl Life {
         Ok(effects)
     }
 
-    /// The moves of a cutover, for somebody who writes those of several generations at once. Nothing is entered until
-    /// [`Life::cut_over_written`].
+    /// A run of moves, for somebody who writes those of several generations at once. Nothing is entered until [`Life::written`].
     ///
     /// # Errors
-    /// `Conflict` if the generation is not starting.
-    pub(crate) fn cut_over_rows(&self, instance: &str) -> Result<Vec<Transition>, HostError> {
-        let (ready, _) = self.ask(Event::Started)?;
-        let started = self.transition("supervisor", Event::Started, ready, instance);
-        let cut_over = Transition {
-            from: ready.to_string(),
-            ..self.transition("supervisor", Event::CutOver, State::Probation, "")
-        };
+    /// `Conflict` if one of them does not exist.
+    pub(crate) fn rows(&self, run: &[(Event, &str)]) -> Result<Vec<Transition>, HostError> {
         let mut rows = self.noted.clone();
-        rows.extend([started, cut_over]);
+        let mut at = self.state;
+        for (event, detail) in run {
+            let (to, _) = self.ask_at(at, *event)?;
+            rows.push(Transition {
+                from: at.to_string(),
+                ..self.transition("supervisor", *event, to, detail)
+            });
+            at = to;
+        }
         Ok(rows)
     }
 
-    /// The rows of [`Life::cut_over_rows`] are in the journal.
-    pub(crate) fn cut_over_written(&mut self, instance: &str) {
+    /// The rows of [`Life::rows`] are in the journal.
+    pub(crate) fn written(&mut self, run: &[(Event, &str)]) {
         self.noted.clear();
-        for (event, detail) in [(Event::Started, instance), (Event::CutOver, "")] {
-            if let Ok((to, _)) = step(self.state, event) {
-                self.enter(event, to, detail);
+        for (event, detail) in run {
+            if let Ok((to, _)) = step(self.state, *event) {
+                self.enter(*event, to, detail);
             }
         }
     }
@@ -131,7 +132,11 @@ impl Life {
     }
 
     fn ask(&self, event: Event) -> Result<(State, Vec<Effect>), HostError> {
-        step(self.state, event).map_err(|refused| {
+        self.ask_at(self.state, event)
+    }
+
+    fn ask_at(&self, at: State, event: Event) -> Result<(State, Vec<Effect>), HostError> {
+        step(at, event).map_err(|refused| {
             HostError::new(
                 HostErrorKind::Conflict,
                 format!("plugin `{}`: {refused}", self.address.name),

@@ -32,10 +32,12 @@ use mortise_contract::Contract;
 use mortise_manifest::{Grant, Limits, Requirement};
 use mortise_runtime::{
     BoxFuture, CallContext, CallError, CallErrorKind, Denied, HostServices, InstanceId, LogLine, PluginId,
+    Trail,
 };
 use mortise_store::{KeySpace, StoreError, StoreErrorKind};
 use mortise_wire::{Code, Status, host as api, host::target as own};
 use prost::Message;
+use semver::VersionReq;
 
 use crate::{
     adapt::CallerContract,
@@ -55,7 +57,9 @@ pub(crate) struct Services {
     pub(crate) shared: Weak<Shared>,
     pub(crate) about: About,
     pub(crate) grant: Grant,
-    pub(crate) requires: Vec<Requirement>,
+    requires: Vec<(Requirement, Arc<VersionReq>)>,
+    /// Of what it calls of its own accord, and for a caller outside.
+    trail: Trail,
     /// It says that its replies depend on nothing but the requests.
     pure: bool,
     pub(crate) contract: Arc<Contract>,
@@ -122,11 +126,19 @@ impl Services {
         } = parts;
         let denials = Arc::new(Denials::new(about.clone()));
         let log = LogGate::new(about.clone(), limits.log_lines_per_second);
+        let trail = Trail::default().through(about.instance.clone());
         Self {
             shared,
             about,
             grant,
-            requires,
+            requires: requires
+                .into_iter()
+                .map(|it| {
+                    let range = Arc::new(it.version.clone());
+                    (it, range)
+                })
+                .collect(),
+            trail,
             pure,
             contract,
             caller,
@@ -293,8 +305,8 @@ impl Services {
                 format!("`{target}` is not `package.Service/Method`"),
             ));
         };
-        let Some(required) = self.required(service, method) else {
-            let (what, also) = if self.requires.iter().any(|it| it.service == service) {
+        let Some(range) = self.required(service, method) else {
+            let (what, also) = if self.requires.iter().any(|(it, _)| it.service == service) {
                 (format!("`{target}`"), format!(" and `method = \"{method}\"`"))
             } else {
                 (format!("`{service}`"), String::new())
@@ -310,20 +322,24 @@ impl Services {
         let shared = self.shared.upgrade().ok_or_else(gone)?;
         let table = shared.table.load();
         let headers = parent.map_or(&[][..], |it| &it.metadata);
-        let target = table
-            .resolve_in(target, headers, &required.version)
-            .map_err(to_status)?;
+        let target = table.resolve_in(target, headers, range).map_err(to_status)?;
         let target = target.clone();
         drop(table);
         let mut origin = Origin::plugin(&self.about.address, parent);
         origin.contract = self.caller.clone().filter(|it| it.describes(service));
+        origin.range = Some(range.clone());
+        origin.trail = match parent {
+            Some(parent) if !parent.trail.is_empty() => parent.trail.through(self.about.instance.clone()),
+            _ => self.trail.clone(),
+        };
         call::call(&target, payload, origin).await.map_err(to_status)
     }
 
-    /// The requirement that allows a call; one for the very method comes before one for its service.
-    fn required(&self, service: &str, method: &str) -> Option<&Requirement> {
-        let allowing = self.requires.iter().filter(|it| it.allows(service, method));
-        allowing.max_by_key(|it| it.method.is_some())
+    /// The range of the requirement that allows a call; one for the very method comes before one for its service.
+    fn required(&self, service: &str, method: &str) -> Option<&Arc<VersionReq>> {
+        let allowing = self.requires.iter().filter(|(it, _)| it.allows(service, method));
+        let nearest = allowing.max_by_key(|(it, _)| it.method.is_some());
+        nearest.map(|(_, range)| range)
     }
 
     pub(crate) fn refuse(&self, capability: &str, target: &str, what: &str, hint: &str) -> Status {

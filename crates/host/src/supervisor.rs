@@ -3,7 +3,7 @@
 //! # Invariants
 //! - **S1** A move is in the journal before an effect happens that outlives the host or that a caller can see (`Life::step`), except that an
 //!   instance that is already gone is taken out of the cell whatever the disk says. A cutover behind a gate was said before the gate closed; that it was done
-//!   is said when nobody waits any more.
+//!   is said when nobody waits any more; of several plugins as one change it is said before, of all in one write.
 //! - **S2** The cell is swapped first and the old generation's door closed second, so a call that finds the door closed finds the
 //!   successor in the cell. Putting a predecessor back opens its door first.
 //! - **S3** An instance is stopped only when no call holds its generation (drained), or, if its time is up or it is gone itself, when all
@@ -24,6 +24,7 @@
 
 mod attempt;
 mod handover;
+mod joint;
 mod probation;
 mod retire;
 mod trial;
@@ -53,10 +54,11 @@ use crate::{
     host::Shared,
     life::Life,
     load::{self, Entrance, Launch},
-    together::{Fate, Ticket},
+    together::Fate,
 };
 use attempt::{Attempt, AttemptError};
 use handover::{Handed, Place};
+use joint::Joined;
 use probation::Watch;
 pub(crate) use probation::ask_health;
 use retire::{Gone, discard, retire};
@@ -374,12 +376,12 @@ impl Supervisor {
             mut life,
             launch,
             outcome,
-            ticket,
+            joined,
         } = attempt;
         let is_restart = reply.is_none();
         let outcome = match (outcome, launch) {
             (Ok(generation), Some(launch)) => {
-                self.cut_over(life, generation, launch, ticket, is_restart).await
+                self.cut_over(life, generation, launch, joined, is_restart).await
             }
             (Ok(_), None) => Err(HostError::new(
                 HostErrorKind::Conflict,
@@ -427,35 +429,43 @@ impl Supervisor {
         mut life: Life,
         generation: Arc<Generation>,
         launch: Arc<Launch>,
-        ticket: Option<Ticket>,
+        joined: Option<Joined>,
         is_restart: bool,
     ) -> Result<(), HostError> {
-        let handed = if ticket.is_some() {
-            // Its moves are written together with those of the others, and nobody can refuse any more.
-            self.place().hand_over_together(&generation).await
-        } else {
-            if let Err(error) = life.note("supervisor", Event::Started, &generation.instance.id().0) {
-                generation.instance.stop(generation.limits.stop).await;
-                self.over(life, Some(launch), &error);
-                return Err(error);
+        if joined.is_none()
+            && let Err(error) = life.note("supervisor", Event::Started, &generation.instance.id().0)
+        {
+            generation.instance.stop(generation.limits.stop).await;
+            self.over(life, Some(launch), &error);
+            return Err(error);
+        }
+        let serving = self.running.as_ref().map(|it| it.generation.clone());
+        let (place, old) = (self.place(), serving.as_ref());
+        let handed = match &joined {
+            Some(joined) => {
+                place
+                    .hand_over_together(&mut life, old, &generation, &launch, joined)
+                    .await
             }
-            let serving = self.running.as_ref().map(|it| it.generation.clone());
-            let handing = self.place();
-            let handing = handing.hand_over(&mut life, serving.as_ref(), &generation, &launch);
-            match handing.await {
-                Ok(handed) => handed,
-                Err(error) => {
-                    generation.instance.stop(generation.limits.stop).await;
-                    let verdict = if is_restart {
-                        self.verdict(Duration::ZERO)
-                    } else {
-                        Verdict::Stay
-                    };
-                    let event = Event::HandoverFailed(verdict);
-                    let effects = life.must_step("supervisor", event, &error.to_string()).await;
-                    self.fall(life, Some(launch), &effects, reasons_of(&error)).await;
-                    return Err(error);
-                }
+            None => place.hand_over(&mut life, old, &generation, &launch).await,
+        };
+        let handed = match handed {
+            Ok(handed) => handed,
+            Err(error) => {
+                generation.instance.stop(generation.limits.stop).await;
+                let verdict = if is_restart {
+                    self.verdict(Duration::ZERO)
+                } else {
+                    Verdict::Stay
+                };
+                // One of several may be told to stop before its gate closes.
+                let event = match life.state() {
+                    State::Starting => Event::StartFailed(verdict),
+                    _ => Event::HandoverFailed(verdict),
+                };
+                let effects = life.must_step("supervisor", event, &error.to_string()).await;
+                self.fall(life, Some(launch), &effects, reasons_of(&error)).await;
+                return Err(error);
             }
         };
         let Handed {
@@ -465,13 +475,13 @@ impl Supervisor {
         } = handed;
         let detail = info.as_ref().map(ToString::to_string).unwrap_or_default();
         // Behind a gate it is said later (S1): nobody is to wait there for a disk.
-        let is_said = ticket.is_some() || closed.is_some();
+        let is_said = joined.is_some() || closed.is_some();
         if !is_said && let Err(error) = life.step("supervisor", Event::CutOver, &detail).await {
             generation.instance.stop(generation.limits.stop).await;
             self.over(life, Some(launch), &error);
             return Err(error);
         }
-        let was_gated = closed.is_some();
+        let is_said_later = joined.is_none() && closed.is_some();
         let span = info_span!(target: "mortise::load", "cutover", plugin = %self.address.name, generation = generation.number);
         let replaced = self.replace().await;
         let retired = {
@@ -495,7 +505,11 @@ impl Supervisor {
                 None => retired,
             }
         };
-        if was_gated {
+        let ticket = joined.map(|it| it.ticket);
+        if let Some(ticket) = &ticket {
+            ticket.serves();
+        }
+        if is_said_later {
             life.must_step("supervisor", Event::CutOver, &detail).await;
         }
         self.down = None;

@@ -30,8 +30,8 @@ pub struct Limits {
     pub term: Duration,
     /// Longest that callers wait behind the gate while state goes from one instance into its successor. Default 100 ms. What takes longer is given up,
     /// and the old instance serves on. It begins when the gate closes, so a call that runs for longer than this keeps a plugin with state from being
-    /// swapped. So does one that calls, by way of others, back into the plugin it runs in: it waits at the gate that waits for it. Plugins without state have no
-    /// gate.
+    /// swapped. What such a call leads to, in this plugin or another, passes the gate. Plugins without state have no gate, but where several are replaced as
+    /// one change: then all have, and the least of their limits is that of all.
     pub swap: Duration,
     /// Processor time of all processes of one instance together, in hundredths of one core: 100 is one core, 250 are two and a half. Default no
     /// bound. What is over waits for the next tenth of a second, calls with it; it is not ended. Enforced for processes on Linux with a `cpu` cgroup

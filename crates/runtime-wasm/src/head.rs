@@ -84,6 +84,7 @@ mod tests {
                 depth,
                 caller: caller.into(),
                 untold,
+                ..CallContext::default()
             };
             let mut ours = Vec::new();
             encode(&cx, now, &mut ours);

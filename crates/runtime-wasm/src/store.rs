@@ -340,6 +340,7 @@ fn take_over(kept: &mut CallContext, new: &CallContext) {
         depth,
         caller,
         untold,
+        trail,
     } = new;
     (kept.call_id, kept.deadline, kept.began, kept.depth) = (*call_id, *deadline, *began, *depth);
     kept.untold = *untold;
@@ -351,6 +352,9 @@ fn take_over(kept: &mut CallContext, new: &CallContext) {
     }
     if !(kept.caller.is_empty() && caller.is_empty()) {
         kept.caller = Arc::clone(caller);
+    }
+    if !(kept.trail.is_empty() && trail.is_empty()) {
+        kept.trail = trail.clone();
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use mortise_wire::{CallHead, Header};
 
-use crate::{BoxFuture, error::CallError};
+use crate::{BoxFuture, Trail, error::CallError};
 
 /// A method's place in `Metadata.methods` of the artifact that serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,9 @@ pub struct CallContext {
     pub caller: Arc<str>,
     /// The plugin is not to learn any of this: it is pure, and what it replies depends on the request alone.
     pub untold: bool,
+    /// The instances that it came through. The host's own: it does not leave this process, and is to come back with the calls that are made on this
+    /// one's behalf.
+    pub trail: Trail,
 }
 
 impl CallContext {

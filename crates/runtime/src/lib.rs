@@ -24,6 +24,7 @@ pub mod services;
 pub mod state;
 pub mod stream;
 pub mod support;
+pub mod trail;
 
 pub use artifact::{Artifact, Digest, PluginId, Refusal, Verified};
 pub use call::{Call, CallContext, DirectCall, MethodIndex};
@@ -34,6 +35,7 @@ pub use services::{Denied, HostServices, LogLine};
 pub use state::{Configure, Configured, Origin, ReservedCalls, ReservedMethods, Snapshot, State, Successor};
 pub use stream::{ReceiveHalf, SendError, SendHalf, StreamCall, StreamHandle};
 pub use support::{Enclosure, Enforcement, Interrupt, Isolation, Lack, Layer, Support};
+pub use trail::Trail;
 
 /// A boxed future, so that the port's traits can be used as `dyn`.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

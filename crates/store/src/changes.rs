@@ -191,7 +191,7 @@ impl Journal {
     }
 
     /// Writes transitions down and several changes as made, with what should run from here on, all in one transaction: a change of several plugins
-    /// that is there as a whole or not at all.
+    /// that is there as a whole or not at all. If it is to survive a crash only, [`Journal::sync`] follows before anybody is told (J4).
     ///
     /// # Errors
     /// What the disk says; none of it must happen then.
@@ -200,12 +200,28 @@ impl Journal {
         at: SystemTime,
         transitions: &[Transition],
         done: &[(u64, Aftermath)],
+        survives: Survives,
     ) -> Result<(), StoreError> {
-        self.link.write("write to", |db| {
+        self.link.write_to_survive(survives, "write to", |db| {
             insert(db, at, transitions)?;
             for (seq, aftermath) in done {
                 conclude(db, at, *seq, ChangeOutcome::Done, "", aftermath)?;
             }
+            Ok(())
+        })
+    }
+
+    /// Brings everything that was written to the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        // The log is synced by a transaction that writes to it.
+        self.link.write("sync", |db| {
+            db.execute(
+                "UPDATE changes SET detail = detail WHERE seq = (SELECT max(seq) FROM changes)",
+                [],
+            )?;
             Ok(())
         })
     }

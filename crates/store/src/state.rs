@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::{Journal, StoreError, Survives};
 
@@ -37,25 +37,21 @@ impl Journal {
     /// # Errors
     /// What the disk says; the older snapshot is still there then.
     pub fn keep_state(&self, state: &SavedState, survives: Survives) -> Result<bool, StoreError> {
-        let SavedState {
-            plugin,
-            taken,
-            version,
-            schema,
-            wire_hash,
-            descriptor_set,
-            bytes,
-        } = state;
+        self.link
+            .write_to_survive(survives, "save state to", |db| Ok(keep(db, state)?))
+    }
+
+    /// Keeps snapshots of several plugins that were taken together: all of them, or none. Returns whether each is its plugin's newest.
+    ///
+    /// # Errors
+    /// As [`Journal::keep_state`].
+    pub fn keep_states(&self, states: &[SavedState], survives: Survives) -> Result<bool, StoreError> {
         self.link.write_to_survive(survives, "save state to", |db| {
-            let changed = db
-                .prepare_cached(
-                    "INSERT INTO state (plugin, taken_ns, version, schema, wire_hash, descriptor_set, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)
-                     ON CONFLICT (plugin) DO UPDATE SET taken_ns = excluded.taken_ns, version = excluded.version, schema = excluded.schema,
-                     wire_hash = excluded.wire_hash, descriptor_set = excluded.descriptor_set, bytes = excluded.bytes
-                     WHERE excluded.taken_ns >= state.taken_ns",
-                )?
-                .execute(params![plugin, nanos(*taken), version, schema, wire_hash, descriptor_set, bytes])?;
-            Ok(changed > 0)
+            let mut newest = true;
+            for state in states {
+                newest &= keep(db, state)?;
+            }
+            Ok(newest)
         })
     }
 
@@ -82,6 +78,27 @@ impl Journal {
             .optional()
         })
     }
+}
+
+fn keep(db: &Connection, state: &SavedState) -> rusqlite::Result<bool> {
+    let SavedState {
+        plugin,
+        taken,
+        version,
+        schema,
+        wire_hash,
+        descriptor_set,
+        bytes,
+    } = state;
+    let changed = db
+        .prepare_cached(
+            "INSERT INTO state (plugin, taken_ns, version, schema, wire_hash, descriptor_set, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (plugin) DO UPDATE SET taken_ns = excluded.taken_ns, version = excluded.version, schema = excluded.schema,
+             wire_hash = excluded.wire_hash, descriptor_set = excluded.descriptor_set, bytes = excluded.bytes
+             WHERE excluded.taken_ns >= state.taken_ns",
+        )?
+        .execute(params![plugin, nanos(*taken), version, schema, wire_hash, descriptor_set, bytes])?;
+    Ok(changed > 0)
 }
 
 fn nanos(at: SystemTime) -> i64 {

@@ -328,7 +328,7 @@ impl Subscriber {
             metadata: headers.into(),
             depth: content.depth,
             caller: content.publisher.as_str().into(),
-            contract: None,
+            ..Origin::default()
         };
         let (error, got_in) = match call::attempt(&target, content.payload.clone(), origin).await {
             Ok(_) => return Outcome::Done,

@@ -7,6 +7,7 @@ use mortise_lifecycle::{Event, Verdict};
 use mortise_runtime::{Artifact, CallContext, Prepared, Refusal, Successor};
 use mortise_store::Package;
 
+use super::{handover::Place, joint::Joined};
 use crate::{
     HostError, HostErrorKind, LoadRequest,
     call::next_call_id,
@@ -16,7 +17,6 @@ use crate::{
     host::Shared,
     life::Life,
     load::{Entrance, Launch, prepare, start, verify},
-    together::Ticket,
 };
 
 /// How long a plugin may think about whether it may be replaced.
@@ -34,8 +34,8 @@ pub(super) struct Attempt {
     pub(super) life: Life,
     pub(super) launch: Option<Arc<Launch>>,
     pub(super) outcome: Result<Arc<Generation>, AttemptError>,
-    /// It was loaded with others, and all of them are ready: its cutover is in the journal already.
-    pub(super) ticket: Option<Ticket>,
+    /// It is loaded with others, and all of them are ready.
+    pub(super) joined: Option<Joined>,
 }
 
 /// Why an attempt came to nothing.
@@ -48,7 +48,7 @@ pub(super) enum AttemptError {
 
 /// Takes a new generation from `Absent` to `Starting` and, if all is well, to an instance that is healthy.
 ///
-/// With a ticket it stops twice to wait for the others: before it starts, and before it would be cut over.
+/// With a ticket it stops twice to wait for the others: before it starts, and when it is ready.
 pub(super) async fn first(
     shared: Arc<Shared>,
     address: Arc<Address>,
@@ -69,10 +69,14 @@ pub(super) async fn first(
                 Choice::Any,
             );
             let mut outcome = starting.await;
-            let mut ticket = None;
-            if let (Entrance::Together(it), Ok(generation)) = (entrance, &outcome) {
-                match it.agree(&mut life, generation).await {
-                    Ok(()) => ticket = Some(it),
+            let mut joined = None;
+            if let (Entrance::Together(ticket), Ok(generation)) = (entrance, &outcome) {
+                let place = Place {
+                    shared: &shared,
+                    address: &address,
+                };
+                match place.join(ticket, generation, &launch).await {
+                    Ok(it) => joined = Some(it),
                     Err(error) => outcome = Err(AttemptError::NotStarted(error)),
                 }
             }
@@ -80,14 +84,14 @@ pub(super) async fn first(
                 life,
                 launch: Some(launch),
                 outcome,
-                ticket,
+                joined,
             }
         }
         Err(error) => Attempt {
             life,
             launch: None,
             outcome: Err(AttemptError::Over(error)),
-            ticket: None,
+            joined: None,
         },
     }
 }
@@ -124,7 +128,7 @@ pub(super) async fn next(
         life,
         launch: Some(launch),
         outcome,
-        ticket: None,
+        joined: None,
     }
 }
 
@@ -172,7 +176,7 @@ pub(super) async fn reconfigured(
         life,
         launch: Some(launch),
         outcome,
-        ticket: None,
+        joined: None,
     }
 }
 
@@ -195,11 +199,6 @@ async fn checked(
         let hint = refusal.hint.clone();
         let error = rejected(address, life, vec![refusal]).await;
         return Err(error.of_kind(HostErrorKind::Quarantined).with_hint(hint));
-    }
-    if let Entrance::Together(_) = entrance
-        && let Some(refusal) = stateful_together(address, &launch)
-    {
-        return Err(rejected(address, life, vec![refusal]).await);
     }
     let insists = if launch.force { Insists::Yes } else { Insists::No };
     let against = against_replacing(shared, address, &launch, insists).await?;
@@ -242,17 +241,6 @@ async fn rejected(address: &Address, life: &mut Life, refusals: Vec<Refusal>) ->
     life.must_step("supervisor", Event::Refused, &detail.join("; "))
         .await;
     HostError::refused(&address.name, refusals)
-}
-
-/// A handover of state may fail, and of several plugins that change as one none can refuse once that is decided.
-fn stateful_together(address: &Address, launch: &Launch) -> Option<Refusal> {
-    let serving = address.status.load().current.clone();
-    let has_state = launch.manifest.state_schema.is_some() || serving.is_some_and(|it| it.carries_state());
-    has_state.then(|| Refusal {
-        what: "state".to_owned(),
-        why: "a plugin with state cannot be one of several that are loaded as one change: handing its state over may fail".to_owned(),
-        hint: "load it by itself, before or after the others".to_owned(),
-    })
 }
 
 /// What the plugin that serves says against its successor, and what its state does; nothing if the operator insists.

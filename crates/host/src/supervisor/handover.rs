@@ -1,8 +1,8 @@
 //! Handing state over: what a fresh instance begins with, and how it gets it.
 //!
 //! # Invariants
-//! - **H1** While the gate is closed no call is in either instance: the cell was swapped, the door is closed, and the old one is drained before it
-//!   is asked to save.
+//! - **H1** While the gate is closed no call is in either instance: the cell was swapped, the door is closed, and the old one is drained, and the passage of
+//!   those that it waits for sealed, before it is asked to save.
 //! - **H2** Whatever goes wrong before the flip, the old instance is put back as it was, with the state that it has; what was saved stays on disk,
 //!   where it is no older than what was there before.
 //! - **H3** State is on disk before any other instance gets it, so a crash of the host in the middle finds it there.
@@ -10,7 +10,7 @@
 //!
 //! # Steps, and who notices if one fails
 //! ```text
-//!  journal -> close -> drain -> save -> validate -> keep -> load -> post_load -> health -> flip -> open -> journal
+//!  journal -> close -> drain, seal -> save -> validate -> keep -> load -> post_load -> health -> flip -> open -> journal
 //!               '------------- any failure, or time is up: reopen the old one ----'
 //! ```
 //! The first row says what callers are about to see (S1), the last one that they have. A host that ends between the two comes back as one that ends before
@@ -28,7 +28,7 @@ use std::{
 
 use mortise_hazard::Retired;
 use mortise_lifecycle::Event;
-use mortise_runtime::{CallContext, CallError, Origin, Snapshot};
+use mortise_runtime::{CallContext, CallError, InstanceId, Origin, Snapshot};
 use mortise_store::{SavedState, Survives};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span};
@@ -37,7 +37,7 @@ use crate::{
     HostError, HostErrorKind, StateInfo, StateOrigin,
     call::next_call_id,
     carry::{self, Carry},
-    gate::Gate,
+    gate::{Gate, Passage},
     generation::{Address, Generation, Occupant},
     host::Shared,
     info::to_unix_ms,
@@ -56,8 +56,8 @@ const STEPS: [&str; 6] = [
     "post_load",
     "health",
 ];
-/// Longest for a hook that no caller waits for.
-const HOOK_MAX: Duration = Duration::from_secs(1);
+/// Longest for a hook that can change nothing any more.
+pub(super) const HOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Where state is handed over: what a handover knows of its supervisor.
 #[derive(Clone, Copy)]
@@ -78,34 +78,54 @@ pub(super) struct Handed {
 /// A gate in the cell.
 pub(super) struct Closed {
     gate: Arc<Gate>,
+    passage: Arc<Passage>,
     /// What it stands before.
     pub(super) retired: Retired<Occupant>,
     since: StdInstant,
 }
 
 /// What a predecessor knew, and how it fits.
-struct Taken {
-    snapshot: Snapshot,
-    kept: SavedState,
-    carry: Carry,
+pub(super) struct Taken {
+    pub(super) snapshot: Snapshot,
+    pub(super) kept: SavedState,
+    pub(super) carry: Carry,
 }
 
 // === impl Closed ===
 
 impl Closed {
     /// Puts a gate before a generation and sends its streams away; they are opened again at whoever comes next.
-    fn new(address: &Address, generation: &Arc<Generation>) -> Self {
-        let gate = Arc::new(Gate::new(generation.clone()));
+    pub(super) fn new(address: &Address, generation: &Arc<Generation>, passage: Arc<Passage>) -> Self {
+        let gate = Arc::new(Gate::new(generation.clone(), passage.clone()));
         let since = StdInstant::now();
         // S2: swap, then close.
         let retired = address.cell.swap(Occupant::Gate(gate.clone()));
         generation.admission.close();
         generation.streams.end();
-        Self { gate, retired, since }
+        Self {
+            gate,
+            passage,
+            retired,
+            since,
+        }
     }
 
-    /// Waits until no call is in what the gate stands before.
-    async fn drained(&mut self) -> Result<(), String> {
+    /// The same, where no other gate closes for the same change.
+    fn alone(address: &Address, generation: &Arc<Generation>) -> Self {
+        let passage = Passage::new([generation.instance.id().clone()]);
+        Self::new(address, generation, passage)
+    }
+
+    /// Waits until no call is in what the gate stands before, and none comes any more.
+    async fn emptied(&mut self) -> Result<(), String> {
+        self.drained().await?;
+        self.passage.seal().await;
+        self.left().await;
+        Ok(())
+    }
+
+    /// Waits until no call that came by the cell is in what the gate stands before.
+    pub(super) async fn drained(&mut self) -> Result<(), String> {
         let eager = self.since + EAGER;
         let pause = |pause: Duration| async move {
             if StdInstant::now() < eager {
@@ -118,6 +138,11 @@ impl Closed {
             .drained(pause)
             .await
             .map_err(|error| error.to_string())
+    }
+
+    /// Waits, once the passage is sealed, for calls that passed a gate that closed before this one and came to nothing.
+    pub(super) async fn left(&self) {
+        self.gate.generation.admission.left_by_all().await;
     }
 
     /// Puts the old generation back (H2) and lets everybody go on.
@@ -186,18 +211,6 @@ impl Place<'_> {
         })
     }
 
-    /// For one of several plugins that are loaded as one change: those have no state, and their decision stands.
-    pub(super) async fn hand_over_together(&self, new: &Generation) -> Handed {
-        if let Err(error) = self.post_load(new, Origin::Unspecified).await {
-            tracing::warn!(target: "mortise::life", plugin = %self.address.name, %error, "it serves all the same");
-        }
-        Handed {
-            closed: None,
-            snapshot: None,
-            info: None,
-        }
-    }
-
     /// Behind the gate, from the instance that serves.
     async fn swap_state(
         &self,
@@ -217,9 +230,9 @@ impl Place<'_> {
             let at = STEPS.iter().position(|it| *it == name).unwrap_or_default();
             step.store(at, Ordering::Relaxed);
         };
-        let mut closed = Closed::new(self.address, old);
+        let mut closed = Closed::alone(self.address, old);
         let handing = async {
-            closed.drained().await?;
+            closed.emptied().await?;
             begin("save_state");
             let taken = take(self.address, old, carry).await?;
             begin("store");
@@ -263,7 +276,11 @@ impl Place<'_> {
     }
 
     /// From the snapshot on disk, if there is one.
-    async fn recall_state(&self, new: &Arc<Generation>, launch: &Launch) -> Result<StateInfo, HostError> {
+    pub(super) async fn recall_state(
+        &self,
+        new: &Arc<Generation>,
+        launch: &Launch,
+    ) -> Result<StateInfo, HostError> {
         let name = self.address.name.clone();
         let Some(kept) = self.shared.with_journal(move |it| it.saved_state(&name)).await? else {
             return Ok(StateInfo::empty(new, None));
@@ -291,13 +308,13 @@ impl Place<'_> {
         }
     }
 
-    async fn post_load(&self, new: &Generation, origin: Origin) -> Result<(), HostError> {
+    pub(super) async fn post_load(&self, new: &Generation, origin: Origin) -> Result<(), HostError> {
         post_load(new, origin, Instant::now() + new.limits.start)
             .await
             .map_err(|why| self.refused(format!("post_load failed: {why}")))
     }
 
-    fn refused(&self, why: String) -> HostError {
+    pub(super) fn refused(&self, why: String) -> HostError {
         let name = &*self.address.name;
         HostError::new(HostErrorKind::StartFailed, format!("plugin `{name}`: {why}"))
             .with_plugin(name)
@@ -307,16 +324,19 @@ impl Place<'_> {
     // --- the way back ---
 
     /// Takes the state of a version that failed its probation back into the one that stood by, as far as that is possible, and puts a gate before both
-    /// meanwhile. Returns what was in the cell, and what became of the state.
+    /// meanwhile. What comes out of `beside`, which goes back at the same time, passes it. Returns what was in the cell, and what became of the state.
     pub(super) async fn hand_back(
         &self,
         bad: &Arc<Generation>,
         good: &Arc<Generation>,
         at_cutover: Option<&Snapshot>,
         gone: bool,
+        beside: Vec<InstanceId>,
     ) -> (Closed, String, Option<StateInfo>) {
         let until = Instant::now() + bad.limits.swap;
-        let mut closed = Closed::new(self.address, bad);
+        let own = [bad.instance.id().clone()];
+        let passage = Passage::new(own.into_iter().chain(beside));
+        let mut closed = Closed::new(self.address, bad, passage);
         let loaded = AtomicBool::new(false);
         let handing = async {
             if gone {
@@ -328,7 +348,7 @@ impl Place<'_> {
             }
             let writer = bad.as_writer().ok_or("it has none")?;
             let carry = good.takes(writer).map_err(|it| it.why)?;
-            closed.drained().await?;
+            closed.emptied().await?;
             let taken = take(self.address, bad, carry).await?;
             loaded.store(true, Ordering::Relaxed);
             load(good, &taken.snapshot, taken.carry, until).await?;
@@ -401,7 +421,7 @@ pub(super) async fn last_word(
 
 /// Asks for what an instance knows. Whoever gives up waiting for it does so by dropping this; the instance itself is given the time of a stop, since one
 /// that overruns the deadline of a call may be ended for it, and the state would go with it (H2).
-async fn take(address: &Address, generation: &Generation, carry: Carry) -> Result<Taken, String> {
+pub(super) async fn take(address: &Address, generation: &Generation, carry: Carry) -> Result<Taken, String> {
     let state = generation.instance.state().ok_or("it has no state")?;
     let cx = context(Instant::now() + generation.limits.stop);
     let saved = state.save(&cx).await.map_err(told)?;
@@ -422,7 +442,7 @@ async fn keep(shared: &Shared, kept: SavedState, survives: Survives) -> Result<(
     }
 }
 
-async fn load(
+pub(super) async fn load(
     generation: &Generation,
     snapshot: &Snapshot,
     carry: Carry,
@@ -435,14 +455,14 @@ async fn load(
         .map_err(told)
 }
 
-async fn post_load(generation: &Generation, origin: Origin, until: Instant) -> Result<(), String> {
+pub(super) async fn post_load(generation: &Generation, origin: Origin, until: Instant) -> Result<(), String> {
     match generation.instance.state() {
         Some(state) => state.post_load(&context(until), origin).await.map_err(told),
         None => Ok(()),
     }
 }
 
-async fn healthy(generation: &Generation) -> Result<(), String> {
+pub(super) async fn healthy(generation: &Generation) -> Result<(), String> {
     match generation.instance.health().await {
         Ok(health) if health.serving => Ok(()),
         Ok(health) => Err(health.detail),
@@ -467,7 +487,7 @@ fn context(until: Instant) -> CallContext {
 // === impl StateInfo ===
 
 impl StateInfo {
-    fn of(snapshot: &Snapshot, origin: StateOrigin, saved: SystemTime) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, origin: StateOrigin, saved: SystemTime) -> Self {
         Self {
             schema: snapshot.schema.clone(),
             origin,
@@ -479,7 +499,7 @@ impl StateInfo {
         }
     }
 
-    fn empty(generation: &Generation, left_behind: Option<String>) -> Self {
+    pub(super) fn empty(generation: &Generation, left_behind: Option<String>) -> Self {
         Self {
             schema: generation.manifest.state_schema.clone().unwrap_or_default(),
             origin: StateOrigin::Nothing,

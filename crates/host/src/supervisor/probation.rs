@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Running, Standby, Supervisor,
     retire::{discard, retire},
+    trial::OnTrial,
 };
 use crate::{generation::Generation, history};
 
@@ -175,9 +176,10 @@ impl Supervisor {
         good.life.must_step("probation", Event::Restored, &reason).await;
         let (retired, of_state, info) = if good.generation.carries_state() {
             let at_cutover = good.snapshot.as_deref();
+            let beside = bad.trial.as_ref().map(OnTrial::fresh).unwrap_or_default();
             let (closed, told, info) = self
                 .place()
-                .hand_back(&bad.generation, &good.generation, at_cutover, gone)
+                .hand_back(&bad.generation, &good.generation, at_cutover, gone, beside)
                 .await;
             self.place().flip_back(&good.generation, good.retired, &closed);
             (closed.retired, format!("; {told}"), info)

@@ -1,12 +1,12 @@
 //! The way out of a generation: drain, then stop.
 //!
-//! A drain waits until the hazard cell knows that no caller holds the generation. What happens if that takes too long depends on who
+//! A drain waits until the hazard cell knows that no caller holds the generation, and its door that nobody is inside. What happens if that takes too long depends on who
 //! the callers are. A call that its runtime knows of is ended by the runtime's own stop. A bound call on a caller's own thread is known
 //! to nobody but the cell, so nothing may be stopped under it, whatever the time (S3 of the supervisor).
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use mortise_hazard::Retired;
+use mortise_hazard::{Retired, Undrained};
 use mortise_lifecycle::Event;
 use mortise_runtime::StopReport;
 use tracing::{Instrument as _, info_span};
@@ -108,7 +108,12 @@ enum Drained {
 /// pull the plugin away under it. Such a generation waits for its last caller.
 async fn drain(generation: &Generation, mut retired: Retired<Occupant>, limit: Option<Duration>) -> Drained {
     let is_direct = generation.seats.iter().flatten().any(|it| it.direct.is_some());
-    let mut drained = pin!(retired.drained(tokio::time::sleep));
+    let mut drained = pin!(async {
+        retired.drained(tokio::time::sleep).await?;
+        // Who passed a gate is not held by the cell, and stays inside if nothing came of that change.
+        generation.admission.left_by_all().await;
+        Ok::<_, Undrained>(())
+    });
     let in_time = async {
         match limit {
             Some(limit) => tokio::time::timeout(limit, drained.as_mut()).await,

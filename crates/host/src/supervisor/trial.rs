@@ -4,6 +4,7 @@
 //! everybody hears it ([`Supervisor::fated`]) and goes back by itself: to its predecessor, or away if there was none.
 
 use mortise_lifecycle::Event;
+use mortise_runtime::InstanceId;
 use tokio::sync::watch;
 
 use super::{Running, Standby, Supervisor, probation::Fault, retire::retire};
@@ -23,6 +24,11 @@ impl OnTrial {
             fate: ticket.fate(),
             ticket,
         }
+    }
+
+    /// The instances that are on it.
+    pub(super) fn fresh(&self) -> Vec<InstanceId> {
+        self.ticket.fresh()
     }
 
     /// Waits until it is known what becomes of all of them.

@@ -72,6 +72,10 @@ pub struct Program {
     pub starting: AtomicUsize,
     /// How long `Call` takes.
     pub slow: Mutex<Duration>,
+    /// `Relay` waits while this is so, before it calls.
+    pub relay_held: watch::Sender<bool>,
+    /// `Relay`s that wait or call now.
+    pub relaying: AtomicUsize,
     /// How many bytes `Call` appends to what it echoes.
     pub pads: AtomicUsize,
     /// How saving and loading goes.
@@ -123,6 +127,8 @@ impl Program {
             held: watch::Sender::new(false),
             starting: AtomicUsize::new(0),
             slow: Mutex::new(Duration::ZERO),
+            relay_held: watch::Sender::new(false),
+            relaying: AtomicUsize::new(0),
             pads: AtomicUsize::new(0),
             lifecycle: Mutex::default(),
             asked: Mutex::default(),
@@ -349,16 +355,24 @@ impl Copy {
                 Ok(payload)
             }
             "Panic" => Err(CallError::new(CallErrorKind::GuestFault, "it panicked")),
-            // Calls `target payload`; `self` as target goes round until somebody refuses.
+            // Calls `target payload`; `self` as target goes round until somebody refuses, and `!` before it has the instance call of its own accord.
             "Relay" => {
+                let _relaying = Napping::new(&self.program.relaying);
+                let mut held = self.program.relay_held.subscribe();
+                let go = held.wait_for(|it| !*it).await;
+                drop(go.expect("the program outlives its copies"));
                 let space = payload.iter().position(|it| *it == b' ').unwrap_or(payload.len());
                 let target = text(&payload.slice(..space));
                 let (target, inner) = match target.as_str() {
                     "self" => ("test.v1.Echo/Relay", Bytes::from_static(b"self")),
                     other => (other, payload.slice(payload.len().min(space + 1)..)),
                 };
+                let (parent, target) = match target.strip_prefix('!') {
+                    Some(target) => (None, target),
+                    None => (Some(cx), target),
+                };
                 self.services
-                    .call(Some(cx), target, inner)
+                    .call(parent, target, inner)
                     .await
                     .map_err(CallError::returned)
             }
@@ -725,14 +739,7 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
             _ => 0,
         },
     });
-    let mut reserved = ReservedSet::NONE;
-    if more.contains("[state]") {
-        reserved = ReservedSet::STATE;
-    }
-    if more.contains("hot = true") {
-        reserved = reserved.with(Reserved::Configure);
-    }
-    let reserved = reserved.iter().map(Reserved::row);
+    let reserved = reserved(more);
     let metadata = Metadata {
         format: METADATA_FORMAT,
         name: name.to_owned(),
@@ -750,6 +757,18 @@ fn write_package(folder: &Path, name: &str, version: &str, more: &str) {
     std::fs::write(folder.join("plugin.toml"), manifest).unwrap();
     std::fs::write(folder.join("contract.binpb"), &contract_bytes).unwrap();
     std::fs::write(folder.join("p.wasm"), metadata.encode_to_vec()).unwrap();
+}
+
+/// The methods of the host's own that a package with this in its manifest answers.
+pub fn reserved(more: &str) -> impl Iterator<Item = Method> {
+    let mut reserved = ReservedSet::NONE;
+    if more.contains("[state]") {
+        reserved = ReservedSet::STATE;
+    }
+    if more.contains("hot = true") {
+        reserved = reserved.with(Reserved::Configure);
+    }
+    reserved.iter().map(Reserved::row)
 }
 
 pub fn contract() -> Vec<u8> {

@@ -10,7 +10,7 @@ use mortise_wire::{METADATA_FORMAT, Metadata, MethodKind, plugin::Method};
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
-use crate::closures::{Program, World, call, info, request, state, until};
+use crate::closures::{Program, World, call, info, request, reserved, state, until};
 
 /// A package that provides `test.v1.{service}` with the usual methods. `edit` may change its descriptors further.
 pub fn package_of(
@@ -40,7 +40,7 @@ pub fn package_of(
         version: version.to_owned(),
         api: 1,
         contract_hash: contract.hash().to_vec(),
-        methods: methods.collect(),
+        methods: methods.chain(reserved(more)).collect(),
         ..Metadata::default()
     };
     let manifest = format!(
@@ -63,7 +63,8 @@ pub fn package(
     package_of(world, plugin, service, &tables(requires), |_| {})
 }
 
-fn tables(requires: &[&str]) -> String {
+/// `[[requires]]` for each.
+pub fn tables(requires: &[&str]) -> String {
     let table = |text: &&str| {
         let words: Vec<&str> = text.split(' ').collect();
         let (service, method) = words[0]

@@ -16,7 +16,10 @@ use mortise_store::Survives;
 use mortise_wire::Code;
 use tokio::time::Instant;
 
-use crate::closures::{Program, World, call, info, request, state, until};
+use crate::{
+    closures::{Program, World, call, info, request, state, until},
+    depend::{package, package_of, tables},
+};
 
 const STATEFUL: &str = "[state]\nschema = \"test.v1.Blob\"\n";
 
@@ -275,6 +278,46 @@ async fn a_call_that_runs_for_longer_than_a_swap_may_take_keeps_the_old_one() {
     host.load(request(&folder)).await.unwrap();
     assert_eq!(nap.await.unwrap().unwrap(), "300");
     assert_eq!(serving(&host), "2.0.0");
+}
+
+#[tokio::test]
+async fn a_call_that_comes_back_to_its_own_plugin_passes_the_gate_that_waits_for_it() {
+    let world = World::new();
+    let host = world.host().await;
+    let more = |requires: &str| format!("{}{STATEFUL}[limits]\nswap_ms = 60000\n", tables(&[requires]));
+    let (other, _) = package(&world, ("other", "1.0.0"), "Other", &["Own ^1 lazy"]);
+    host.load(request(&other)).await.unwrap();
+    let own = |version: &str| package_of(&world, ("own", version), "Own", &more("Other ^1"), |_| {});
+    let (folder, program) = own("1.0.0");
+    host.load(request(&folder)).await.unwrap();
+    program.relay_held.send_replace(true);
+    let round = tokio::spawn({
+        let host = host.clone();
+        async move {
+            call(
+                &host,
+                "plugin.own.Relay",
+                "test.v1.Other/Relay test.v1.Own/Count ",
+            )
+            .await
+        }
+    });
+    until("it is in", || program.relaying.load(Ordering::SeqCst) == 1).await;
+    let (folder, _) = own("1.1.0");
+    let swap = tokio::spawn({
+        let host = host.clone();
+        async move { host.load(request(&folder)).await }
+    });
+    until("the gate is closed", || {
+        let history = host.inspect("own").unwrap().history;
+        history.iter().any(|it| it.event == "hand_over")
+    })
+    .await;
+    program.relay_held.send_replace(false);
+    assert_eq!(round.await.unwrap().unwrap(), "1");
+    swap.await.unwrap().unwrap();
+    assert_eq!(call(&host, "plugin.own.Count", "").await.unwrap(), "2");
+    assert_eq!(info(&host, "own").plugin.version.to_string(), "1.1.0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,8 +11,14 @@ use mortise_wire::Code;
 
 use crate::{
     closures::{Program, World, call, info, request, state, until},
-    depend::package,
+    depend::{package, package_of, tables},
 };
+
+const STATE: &str = "[state]\nschema = \"test.v1.Blob\"\n";
+/// Longer than any machine takes.
+const PATIENCE: &str = "[limits]\nswap_ms = 60000\n";
+/// From the top through the middle and the store back to the top, which counts.
+const ROUND: &str = "test.v1.Middle/Relay test.v1.Store/Relay test.v1.Top/Count ";
 
 /// A store and what requires it, in one version each: (store, middle, top) with all requirements for that very major version.
 struct Stack {
@@ -365,48 +371,284 @@ async fn callers_lose_nothing_while_all_are_swapped() {
     }
 }
 
-/// What the documentation says of the moment of the flips, and nothing worse: an old caller may be refused by a new provider.
+/// The same with state, and the store calls the top, so that calls come back to where they came from.
+fn stack_with_state(world: &World, major: u32, limits: &str) -> Stack {
+    let (version, range) = (format!("{major}.0.0"), format!("^{major}"));
+    let plugin = |name: &str, service: &str, requires: &[&str]| {
+        let requires: Vec<String> = requires.iter().map(|it| it.replace('^', &range)).collect();
+        let requires: Vec<&str> = requires.iter().map(String::as_str).collect();
+        let more = [&tables(&requires), STATE, limits].concat();
+        package_of(world, (name, &version), service, &more, |_| {})
+    };
+    let (store, a) = plugin("store", "Store", &["Top ^ lazy"]);
+    let (middle, b) = plugin("middle", "Middle", &["Store ^"]);
+    let (top, c) = plugin("top", "Top", &["Middle ^", "Store ^"]);
+    Stack {
+        requests: [top, middle, store].iter().map(|it| request(it)).collect(),
+        programs: vec![a, b, c],
+    }
+}
+
+async fn count(host: &Host, name: &str) -> u64 {
+    let count = call(host, &format!("plugin.{name}.Count"), "").await.unwrap();
+    count.parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chain_of_calls_is_answered_or_refused_by_a_new_provider() {
+async fn chains_of_calls_meet_all_old_or_all_new_ones_and_state_goes_along_exactly() {
     let world = World::new();
     let host = world.host().await;
-    host.load_all(stack(&world, 1).requests).await.unwrap();
+    host.load_all(stack_with_state(&world, 1, PATIENCE).requests)
+        .await
+        .unwrap();
     let over = Arc::new(AtomicBool::new(false));
-    let caller = tokio::spawn({
+    let caller = |target: &'static str, payload: &'static str| {
         let (host, over) = (host.clone(), over.clone());
-        async move {
-            let (mut answered, mut refused) = (0_u64, 0_u64);
+        tokio::spawn(async move {
+            let mut numbers: Vec<u64> = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                match call(
-                    &host,
-                    "plugin.top.Relay",
-                    "test.v1.Middle/Relay test.v1.Store/Call x",
-                )
-                .await
-                {
-                    Ok(reply) => {
-                        assert_eq!(reply, "x");
-                        answered += 1;
-                    }
-                    Err(error) => {
-                        assert!(
-                            error.to_string().contains(", and the caller requires ^"),
-                            "{error}"
-                        );
-                        refused += 1;
-                    }
-                }
+                numbers.push(call(&host, target, payload).await.unwrap().parse().unwrap());
             }
-            (answered, refused)
-        }
-    });
+            numbers
+        })
+    };
+    let rounds = [0; 3].map(|_| caller("plugin.top.Relay", ROUND));
+    let of_store = [
+        caller("plugin.middle.Relay", "test.v1.Store/Count "),
+        caller("plugin.store.Count", ""),
+    ];
     for major in 2..32 {
-        host.load_all(stack(&world, major).requests).await.unwrap();
+        host.load_all(stack_with_state(&world, major, PATIENCE).requests)
+            .await
+            .unwrap();
+        assert_eq!(versions(&host), all(major));
     }
     over.store(true, Ordering::Relaxed);
-    let (answered, refused) = caller.await.unwrap();
-    println!("30 changes of three plugins: {answered} chains answered, {refused} refused");
-    assert!(answered > 0);
+    let mut told = Vec::new();
+    for (name, callers) in [("top", Vec::from(rounds)), ("store", Vec::from(of_store))] {
+        let mut numbers = Vec::new();
+        for caller in callers {
+            numbers.extend(caller.await.unwrap());
+        }
+        numbers.sort_unstable();
+        let calls = numbers.len() as u64;
+        assert_eq!(
+            numbers,
+            (1..=calls).collect::<Vec<_>>(),
+            "none lost, none doubled"
+        );
+        assert_eq!(count(&host, name).await, calls + 1);
+        told.push(calls);
+    }
+    println!(
+        "30 changes of three plugins with state: {told:?} chains answered, none refused, lost or doubled"
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_came_before_the_gates_passes_them_all() {
+    // On behalf of the call, and of the instance's own accord.
+    let own_accord = "test.v1.Middle/Relay test.v1.Store/Relay !test.v1.Top/Count ";
+    for inner in [ROUND, own_accord] {
+        let world = World::new();
+        let host = world.host().await;
+        let one = stack_with_state(&world, 1, PATIENCE);
+        host.load_all(one.requests).await.unwrap();
+        // The last of them waits in the store, with calls in all three.
+        one.programs[0].relay_held.send_replace(true);
+        let round = tokio::spawn({
+            let host = host.clone();
+            async move { call(&host, "plugin.top.Relay", inner).await }
+        });
+        until("it is in the store", || {
+            one.programs[0].relaying.load(Ordering::SeqCst) == 1
+        })
+        .await;
+        let two = stack_with_state(&world, 2, PATIENCE);
+        let loading = tokio::spawn({
+            let host = host.clone();
+            async move { host.load_all(two.requests).await }
+        });
+        until("all gates are closed", || {
+            NAMES.iter().all(|it| gave_way(&host, it))
+        })
+        .await;
+        let late = tokio::spawn({
+            let host = host.clone();
+            async move { call(&host, "plugin.top.Relay", ROUND).await }
+        });
+        one.programs[0].relay_held.send_replace(false);
+        assert_eq!(round.await.unwrap().unwrap(), "1", "{inner}");
+        loading.await.unwrap().unwrap();
+        assert_eq!(versions(&host), all(2));
+        assert_eq!(
+            late.await.unwrap().unwrap(),
+            "2",
+            "who came later got the new ones"
+        );
+    }
+}
+
+/// Whether a gate closed before it.
+fn gave_way(host: &Host, name: &str) -> bool {
+    let history = host.inspect(name).unwrap().history;
+    history.iter().any(|it| it.event == "hand_over")
+}
+
+#[tokio::test]
+async fn whatever_fails_in_one_leaves_all_old_ones_with_their_state() {
+    type Spoil = fn(&[Arc<Program>], &[Arc<Program>]);
+    let cases: [(&str, Spoil, &str); 7] = [
+        (
+            "a veto",
+            |old, _| old[1].lifecycle.lock().unwrap().veto = Some("a payment is under way".to_owned()),
+            "a payment is under way",
+        ),
+        (
+            "save fails",
+            |old, _| old[0].lifecycle.lock().unwrap().save_fails = true,
+            "save_state failed: out of paper",
+        ),
+        (
+            "another schema than it has",
+            |old, _| old[2].lifecycle.lock().unwrap().schema = "test.v1.Ledger".to_owned(),
+            "it saved state of test.v1.Ledger",
+        ),
+        (
+            "load fails in the first",
+            |_, new| new[0].lifecycle.lock().unwrap().load_fails = 1,
+            "plugin `store`: it was not handed over from 1.0.0 to 2.0.0: load_state failed: illegible",
+        ),
+        (
+            "load fails in the last",
+            |_, new| new[2].lifecycle.lock().unwrap().load_fails = 1,
+            "plugin `top`: it was not handed over from 1.0.0 to 2.0.0: load_state failed: illegible",
+        ),
+        (
+            "a crash in load",
+            |_, new| new[1].lifecycle.lock().unwrap().crash_in = Some("load"),
+            "load",
+        ),
+        (
+            "post_load fails",
+            |_, new| new[2].lifecycle.lock().unwrap().crash_in = Some("post_load"),
+            "post_load",
+        ),
+    ];
+    let world = World::new();
+    let host = world.host().await;
+    let one = stack_with_state(&world, 1, PATIENCE);
+    host.load_all(one.requests).await.unwrap();
+    let mut counted = 0;
+    for (what, spoil, why) in cases {
+        counted += 1;
+        for name in NAMES {
+            assert_eq!(count(&host, name).await, counted, "{what}");
+        }
+        let two = stack_with_state(&world, 2, PATIENCE);
+        spoil(&one.programs, &two.programs);
+        let error = host.load_all(two.requests).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("none of 3 plugins was loaded: ")
+                && error.to_string().contains(why),
+            "{what}: {error}"
+        );
+        assert_eq!(error.reasons().len(), 1, "{what}: only one is at fault: {error}");
+        assert_eq!(versions(&host), all(1), "{what}");
+        assert!(two.programs.iter().all(|it| it.live() == 0), "{what}");
+        assert!(one.programs.iter().all(|it| it.live() == 1), "{what}");
+        for program in &one.programs {
+            *program.lifecycle.lock().unwrap() = Default::default();
+        }
+    }
+    counted += 1;
+    assert_eq!(
+        call(&host, "plugin.top.Relay", ROUND).await.unwrap(),
+        counted.to_string()
+    );
+    host.load_all(stack_with_state(&world, 3, PATIENCE).requests)
+        .await
+        .unwrap();
+    assert_eq!(count(&host, "top").await, counted + 1);
+    assert_eq!(count(&host, "store").await, counted);
+}
+
+#[tokio::test]
+async fn a_call_that_runs_for_too_long_keeps_all_old_ones() {
+    let world = World::new();
+    let host = world.host().await;
+    let one = stack_with_state(&world, 1, "");
+    host.load_all(one.requests).await.unwrap();
+    let nap = tokio::spawn({
+        let host = host.clone();
+        async move { call(&host, "plugin.middle.Nap", "1500").await }
+    });
+    until("it naps", || one.programs[1].napping.load(Ordering::SeqCst) == 1).await;
+    let error = host
+        .load_all(stack_with_state(&world, 2, "").requests)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`middle` (1 calls still run) not drained within the 100ms of `limits.swap_ms`"),
+        "{error}"
+    );
+    assert_eq!(versions(&host), all(1));
+    for name in NAMES {
+        assert_eq!(count(&host, name).await, 1, "it goes on with the call in it");
+    }
+    assert_eq!(
+        nap.await.unwrap().unwrap(),
+        "1500",
+        "and nothing happened to the call"
+    );
+    host.load_all(stack_with_state(&world, 2, PATIENCE).requests)
+        .await
+        .unwrap();
+    assert_eq!(count(&host, "middle").await, 2);
+}
+
+#[tokio::test]
+async fn state_of_one_that_comes_anew_is_that_on_disk() {
+    let world = World::new();
+    let host = world.host().await;
+    host.load_all(stack_with_state(&world, 1, PATIENCE).requests)
+        .await
+        .unwrap();
+    for name in NAMES {
+        assert_eq!(count(&host, name).await, 1);
+    }
+    host.unload("top").await.unwrap();
+    host.load_all(stack_with_state(&world, 2, PATIENCE).requests)
+        .await
+        .unwrap();
+    for name in NAMES {
+        assert_eq!(count(&host, name).await, 2, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_probation_of_one_hands_the_state_of_all_back() {
+    let world = World::new();
+    let host = world.host().await;
+    host.load_all(stack_with_state(&world, 1, PATIENCE).requests)
+        .await
+        .unwrap();
+    until("version 1 has passed", || {
+        NAMES.iter().all(|it| state(&host, it) == State::Active)
+    })
+    .await;
+    let two = stack_with_state(&world, 2, PATIENCE);
+    host.load_all(two.requests).await.unwrap();
+    assert_eq!(call(&host, "plugin.top.Relay", ROUND).await.unwrap(), "1");
+    assert_eq!(count(&host, "store").await, 1);
+    *two.programs[1].broken.lock().unwrap() = Some(Code::Internal);
+    for _ in 0..60 {
+        call(&host, "plugin.middle.Call", "").await.unwrap_err();
+    }
+    until("all are back", || versions(&host) == all(1)).await;
+    assert_eq!(call(&host, "plugin.top.Relay", ROUND).await.unwrap(), "2");
+    assert_eq!(count(&host, "store").await, 2);
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ async fn the_head_reaches_the_guest() {
             }]),
             depth: 2,
             caller: "shop".into(),
-            untold: false,
+            ..CallContext::default()
         };
         let reply = instance
             .call()

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mortise_runtime::Digest;
 use mortise_store::{
-    Aftermath, Change, ChangeOutcome, ChangeQuery, DataDir, Desired, History, Journal, Transition,
+    Aftermath, Change, ChangeOutcome, ChangeQuery, DataDir, Desired, History, Journal, Survives, Transition,
 };
 
 fn journal() -> (tempfile::TempDir, DataDir, Journal) {
@@ -199,8 +199,9 @@ fn a_change_of_several_is_written_as_one_and_taken_back_as_one() {
         })
         .collect();
     journal
-        .append_and_conclude(at(1), &[row("a"), row("b")], &done)
+        .append_and_conclude(at(1), &[row("a"), row("b")], &done, Survives::Crash)
         .unwrap();
+    journal.sync().unwrap();
     let changes = journal.changes(&ChangeQuery::default()).unwrap();
     assert!(changes.iter().all(|it| it.outcome == ChangeOutcome::Done));
     assert_eq!(journal.desired().unwrap(), after);
