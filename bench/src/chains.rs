@@ -86,16 +86,25 @@ pub async fn together(name: RuntimeName, changes: u64, data: &Path) -> Result<Ta
         })
         .collect();
     let mut tally = Tally::default();
+    let mut pauses_us = Vec::new();
     while tally.swapped < changes {
         let next = usize::try_from(tally.swapped + 1)? % 2;
         match host.load_all(requests[next].clone()).await {
-            Ok(_) => tally.swapped += 1,
+            Ok(_) => {
+                tally.swapped += 1;
+                let state = host.inspect("counter")?.state;
+                pauses_us.extend(state.and_then(|it| it.pause_us));
+            }
             // A machine that is busy with something else for longer than a swap may take: tried again, and counted.
             Err(error) if error.to_string().contains("limits.swap_ms") => tally.given_up += 1,
             Err(error) => return Err(error.into()),
         }
     }
     stop.store(true, Ordering::Relaxed);
+    pauses_us.sort_unstable();
+    if let (Some(median), Some(longest)) = (pauses_us.get(pauses_us.len() / 2), pauses_us.last()) {
+        println!("{name}: the gate of `counter` was closed for {median} us (median), {longest} us at most");
+    }
     for chain in chains {
         tally.calls += chain.await??;
     }

@@ -24,7 +24,11 @@ use crate::{
 const STATEFUL: &str = "[state]\nschema = \"test.v1.Blob\"\n";
 
 async fn load(world: &World, host: &Host, version: &str) -> Arc<Program> {
-    let (folder, program) = world.package("echo", version, STATEFUL);
+    load_with(world, host, version, "").await
+}
+
+async fn load_with(world: &World, host: &Host, version: &str, more: &str) -> Arc<Program> {
+    let (folder, program) = world.package("echo", version, &[STATEFUL, more].concat());
     host.load(request(&folder)).await.unwrap();
     program
 }
@@ -51,7 +55,9 @@ async fn a_counter_is_carried_exactly_through_swaps_under_load() {
     const SWAPS: u64 = 30;
     let world = World::new();
     let host = world.host().await;
-    load(&world, &host, "1.0.0").await;
+    // Longer than any machine takes.
+    let patience = "[limits]\nswap_ms = 60000\n";
+    load_with(&world, &host, "1.0.0", patience).await;
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
@@ -66,7 +72,7 @@ async fn a_counter_is_carried_exactly_through_swaps_under_load() {
         })
         .collect();
     for swap in 1..=SWAPS {
-        load(&world, &host, &format!("1.0.{swap}")).await;
+        load_with(&world, &host, &format!("1.0.{swap}"), patience).await;
         let detail = host.inspect("echo").unwrap();
         let carried = detail.state.expect("it has state");
         assert_eq!(carried.origin, StateOrigin::Predecessor);
