@@ -28,7 +28,7 @@ use std::{
     time::Instant,
 };
 
-use mortise_runtime::{CallError, CallErrorKind, InstanceId};
+use mortise_runtime::{CallError, CallErrorKind, InstanceId, Trail};
 use tokio::sync::{Notify, watch};
 
 use crate::{call::Origin, generation::Generation, table::Target};
@@ -84,13 +84,7 @@ impl Gate {
 
     /// Whether this call goes on into what stands behind the gate (G3). Meant to be asked seldom: it looks at every instance of its trail.
     pub(crate) fn lets_through(&self, origin: &Origin) -> Option<Pass> {
-        let comes_out_of_it = origin
-            .trail
-            .instances()
-            .any(|it| self.passage.behind.contains(it));
-        comes_out_of_it
-            .then(|| self.passage.enter(origin.is_own_accord))
-            .flatten()
+        self.passage.lets_through(&origin.trail, origin.is_own_accord)
     }
 
     /// Waits until it opens.
@@ -149,6 +143,12 @@ impl Passage {
         })
     }
 
+    /// G3.
+    fn lets_through(self: &Arc<Self>, trail: &Trail, is_own_accord: bool) -> Option<Pass> {
+        let comes_out_of_it = trail.instances().any(|it| self.behind.contains(it));
+        comes_out_of_it.then(|| self.enter(is_own_accord)).flatten()
+    }
+
     fn enter(self: &Arc<Self>, is_own_accord: bool) -> Option<Pass> {
         let ends = if is_own_accord {
             SEALED | CALLS_ONLY
@@ -200,56 +200,4 @@ impl Drop for Waiting<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::poll;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn it_is_sealed_when_the_last_has_passed_and_lets_nobody_in_afterwards() {
-        let passage = Passage::new([InstanceId("a-1".into())]);
-        let own = passage.enter(true).expect("G4: calls may wait for it");
-        let call = passage.enter(false).expect("G3");
-        let mut sealing = Box::pin(passage.seal());
-        assert!(poll!(&mut sealing).is_pending());
-        assert!(passage.enter(true).is_none(), "G4: nobody waits for it any more");
-        let inner = passage.enter(false).expect("G3: somebody may wait for it");
-        drop((own, call));
-        assert!(poll!(&mut sealing).is_pending(), "one passes");
-        drop(inner);
-        sealing.await;
-        assert!(
-            passage.enter(false).is_none() && passage.enter(true).is_none(),
-            "G4"
-        );
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nobody_passes_while_it_is_being_sealed_and_is_not_waited_for() {
-        for _ in 0..200 {
-            let passage = Passage::new([]);
-            let inside = Arc::new(AtomicU64::new(0));
-            let callers: Vec<_> = (0..4)
-                .map(|_| {
-                    let (passage, inside) = (passage.clone(), inside.clone());
-                    tokio::spawn(async move {
-                        for _ in 0..100 {
-                            let Some(pass) = passage.enter(false) else { break };
-                            inside.fetch_add(1, Ordering::SeqCst);
-                            tokio::task::yield_now().await;
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                            drop(pass);
-                            tokio::task::yield_now().await;
-                        }
-                    })
-                })
-                .collect();
-            passage.seal().await;
-            assert_eq!(inside.load(Ordering::SeqCst), 0, "G4");
-            for caller in callers {
-                caller.await.expect("no panic");
-            }
-            assert_eq!(inside.load(Ordering::SeqCst), 0, "G4");
-        }
-    }
-}
+mod tests;

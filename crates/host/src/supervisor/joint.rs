@@ -153,7 +153,15 @@ impl Place<'_> {
         let gates = ticket.there(there).await?;
         life.written(&run);
         let until = gates.until.unwrap_or_else(|| Instant::now() + new.limits.start);
-        let failed = |step: &str, why: String| self.not_handed_over(old, new, step, &why);
+        // A step has the same deadline as the whole, and may be the first to notice.
+        let is_late = || gates.until.is_some_and(|it| Instant::now() >= it);
+        let failed = |step: &str, why: String| {
+            let why = match is_late() {
+                true => format!("the time of `limits.swap_ms` was over: {why}"),
+                false => why,
+            };
+            self.not_handed_over(old, new, step, &why)
+        };
         if let Some(old) = old {
             let closed = closed.insert(Closed::new(self.address, old, gates.passage.clone()));
             closed.drained().await.map_err(|why| failed("drain", why))?;
