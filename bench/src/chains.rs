@@ -19,7 +19,7 @@ use mortise::{CallOptions, Host, LoadRequest, Source, manifest::RuntimeName};
 use prost::Message;
 
 use crate::{
-    soak::{Tally, add},
+    soak::{Tally, add, counting},
     subject,
     swap::{VERSIONS, host, request},
 };
@@ -73,18 +73,7 @@ pub async fn together(name: RuntimeName, changes: u64, data: &Path) -> Result<Ta
         .map(|_| tokio::spawn(chain(host.clone(), stop.clone())))
         .collect();
     let route = host.resolve("plugin.counter.Add", &[])?;
-    let counters: Vec<_> = (0..CALLERS.1)
-        .map(|_| {
-            let (host, route, stop) = (host.clone(), route.clone(), stop.clone());
-            tokio::spawn(async move {
-                let mut numbers: Vec<u64> = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    numbers.push(add(&host, &route, 1).await?.count);
-                }
-                Ok::<_, mortise::CallError>(numbers)
-            })
-        })
-        .collect();
+    let counters = counting(&host, &route, &stop, CALLERS.1);
     let mut tally = Tally::default();
     let mut pauses_us = Vec::new();
     while tally.swapped < changes {

@@ -24,7 +24,10 @@ use bytes::Bytes;
 use counter::contract::{AddReply, AddRequest};
 use mortise::{CallOptions, Host, LoadRequest, Route, manifest::RuntimeName};
 use prost::Message as _;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    task::JoinHandle,
+};
 
 use crate::{
     chains,
@@ -138,6 +141,25 @@ pub(crate) async fn add(host: &Host, route: &Route, by: u64) -> Result<AddReply,
     Ok(AddReply::decode(&*reply).expect("the plugin answers with its own message"))
 }
 
+/// What one caller counted.
+pub(crate) type Counted = JoinHandle<Result<Vec<u64>, mortise::CallError>>;
+
+/// Callers that count until they are stopped: the numbers that each of them was answered.
+pub(crate) fn counting(host: &Host, route: &Route, stop: &Arc<AtomicBool>, callers: usize) -> Vec<Counted> {
+    (0..callers)
+        .map(|_| {
+            let (host, route, stop) = (host.clone(), route.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut numbers: Vec<u64> = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    numbers.push(add(&host, &route, 1).await?.count);
+                }
+                Ok(numbers)
+            })
+        })
+        .collect()
+}
+
 /// Nothing fails.
 ///
 /// # Errors
@@ -147,18 +169,7 @@ pub async fn steady(name: RuntimeName, swaps: u64, data: &Path) -> Result<Tally>
     host.load(request(name, VERSIONS[0], "{}")?).await?;
     let route = host.resolve("plugin.counter.Add", &[])?;
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let (host, route, stop) = (host.clone(), route.clone(), stop.clone());
-            tokio::spawn(async move {
-                let mut numbers: Vec<u64> = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    numbers.push(add(&host, &route, 1).await?.count);
-                }
-                Ok::<_, mortise::CallError>(numbers)
-            })
-        })
-        .collect();
+    let callers = counting(&host, &route, &stop, CALLERS);
     let mut tally = Tally::default();
     let requests = [
         request(name, VERSIONS[0], "{}")?,

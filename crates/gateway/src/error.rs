@@ -354,6 +354,12 @@ pub struct Reason {
     pub hint: String,
 }
 
+impl From<HostError> for RpcError {
+    fn from(error: HostError) -> Self {
+        Self::from(&error)
+    }
+}
+
 impl From<Refusal> for Reason {
     fn from(refusal: Refusal) -> Self {
         Self {

@@ -14,6 +14,7 @@ use mortise_runtime::{BoxFuture, CallError, CallErrorKind};
 use mortise_wire::Header;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     configuration::Config,
@@ -174,6 +175,27 @@ impl ControlMethods {
     }
 }
 
+/// Has a change go on to its end, and into the history, although whoever asked for it has gone: with a client's connection everything is dropped that it
+/// waits for.
+async fn to_its_end<T, E>(change: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, RpcError>
+where
+    T: Send + 'static,
+    E: Into<RpcError> + Send + 'static,
+{
+    match tokio::spawn(change.in_current_span()).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(error) => {
+            let why = format!("the change was given up: {error}");
+            Err(RpcError::protocol(
+                code::INTERNAL,
+                "host_bug",
+                why,
+                "report it, with the host's log",
+            ))
+        }
+    }
+}
+
 /// A caller who names headers and a deadline.
 pub(crate) fn caller(headers: BTreeMap<String, String>, timeout_ms: Option<u64>) -> Caller {
     let headers = headers.into_iter().map(|(name, value)| Header {
@@ -199,7 +221,8 @@ impl Methods for ControlMethods {
             Load::METHOD => {
                 let load = params::<Load>(request)?;
                 tracing::info!(source = %load.source, uid = peer.uid, pid = peer.pid, "load asked for over the control socket");
-                write(out, &host.load(load_request(load)?).await.map_err(of_host)?)
+                let (host, request) = (host.clone(), load_request(load)?);
+                write(out, &to_its_end(async move { host.load(request).await }).await?)
             }
             LoadAll::METHOD => {
                 let LoadAll { plugins } = params(request)?;
@@ -215,7 +238,11 @@ impl Methods for ControlMethods {
             Unload::METHOD => {
                 let Unload { plugin, cascade } = params(request)?;
                 tracing::info!(%plugin, cascade, uid = peer.uid, pid = peer.pid, "unload asked for over the control socket");
-                write(out, &Self::unload(host, &plugin, cascade).await?)
+                let host = host.clone();
+                write(
+                    out,
+                    &to_its_end(async move { Self::unload(&host, &plugin, cascade).await }).await?,
+                )
             }
             Graph::METHOD => {
                 params::<Graph>(request)?;
@@ -246,7 +273,11 @@ impl Methods for ControlMethods {
             Rollback::METHOD => {
                 let Rollback { plugin, to } = params(request)?;
                 tracing::info!(%plugin, to, uid = peer.uid, pid = peer.pid, "rollback asked for over the control socket");
-                write(out, &host.rollback(&plugin, to).await.map_err(of_host)?)
+                let host = host.clone();
+                write(
+                    out,
+                    &to_its_end(async move { host.rollback(&plugin, to).await }).await?,
+                )
             }
             Diff::METHOD => {
                 let Diff { from, to } = params(request)?;
@@ -263,18 +294,21 @@ impl Methods for ControlMethods {
             }
             SetRoute::METHOD => {
                 let SetRoute { route, first } = params(request)?;
-                let set = host.set_route(&peer.actor(), route, first).await;
-                write(out, &set.map_err(of_host)?)
+                let (host, actor) = (host.clone(), peer.actor());
+                let set = async move { host.set_route(&actor, route, first).await };
+                write(out, &to_its_end(set).await?)
             }
             RemoveRoute::METHOD => {
                 let RemoveRoute { name } = params(request)?;
-                let left = host.remove_route(&peer.actor(), &name).await;
-                write(out, &left.map_err(of_host)?)
+                let (host, actor) = (host.clone(), peer.actor());
+                let removed = async move { host.remove_route(&actor, &name).await };
+                write(out, &to_its_end(removed).await?)
             }
             StartCanary::METHOD => {
                 let request = canary_request(params(request)?)?;
-                let started = host.start_canary(&peer.actor(), request).await;
-                write(out, &started.map_err(of_host)?)
+                let (host, actor) = (host.clone(), peer.actor());
+                let started = async move { host.start_canary(&actor, request).await };
+                write(out, &to_its_end(started).await?)
             }
             Canaries::METHOD => {
                 params::<Canaries>(request)?;
@@ -282,23 +316,26 @@ impl Methods for ControlMethods {
             }
             TellCanary::METHOD => {
                 let TellCanary { plugin, word, why } = params(request)?;
-                let actor = peer.actor();
-                let told = match word.as_str() {
-                    "pause" => host.pause_canary(&actor, &plugin).await,
-                    "resume" => host.resume_canary(&actor, &plugin).await,
-                    "promote" => host.promote_canary(&actor, &plugin).await,
-                    "abort" => {
-                        host.abort_canary(&actor, &plugin, why.as_deref().unwrap_or_default())
-                            .await
-                    }
-                    other => {
-                        return Err(RpcError::invalid_params(
-                            format!("a canary knows no word `{other}`"),
-                            "choose one of pause, resume, promote, abort",
-                        ));
-                    }
+                let (host, actor) = (host.clone(), peer.actor());
+                let told = async move {
+                    let told = match word.as_str() {
+                        "pause" => host.pause_canary(&actor, &plugin).await,
+                        "resume" => host.resume_canary(&actor, &plugin).await,
+                        "promote" => host.promote_canary(&actor, &plugin).await,
+                        "abort" => {
+                            host.abort_canary(&actor, &plugin, why.as_deref().unwrap_or_default())
+                                .await
+                        }
+                        other => {
+                            return Err(RpcError::invalid_params(
+                                format!("a canary knows no word `{other}`"),
+                                "choose one of pause, resume, promote, abort",
+                            ));
+                        }
+                    };
+                    told.map_err(RpcError::from)
                 };
-                write(out, &told.map_err(of_host)?)
+                write(out, &to_its_end(told).await?)
             }
             Explain::METHOD => {
                 let Explain { target, headers } = params(request)?;

@@ -423,3 +423,41 @@ async fn who_serves_a_method_and_how_it_is_called() {
     );
     assert!(error.hint().is_some(), "{error}");
 }
+
+#[tokio::test]
+async fn a_change_goes_on_when_whoever_asked_for_it_is_gone() {
+    let control = start().await;
+    let call = control::Call {
+        target: "plugin.guest.Held".to_owned(),
+        params: raw(r#"{"text":"last"}"#),
+        timeout_ms: Some(60_000),
+        headers: [].into(),
+    };
+    let held = Client::new(&control.path);
+    let held = tokio::spawn(async move { held.ask(&call).await });
+    control.knobs.until_held(1).await;
+    let impatient = Client::new(&control.path);
+    let unload = control::Unload {
+        plugin: "guest".to_owned(),
+        cascade: false,
+    };
+    let impatient = tokio::spawn(async move { impatient.ask(&unload).await });
+    let outcome = async || {
+        let changes = control::Changes::default();
+        let mut changes = control.client.ask(&changes).await.unwrap();
+        let newest = changes.swap_remove(0);
+        (newest.action, newest.outcome)
+    };
+    while outcome().await != ("unload".to_owned(), "begun".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    impatient.abort();
+    impatient.await.unwrap_err();
+    control.knobs.gate.add_permits(1);
+    held.await.unwrap().unwrap();
+    while outcome().await.1 == "begun" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(outcome().await.1, "done");
+    assert!(control.client.ask(&control::List {}).await.unwrap().is_empty());
+}
