@@ -31,7 +31,10 @@ pub fn write_embedded(path: &Path, out_dir: &Path) -> Result<String, BuildError>
             path: path.to_owned(),
             source,
         };
-        println!("cargo::rerun-if-changed={}", path.display());
+        // What the script itself has made is newer than its run, and would make it run again every time.
+        if !path.starts_with(out_dir) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
         fs::read(path).map_err(failed)
     };
     let path = std::path::absolute(path).map_err(|source| BuildError::Read {
