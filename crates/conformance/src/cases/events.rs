@@ -124,7 +124,13 @@ pub(crate) async fn event_reaches_a_subscriber(world: &World) {
     }
     // The same keys are the same events, and what goes without one is another event each time.
     assert_eq!(place(world, &keyed).await.accepted, 0);
+    // One after the other: the plugin reads and writes its count in two steps, and deliveries run side by side.
     let first = place(world, &orders(21, 1)).await;
+    world
+        .until("it is booked once", async || {
+            booked(world).await.contains_key(&21)
+        })
+        .await;
     let again = place(world, &orders(21, 1)).await;
     assert!(first.last_id < again.last_id, "{first:?}, {again:?}");
     world
