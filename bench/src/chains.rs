@@ -103,22 +103,7 @@ pub async fn together(name: RuntimeName, changes: u64, data: &Path) -> Result<Ta
     }
     let end = add(&host, &route, 0).await?;
     host.shutdown().await;
-    let counted = numbers.len() as u64;
-    tally.calls += counted;
-    numbers.sort_unstable();
-    numbers.dedup();
-    let unique = numbers.len() as u64;
-    (tally.lost, tally.doubled) = (end.count - unique.min(end.count), counted - unique);
-    ensure!(
-        end.count == counted && tally.lost == 0 && tally.doubled == 0,
-        "{name}: the counter stands at {}: {tally}",
-        end.count
-    );
-    ensure!(
-        end.handovers == tally.swapped,
-        "{name}: {} handovers and {tally}",
-        end.handovers
-    );
+    tally.reckon(name, numbers, &end)?;
     Ok(tally)
 }
 

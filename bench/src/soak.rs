@@ -141,6 +141,33 @@ pub(crate) async fn add(host: &Host, route: &Route, by: u64) -> Result<AddReply,
     Ok(AddReply::decode(&*reply).expect("the plugin answers with its own message"))
 }
 
+impl Tally {
+    /// Holds the numbers that callers were answered against what the counter says of itself at the end, and counts them in.
+    ///
+    /// # Errors
+    /// If a number is missing or there twice, or a handover is.
+    pub(crate) fn reckon(&mut self, name: RuntimeName, mut numbers: Vec<u64>, end: &AddReply) -> Result<()> {
+        let counted = numbers.len() as u64;
+        self.calls += counted;
+        numbers.sort_unstable();
+        numbers.dedup();
+        let unique = numbers.len() as u64;
+        self.doubled = counted - unique;
+        self.lost = end.count - unique.min(end.count);
+        ensure!(
+            end.count == counted && self.lost == 0 && self.doubled == 0,
+            "{name}: the counter stands at {}: {self}",
+            end.count
+        );
+        ensure!(
+            end.handovers == self.swapped,
+            "{name}: {} handovers and {self}",
+            end.handovers
+        );
+        Ok(())
+    }
+}
+
 /// What one caller counted.
 pub(crate) type Counted = JoinHandle<Result<Vec<u64>, mortise::CallError>>;
 
@@ -195,27 +222,9 @@ pub async fn steady(name: RuntimeName, swaps: u64, data: &Path) -> Result<Tally>
         numbers.append(&mut caller.await??);
     }
     let end = add(&host, &route, 0).await?;
-    tally.calls = numbers.len() as u64;
-    numbers.sort_unstable();
-    let unique = {
-        let before = numbers.len();
-        numbers.dedup();
-        tally.doubled = (before - numbers.len()) as u64;
-        numbers.len() as u64
-    };
-    tally.lost = end.count - unique.min(end.count);
     tally.crashed = host.inspect("counter")?.counters.crashes;
     host.shutdown().await;
-    ensure!(
-        end.count == tally.calls && tally.lost == 0 && tally.doubled == 0,
-        "{name}: the counter stands at {}: {tally}",
-        end.count
-    );
-    ensure!(
-        end.handovers == tally.swapped,
-        "{name}: {} handovers and {tally}",
-        end.handovers
-    );
+    tally.reckon(name, numbers, &end)?;
     Ok(tally)
 }
 
